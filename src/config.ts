@@ -1,0 +1,180 @@
+import { readFileSync } from "node:fs";
+
+/** One setting: where it comes from, what it means, and how its text becomes a value. */
+interface Setting<T> {
+  readonly name: string;
+  readonly form: string;
+  readonly fallback: string;
+  readonly meaning: string;
+  /** Throws an Error whose message continues "NAME ". */
+  readonly parse: (text: string) => T;
+}
+
+function text(name: string, fallback: string, meaning: string): Setting<string> {
+  return { name, form: "text", fallback, meaning, parse: (value) => value };
+}
+
+function oneOf<const V extends string>(name: string, values: readonly V[], fallback: V, meaning: string): Setting<V> {
+  return {
+    name,
+    form: values.map((value) => `\`${value}\``).join(", "),
+    fallback,
+    meaning,
+    parse: (value) => {
+      const found = values.find((candidate) => candidate === value);
+      if (found === undefined) throw new Error(`must be one of ${values.join(", ")}`);
+      return found;
+    },
+  };
+}
+
+function integer(name: string, fallback: number, [least, most]: readonly [number, number], meaning: string) {
+  return {
+    name,
+    form: `${least} to ${most}`,
+    fallback: String(fallback),
+    meaning,
+    parse: (value: string) => {
+      const number = Number(value);
+      if (!/^-?\d+$/.test(value) || number < least || number > most) {
+        throw new Error(`must be a whole number from ${least} to ${most}`);
+      }
+      return number;
+    },
+  } satisfies Setting<number>;
+}
+
+/** Every setting of the service. `docs/configuration.md` is made from this table. */
+export const settings = {
+  grpc: {
+    host: text("LUCID_GRPC_HOST", "127.0.0.1", "Address that the gRPC listener binds to."),
+    port: integer("LUCID_GRPC_PORT", 50_051, [0, 65_535], "Port of the gRPC listener; 0 takes a free one."),
+  },
+  http: {
+    host: text("LUCID_HTTP_HOST", "127.0.0.1", "Address that the HTTP listener (Connect, gRPC-Web, JSON, metrics) binds to."),
+    port: integer("LUCID_HTTP_PORT", 8080, [0, 65_535], "Port of the HTTP listener; 0 takes a free one."),
+  },
+  server: {
+    exposure: oneOf(
+      "LUCID_EXPOSURE",
+      ["loopback", "open"],
+      "loopback",
+      "`loopback` refuses to start on any other address, since callers are not authenticated; `open` plainly switches that off.",
+    ),
+    maxMessageBytes: integer(
+      "LUCID_MAX_MESSAGE_BYTES",
+      16 * 1024 * 1024,
+      [1024, 256 * 1024 * 1024],
+      "Largest request message in bytes, after decompression.",
+    ),
+    defaultDeadlineMs: integer(
+      "LUCID_DEFAULT_DEADLINE_MS",
+      30_000,
+      [100, 3_600_000],
+      "Deadline in milliseconds of a unary call that brings none.",
+    ),
+    maxConnectionAgeMs: integer(
+      "LUCID_MAX_CONNECTION_AGE_MS",
+      3_600_000,
+      [1000, 86_400_000],
+      "Age in milliseconds at which a gRPC connection is asked to close, so that clients spread over replicas.",
+    ),
+    drainMs: integer(
+      "LUCID_DRAIN_MS",
+      10_000,
+      [0, 600_000],
+      "Milliseconds that running calls get to finish after SIGTERM or SIGINT.",
+    ),
+  },
+  mongodb: {
+    uri: text("LUCID_MONGODB_URI", "mongodb://127.0.0.1:27017", "Connection string of MongoDB. Secret."),
+    database: text("LUCID_MONGODB_DATABASE", "lucid", "Database of the domain's collections."),
+    systemDatabase: text(
+      "LUCID_MONGODB_SYSTEM_DATABASE",
+      "lucid_system",
+      "Database of what the service keeps for itself: jobs and their events. Never backed up or restored.",
+    ),
+  },
+  redis: {
+    uri: text("LUCID_REDIS_URI", "redis://127.0.0.1:6379", "Redis: `redis://`, or `rediss://` for TLS. Secret."),
+    mode: oneOf("LUCID_REDIS_MODE", ["single", "cluster"], "single", "Whether LUCID_REDIS_URI names a cluster's node."),
+  },
+  search: {
+    uri: text("LUCID_SEARCH_URI", "http://127.0.0.1:9200", "Elasticsearch or OpenSearch, with user and password where needed. Secret."),
+  },
+  backup: {
+    dir: text("LUCID_BACKUP_DIR", "", "Folder of the backup repository. Empty: backups are refused."),
+    keyFile: text(
+      "LUCID_BACKUP_KEY_FILE",
+      "",
+      "File whose content unlocks the repository's key, at least 32 bytes. A repository that is made without one is not encrypted.",
+    ),
+    parallelism: integer("LUCID_BACKUP_PARALLELISM", 4, [1, 64], "Readers of MongoDB ranges and writers of restores at once."),
+  },
+  jobs: {
+    leaseMs: integer(
+      "LUCID_JOB_LEASE_MS",
+      10_000,
+      [1000, 300_000],
+      "Milliseconds after which a job of a dead replica is taken over or ended.",
+    ),
+    concurrency: integer("LUCID_JOB_CONCURRENCY", 2, [1, 32], "Jobs that one process runs at once."),
+  },
+  users: {
+    lockAfterFailures: integer("LUCID_LOCK_AFTER_FAILURES", 5, [1, 1000], "Failed logins in a row that lock an account."),
+    lockMinutes: integer("LUCID_LOCK_MINUTES", 15, [1, 525_600], "Minutes that an account stays locked."),
+  },
+  log: {
+    level: oneOf("LUCID_LOG_LEVEL", ["debug", "info", "warn", "error", "silent"], "info", "Least severe level that is logged, JSON to stdout."),
+  },
+} as const;
+
+type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer V> ? V : Values<T[K]> };
+
+/** The settings of one process. */
+export type Config = Values<typeof settings>;
+
+/**
+ * Reads the settings from `env`. A setting `NAME` may come from a file named by `NAME_FILE` instead, so that secrets need not
+ * stand in the environment. Throws one Error that names everything that is wrong.
+ */
+export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
+  const wrong: string[] = [];
+  const valueOf = (setting: Setting<unknown>): unknown => {
+    try {
+      const file = setting.name.endsWith("_FILE") ? undefined : env[`${setting.name}_FILE`];
+      const given = file === undefined ? env[setting.name] : readFileSync(file, "utf8").trimEnd();
+      return setting.parse(given === undefined || given === "" ? setting.fallback : given);
+    } catch (error) {
+      wrong.push(`${setting.name} ${error instanceof Error ? error.message : String(error)}`);
+      return undefined;
+    }
+  };
+  const groups = Object.entries(settings).map(([group, members]) => [
+    group,
+    Object.fromEntries(Object.entries(members).map(([key, setting]) => [key, valueOf(setting)])),
+  ]);
+  // The entries were made from the table that the type is made from.
+  const config = Object.fromEntries(groups) as Config;
+  if (wrong.length === 0 && config.server.exposure === "loopback") {
+    for (const { host, name } of [
+      { host: config.grpc.host, name: settings.grpc.host.name },
+      { host: config.http.host, name: settings.http.host.name },
+    ]) {
+      if (!isLoopback(host)) wrong.push(`${name} is not a loopback address; set LUCID_EXPOSURE=open to serve unauthenticated callers`);
+    }
+  }
+  const known = new Set(Object.values(settings).flatMap((group) => Object.values(group).map(({ name }) => name)));
+  for (const name of Object.keys(env)) {
+    // A misspelt setting would silently leave its default in force.
+    if (name.startsWith("LUCID_") && !known.has(name) && !known.has(name.replace(/_FILE$/, ""))) {
+      wrong.push(`${name} is not a setting`);
+    }
+  }
+  if (wrong.length > 0) throw new Error(`Bad settings: ${wrong.join("; ")}`);
+  return config;
+}
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+}

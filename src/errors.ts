@@ -1,0 +1,124 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+
+import { BadRequestSchema, ErrorInfoSchema, ResourceInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+
+/**
+ * Every reason that a caller can be told, with its code. Part of the API: reasons are added, never renamed.
+ * `registry` is the platform's own number for the same thing; it is sent as metadata `registry_code`.
+ */
+const reasons = {
+  // What the caller sent.
+  BAD_REQUEST: { code: Code.InvalidArgument },
+  PAGE_TOKEN_INVALID: { code: Code.InvalidArgument },
+  CONFIRMATION_MISMATCH: { code: Code.FailedPrecondition },
+  ETAG_MISMATCH: { code: Code.Aborted },
+  MESSAGE_TOO_LARGE: { code: Code.ResourceExhausted },
+  REQUEST_ID_REUSED: { code: Code.InvalidArgument },
+
+  // Users.
+  USER_NOT_FOUND: { code: Code.NotFound },
+  USER_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  USER_NOT_DELETED: { code: Code.FailedPrecondition },
+
+  // The stores and this process.
+  STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
+  STORE_REFUSED: { code: Code.FailedPrecondition },
+  STORE_CONFLICT: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
+  DOCUMENT_INVALID: { code: Code.FailedPrecondition },
+  DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, registry: "LUCID_ERR_5007" },
+  CANCELLED: { code: Code.Canceled },
+  INTERNAL: { code: Code.Internal },
+  WATCH_INTERRUPTED: { code: Code.Unavailable },
+  DRAINING: { code: Code.Unavailable },
+
+  // Jobs.
+  JOB_NOT_FOUND: { code: Code.NotFound },
+  JOB_ALREADY_FINISHED: { code: Code.FailedPrecondition },
+  JOB_INTERRUPTED: { code: Code.Aborted },
+  JOB_LEASE_LOST: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
+
+  // Backups, verifications and restores.
+  BACKUP_NOT_FOUND: { code: Code.NotFound },
+  VERIFICATION_NOT_FOUND: { code: Code.NotFound },
+  RESTORE_NOT_FOUND: { code: Code.NotFound },
+  BACKUP_NOT_COMPLETE: { code: Code.FailedPrecondition },
+  BACKUP_IN_USE: { code: Code.FailedPrecondition },
+  BACKUP_TYPE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
+  BACKUP_SELECTION_EMPTY: { code: Code.FailedPrecondition },
+  BACKUP_REPOSITORY_NOT_CONFIGURED: { code: Code.FailedPrecondition },
+  BACKUP_REPOSITORY_WRONG_KEY: { code: Code.FailedPrecondition },
+  BACKUP_REPOSITORY_DAMAGED: { code: Code.DataLoss },
+  BACKUP_REPOSITORY_FULL: { code: Code.ResourceExhausted, registry: "LUCID_ERR_5008" },
+  BACKUP_FORMAT_UNKNOWN: { code: Code.FailedPrecondition },
+  BACKUP_MANIFEST_DAMAGED: { code: Code.DataLoss, registry: "LUCID_ERR_5006" },
+  BACKUP_CHUNK_MISSING: { code: Code.DataLoss, registry: "LUCID_ERR_5006" },
+  BACKUP_CHUNK_DAMAGED: { code: Code.DataLoss, registry: "LUCID_ERR_5006" },
+  BACKUP_HISTORY_LOST: { code: Code.FailedPrecondition, registry: "LUCID_ERR_5005" },
+  BACKUP_SOURCE_CHANGED: { code: Code.Aborted, registry: "LUCID_ERR_5005" },
+  RESTORE_CONFLICT: { code: Code.FailedPrecondition, registry: "LUCID_ERR_5006" },
+  RESTORE_NOT_EQUAL: { code: Code.DataLoss, registry: "LUCID_ERR_5006" },
+  RESTORE_REFUSED: { code: Code.FailedPrecondition, registry: "LUCID_ERR_5006" },
+} as const satisfies Record<string, { code: Code; registry?: `LUCID_ERR_50${string}` }>;
+
+/** The name of something that a caller can be told. */
+export type Reason = keyof typeof reasons;
+
+/** What a failure carries besides its sentence. */
+export interface FailOptions {
+  /** What varies in the message; sent to the caller. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** Fields of the request that are wrong, each with its path in proto names. */
+  readonly fields?: readonly { readonly field: string; readonly description: string; readonly reason?: string }[];
+  /** The thing that the failure is about. */
+  readonly resource?: { readonly type: string; readonly name: string };
+  /** When trying again may help. */
+  readonly retryAfterMs?: number;
+  /** What caused it; logged, never sent. */
+  readonly cause?: unknown;
+}
+
+/** A failure that the caller can act on. `message` is a sentence without full stop, host name or document. */
+export function fail(reason: Reason, message: string, options: FailOptions = {}): ConnectError {
+  const entry: { code: Code; registry?: string } = reasons[reason];
+  const metadata = { ...options.metadata, ...(entry.registry === undefined ? {} : { registry_code: entry.registry }) };
+  const error = new ConnectError(message, entry.code, undefined, undefined, options.cause);
+  error.details.push({ desc: ErrorInfoSchema, value: { reason, domain: "lucid", metadata } });
+  if (options.fields !== undefined) {
+    const fieldViolations = options.fields.map(({ field, description, reason: rule = "" }) => ({
+      field,
+      description,
+      reason: rule,
+    }));
+    error.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
+  }
+  if (options.resource !== undefined) {
+    const { type: resourceType, name: resourceName } = options.resource;
+    error.details.push({ desc: ResourceInfoSchema, value: { resourceType, resourceName } });
+  }
+  if (options.retryAfterMs !== undefined) {
+    const ms = options.retryAfterMs;
+    const retryDelay = { seconds: BigInt(Math.trunc(ms / 1000)), nanos: (ms % 1000) * 1_000_000 };
+    error.details.push({ desc: RetryInfoSchema, value: { retryDelay } });
+  }
+  return error;
+}
+
+/** The reason and metadata of an error that `fail` made or that came over the wire; undefined for any other. */
+export function reasonOf(error: unknown): { reason: string; metadata: Record<string, string> } | undefined {
+  if (!(error instanceof ConnectError)) return undefined;
+  for (const detail of error.details) {
+    // What `fail` put there has not been encoded yet; what came over the wire has.
+    if ("desc" in detail && detail.desc.typeName === ErrorInfoSchema.typeName) {
+      // `desc` says that this is how an ErrorInfo was initialised.
+      const value = detail.value as { reason: string; metadata?: Record<string, string> };
+      return { reason: value.reason, metadata: value.metadata ?? {} };
+    }
+  }
+  const [info] = error.findDetails(ErrorInfoSchema);
+  return info === undefined ? undefined : { reason: info.reason, metadata: info.metadata };
+}
+
+/** Whether `error` is a failure for that reason. */
+export function isReason(error: unknown, reason: Reason): boolean {
+  return reasonOf(error)?.reason === reason;
+}
