@@ -164,15 +164,16 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
       if (!isLoopback(host)) wrong.push(`${name} is not a loopback address; set LUCID_EXPOSURE=open to serve unauthenticated callers`);
     }
   }
-  const known = new Set(Object.values(settings).flatMap((group) => Object.values(group).map(({ name }) => name)));
-  for (const name of Object.keys(env)) {
-    // A misspelt setting would silently leave its default in force.
-    if (name.startsWith("LUCID_") && !known.has(name) && !known.has(name.replace(/_FILE$/, ""))) {
-      wrong.push(`${name} is not a setting`);
-    }
-  }
   if (wrong.length > 0) throw new Error(`Bad settings: ${wrong.join("; ")}`);
   return config;
+}
+
+/** Names in `env` that look like settings and are none: likely misspelt. Not an error, since container platforms add names. */
+export function unknownSettings(env: Readonly<Record<string, string | undefined>>): string[] {
+  const known = new Set(Object.values(settings).flatMap((group) => Object.values(group).map(({ name }) => name)));
+  return Object.keys(env).filter(
+    (name) => name.startsWith("LUCID_") && !known.has(name) && !known.has(name.replace(/_FILE$/, "")),
+  );
 }
 
 function isLoopback(host: string): boolean {
