@@ -35,5 +35,7 @@ test("a cause stays on this side", () => {
   const cause = new Error("mongodb://secret@host");
   const error = fail("INTERNAL", "Something went wrong", { cause });
   expect(error.cause).toBe(cause);
-  expect(JSON.stringify(error.details)).not.toContain("secret");
+  expect(error.findDetails(ErrorInfoSchema)).toMatchObject([{ reason: "INTERNAL", metadata: {} }]);
+  expect(error.details).toHaveLength(1);
+  expect(error.rawMessage).not.toContain("secret");
 });
