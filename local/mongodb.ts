@@ -1,0 +1,55 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { MongoClient } from "mongodb";
+
+import { startServer, type Server, type ServerOptions } from "./server.ts";
+import { need, python } from "./toolchains.ts";
+import { installed, runTool } from "./tool.ts";
+
+const VERSION = "0.7.0b3";
+
+/** Starts a server that speaks MongoDB's wire protocol as the primary of a replica set of one: SecantusDB. */
+export async function startMongodb(options: ServerOptions = {}): Promise<Server> {
+  const program = join(await installMongodb(), "bin", "secantusd-py");
+  return startServer(
+    {
+      name: "mongodb",
+      command: ({ port, folder }) => ({
+        file: program,
+        arguments: [
+          ...["--host", "127.0.0.1", "--port", String(port), "--storage-path", join(folder, "mongodb")],
+          ...["--log-level", "WARNING", "--cache-size", "256M"],
+          // With the default of 100,000, single writes become 10 to 20 times slower once the log of changes is full.
+          ...["--oplog-max-entries", "100000000"],
+        ],
+      }),
+      uri: (port) => `mongodb://127.0.0.1:${port}/?directConnection=true`,
+      isReady: answersPing,
+      readyWithinMs: 60_000,
+    },
+    options,
+  );
+}
+
+/** Installs the server where it is not yet; gives its virtual environment. */
+export async function installMongodb(): Promise<string> {
+  return installed({
+    name: "mongodb",
+    version: VERSION,
+    description: `SecantusDB ${VERSION}, which serves as MongoDB here (once; 145 MB)`,
+    install: async (folder, logFile) => {
+      const { python: program } = need({ python });
+      await runTool(program, ["-m", "venv", folder], { logFile });
+      const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", `SecantusDB==${VERSION}`];
+      await runTool(join(folder, "bin", "python"), pip, { logFile });
+    },
+    // A virtual environment is broken once the Python that it was made with is gone.
+    isWhole: (folder) => existsSync(join(folder, "bin", "python")),
+  });
+}
+
+async function answersPing(uri: string): Promise<boolean> {
+  await using client = new MongoClient(uri, { serverSelectionTimeoutMS: 300, connectTimeoutMS: 1000, socketTimeoutMS: 3000 });
+  await client.db("admin").command({ ping: 1 });
+  return true;
+}
