@@ -45,7 +45,8 @@ export async function withLock<T>(path: string, what: string, body: () => Promis
       using _ = taken;
       return await body();
     }
-    if (Date.now() > deadline) throw new Complaint(`Process ${taken.pid} has been ${what} for too long; stop it and try again`);
+    if (Date.now() > deadline)
+      throw new Complaint(`Process ${taken.pid} has been ${what} for too long; stop it and try again`);
     if (!told) say(`Waiting for process ${taken.pid}, which is ${what}`);
     told = true;
     await sleep(200);

@@ -1,10 +1,11 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+
 import { MongoClient } from "mongodb";
 
 import { startServer, type Server, type ServerOptions } from "./server.ts";
-import { need, python } from "./toolchains.ts";
 import { installed, runTool } from "./tool.ts";
+import { need, python } from "./toolchains.ts";
 
 const VERSION = "0.7.0b3";
 
@@ -17,10 +18,13 @@ export async function startMongodb(options: ServerOptions = {}): Promise<Server>
       command: ({ port, folder }) => ({
         file: program,
         arguments: [
-          ...["--host", "127.0.0.1", "--port", String(port), "--storage-path", join(folder, "mongodb")],
-          ...["--log-level", "WARNING", "--cache-size", "256M"],
+          "--host=127.0.0.1",
+          `--port=${port}`,
+          `--storage-path=${join(folder, "mongodb")}`,
+          "--log-level=WARNING",
+          "--cache-size=256M",
           // With the default of 100,000, single writes become 10 to 20 times slower once the log of changes is full.
-          ...["--oplog-max-entries", "100000000"],
+          "--oplog-max-entries=100000000",
         ],
       }),
       uri: (port) => `mongodb://127.0.0.1:${port}/?directConnection=true`,
@@ -49,7 +53,11 @@ export async function installMongodb(): Promise<string> {
 }
 
 async function answersPing(uri: string): Promise<boolean> {
-  await using client = new MongoClient(uri, { serverSelectionTimeoutMS: 300, connectTimeoutMS: 1000, socketTimeoutMS: 3000 });
+  await using client = new MongoClient(uri, {
+    serverSelectionTimeoutMS: 300,
+    connectTimeoutMS: 1000,
+    socketTimeoutMS: 3000,
+  });
   await client.db("admin").command({ ping: 1 });
   return true;
 }

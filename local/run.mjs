@@ -36,7 +36,9 @@ async function main([name, ...rest]) {
   const node = findNode();
   if (node === undefined) {
     const least = LEAST_NODE.join(".");
-    complain(`Node ${least} or newer is missing: no package carries it for ${process.platform} ${process.arch}, and this is ${process.version}; install it from https://nodejs.org.`);
+    complain(
+      `Node ${least} or newer is missing: no package carries it for ${process.platform} ${process.arch}, and this is ${process.version}; install it from https://nodejs.org.`,
+    );
     return 1;
   }
   if (!existsSync(join(projectFolder, command[0]))) {

@@ -3,8 +3,8 @@ import { delimiter, join } from "node:path";
 
 import { freePort } from "./ports.ts";
 import { startServer, type Server, type ServerOptions } from "./server.ts";
-import { jdk, maven, need } from "./toolchains.ts";
 import { installed, runTool } from "./tool.ts";
+import { jdk, maven, need } from "./toolchains.ts";
 
 const VERSION = "3.8.0.0";
 
@@ -18,9 +18,16 @@ export async function startSearch(options: ServerOptions = {}): Promise<Server> 
       command: ({ port, folder }) => ({
         file: java,
         arguments: [
-          // Quick to start and small, on few processors too.
-          ...["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"],
-          ...["-cp", classPath, "SearchServer", String(port), String(transportPort), join(folder, "search")],
+          "-Xmx512m",
+          "-XX:+UseSerialGC",
+          // Short runs are quicker without the optimising compiler (5 s instead of 7 to start, on two processors).
+          ...(options.folder === undefined ? ["-XX:TieredStopAtLevel=1"] : []),
+          "-cp",
+          classPath,
+          "SearchServer",
+          String(port),
+          String(transportPort),
+          join(folder, "search"),
         ],
       }),
       uri: (port) => `http://127.0.0.1:${port}`,

@@ -53,7 +53,8 @@ export async function startStores({ folder, named = {} }: StoresOptions = {}): P
     ...(search.server && { search: search.server }),
     [Symbol.asyncDispose]: async () => {
       // At the same time: each has its own data, and the slowest takes seconds.
-      await Promise.all([mongodb.server, redis.server, search.server].map((server) => server?.[Symbol.asyncDispose]()));
+      const servers = [mongodb.server, redis.server, search.server];
+      await Promise.all(servers.map(async (server) => server?.[Symbol.asyncDispose]()));
       await running.disposeAsync();
     },
   };

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { once } from "node:events";
 
 import { withLock } from "./lock.ts";
 import { Complaint, localPath, say } from "./project.ts";

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
+
 import { inject } from "vitest";
 
-import type {} from "./global-setup.ts"; // declares what is provided
 import type { StoreAddresses } from "../../local/stores.ts";
 
 /** Where the stores of this run answer. All tests share them: give databases, key prefixes and indices a `uniqueName`. */
