@@ -1,0 +1,248 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+
+import { expect, test } from "vitest";
+
+import { reasonOf } from "../../src/errors.ts";
+import type { JobHandler } from "../../src/jobs/runner.ts";
+import { storeAddresses } from "../support/stores.ts";
+import { aborted, leaseMs, progress } from "./lease.ts";
+import { cuttable } from "./proxy.ts";
+import { eventsOf, firstEvent, never, type Rig, rig, sequences, upTo, utf8 } from "./support.ts";
+
+const spec = utf8.encode("spec");
+
+/** Time that noticing a death may take beyond the lease: one round of the claim loop, and a busy machine. */
+const slackMs = 2500;
+
+/** A replica in a process of its own. `said` resolves with the next line that starts with a word. */
+async function childReplica(r: Rig, onOwnerLost: JobHandler["onOwnerLost"]) {
+  const args = [`${import.meta.dirname}/replica.ts`, storeAddresses().mongodbUri, r.database, onOwnerLost];
+  const child: ChildProcess = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  if (child.stdout === null) throw new Error("no output");
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  async function said(word: string): Promise<string> {
+    for (;;) {
+      const { value, done } = await lines.next();
+      if (done === true) throw new Error(`the replica went away without saying ${word}`);
+      if (value.startsWith(word)) return value;
+    }
+  }
+  await said("ready");
+  return {
+    said,
+    kill: (signal: NodeJS.Signals) => child.kill(signal),
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      child.kill("SIGKILL");
+      await once(child, "exit");
+    },
+  };
+}
+
+test("a killed process's job is taken over within the lease, and a watcher elsewhere sees every event once", async () => {
+  await using r = await rig();
+  const other = await r.replica();
+  await using child = await childReplica(r, "rerun");
+  await other.create("work", { jobId: "a", spec });
+  const watched = eventsOf(other, "a");
+  await child.said("working");
+
+  const attempts: number[] = [];
+  const killedMs = performance.now();
+  let takenMs = Infinity;
+  other.handle("work", {
+    onOwnerLost: "rerun",
+    async run(_job, context) {
+      takenMs = performance.now();
+      attempts.push(context.attempt);
+      context.report(progress(5), { milestone: true });
+      await context.prove();
+    },
+  });
+  child.kill("SIGKILL");
+  other.start();
+
+  const events = await watched;
+  expect(takenMs - killedMs).toBeLessThan(leaseMs + slackMs);
+  expect(attempts).toEqual([2]);
+  expect(sequences(events)).toEqual(upTo(events.length));
+  expect(events.at(-1)?.state).toBe("SUCCEEDED");
+  expect(events.filter(({ state }) => state === "SUCCEEDED")).toHaveLength(1);
+  const percents = events.map((event) => event.progress?.percent ?? 0);
+  expect(percents).toEqual(percents.toSorted((one, two) => one - two));
+});
+
+test("work that must not run twice ends INTERRUPTED, also when the dead process was the only one", async () => {
+  await using r = await rig();
+  {
+    await using child = await childReplica(r, "interrupt");
+    const asking = await r.replica();
+    await asking.create("work", { jobId: "a", spec });
+    await child.said("working");
+  }
+  const next = await r.replica();
+  next.handle("work", { onOwnerLost: "interrupt", run: () => Promise.reject(new Error("must not run")) });
+  next.start();
+  const events = await eventsOf(next, "a");
+  expect(sequences(events)).toEqual(upTo(events.length));
+  expect(events.at(-1)).toMatchObject({ state: "INTERRUPTED", error: { reason: "JOB_INTERRUPTED" } });
+  expect((await next.find("work", "a"))?.endTime).toBeInstanceOf(Date);
+});
+
+test("an owner that was stalled beyond its lease writes nothing when it wakes", async () => {
+  await using r = await rig();
+  const other = await r.replica();
+  await using child = await childReplica(r, "rerun");
+  await other.create("work", { jobId: "a", spec });
+  await child.said("working");
+  child.kill("SIGSTOP");
+  other.handle("work", { onOwnerLost: "rerun", run: async () => {} });
+  other.start();
+  const events = await eventsOf(other, "a");
+  const jobs = r.db.collection<{ _id: string }>("jobs");
+  const before = await jobs.findOne({ _id: "a" });
+
+  child.kill("SIGCONT");
+  expect(await child.said("stopped")).toBe("stopped JOB_LEASE_LOST JOB_LEASE_LOST");
+  expect(await jobs.findOne({ _id: "a" })).toEqual(before);
+  expect(await eventsOf(other, "a")).toEqual(events);
+  expect(events.at(-1)?.state).toBe("SUCCEEDED");
+});
+
+test("a job that kills every process that takes it up ends after so many", async () => {
+  await using r = await rig();
+  const asking = await r.replica();
+  await asking.create("work", { jobId: "a", spec });
+  for (let attempt = 1; attempt <= 2; attempt += 1) {
+    await using child = await childReplica(r, "rerun");
+    await child.said("working");
+  }
+  const last = await r.replica({ maxAttempts: 2 });
+  last.handle("work", { onOwnerLost: "rerun", run: () => Promise.reject(new Error("must not run")) });
+  last.start();
+  const events = await eventsOf(last, "a");
+  expect(sequences(events)).toEqual(upTo(events.length));
+  expect(events.at(-1)).toMatchObject({ state: "INTERRUPTED", error: { reason: "JOB_INTERRUPTED" } });
+});
+
+test("a death between the two writes of an event loses and repeats nothing", async () => {
+  await using r = await rig();
+  const jobs = await r.replica();
+  await jobs.create("work", { jobId: "a", spec });
+  // What a process leaves that copied event 1 and died before it wrote event 2.
+  const job = await r.db.collection<{ _id: string; event: object }>("jobs").findOne({ _id: "a" });
+  const copied = { _id: "a/0000000001", job_id: "a", ...job?.event };
+  await r.db.collection<{ _id: string }>("job_events").insertOne(copied);
+  expect(await jobs.find("work", "a")).toMatchObject({ sequence: 1 });
+
+  jobs.handle("work", { onOwnerLost: "rerun", run: async () => {} });
+  jobs.start();
+  const events = await eventsOf(jobs, "a");
+  expect(events.map(({ sequence, state }) => [sequence, state])).toEqual([
+    [1, "PENDING"],
+    [2, "RUNNING"],
+    [3, "SUCCEEDED"],
+  ]);
+});
+
+test("a store that is away for less than the lease costs nothing", async () => {
+  await using r = await rig();
+  await using wire = await cuttable(storeAddresses().mongodbUri);
+  // Long enough for the driver to find its server again.
+  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs: 15_000 }), await r.replica()];
+  const cut = Promise.withResolvers<void>();
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    async run(_job, context) {
+      await context.prove();
+      wire.cut();
+      context.report(progress(50), { milestone: true });
+      await wire.refused(); // it was tried in vain to store that
+      wire.mend();
+      await cut.promise;
+    },
+  });
+  owner.start();
+  await owner.create("work", { jobId: "a", spec });
+  const watched = eventsOf(other, "a");
+  await firstEvent(other, "a", (event) => event.progress?.percent === 50);
+  cut.resolve();
+  const events = await watched;
+  expect(sequences(events)).toEqual(upTo(events.length));
+  expect(events.at(-1)?.state).toBe("SUCCEEDED");
+  expect((await other.find("work", "a"))?.attempt).toBe(1);
+});
+
+test("work stops when the store is away for longer than the lease, and is done again", async () => {
+  await using r = await rig();
+  await using wire = await cuttable(storeAddresses().mongodbUri);
+  const [owner, other] = [await r.replica({ uri: wire.uri }), await r.replica()];
+  const stopped = Promise.withResolvers<unknown>();
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    async run(_job, { attempt, signal }) {
+      if (attempt > 1) return;
+      wire.cut();
+      stopped.resolve(await aborted(signal));
+      signal.throwIfAborted();
+    },
+  });
+  owner.start();
+  await owner.create("work", { jobId: "a", spec });
+  const watched = eventsOf(other, "a");
+  expect(reasonOf(await stopped.promise)?.reason).toBe("JOB_LEASE_LOST");
+  wire.mend();
+  const events = await watched;
+  expect(sequences(events)).toEqual(upTo(events.length));
+  expect(events.at(-1)?.state).toBe("SUCCEEDED");
+  expect((await other.find("work", "a"))?.attempt).toBe(2);
+});
+
+test("a watch whose store does not answer goes on when it does", async () => {
+  await using r = await rig();
+  await using wire = await cuttable(storeAddresses().mongodbUri);
+  const [owner, watching] = [await r.replica(), await r.replica({ uri: wire.uri })];
+  const end = Promise.withResolvers<void>();
+  owner.handle("work", { onOwnerLost: "rerun", run: () => end.promise });
+  owner.start();
+  await owner.create("work", { jobId: "a", spec });
+  const seen: number[] = [];
+  const goOn = async (): Promise<void> => {
+    wire.cut();
+    await wire.refused();
+    end.resolve();
+    wire.mend();
+  };
+  let cut: Promise<void> | undefined;
+  for await (const event of watching.watch("work", "a", { afterSequence: 0, heartbeatMs: 300_000, signal: never() })) {
+    seen.push(event.sequence);
+    if (event.state === "RUNNING") cut ??= goOn();
+  }
+  await cut;
+  expect(seen).toEqual([1, 2, 3]);
+});
+
+test("a job whose owner lives is nobody else's, however long it takes", async () => {
+  await using r = await rig();
+  const asking = await r.replica();
+  const replicas = [asking, await r.replica(), await r.replica()];
+  const jobs = r.db.collection<{ _id: string; lease_expire_time: Date }>("jobs");
+  let runs = 0;
+  for (const replica of replicas) {
+    replica.handle("work", {
+      onOwnerLost: "rerun",
+      async run(job) {
+        runs += 1;
+        const leaseEnd = async () => (await jobs.findOne({ _id: job.jobId }))?.lease_expire_time.getTime() ?? 0;
+        const firstEnd = await leaseEnd();
+        await expect.poll(leaseEnd, { timeout: 20_000, interval: 200 }).toBeGreaterThan(firstEnd + 2 * leaseMs);
+      },
+    });
+    replica.start();
+  }
+  await asking.create("work", { jobId: "a", spec });
+  expect((await eventsOf(asking, "a")).map(({ state }) => state)).toEqual(["PENDING", "RUNNING", "SUCCEEDED"]);
+  expect(runs).toBe(1);
+});

@@ -1,0 +1,132 @@
+import { array, assert, asyncProperty, integer } from "fast-check";
+import { expect, test } from "vitest";
+
+import type { Jobs } from "../../src/jobs/jobs.ts";
+import { leaseMs, progress } from "./lease.ts";
+import { eventsOf, firstEvent, never, rig, sequences, upTo, utf8 } from "./support.ts";
+
+const spec = utf8.encode("spec");
+
+/** A job's work: one progress event after another, each stored before the next. */
+async function manyEvents(jobs: Jobs, jobId: string, report: (percent: number) => void, count: number): Promise<void> {
+  for (let number = 1; number <= count; number += 1) {
+    const percent = (number * 99) / count;
+    report(percent);
+    await firstEvent(jobs, jobId, (event) => (event.progress?.percent ?? 0) >= percent);
+  }
+}
+
+/** Watches in pieces: after so many events of each piece it breaks off and comes back, to the next replica. */
+async function inPieces(replicas: readonly Jobs[], jobId: string, pieces: readonly number[]): Promise<number[]> {
+  const seen: number[] = [];
+  for (let round = 0; ; round += 1) {
+    const jobs = replicas[round % replicas.length];
+    if (jobs === undefined) throw new Error("no replica");
+    const atMost = pieces[round % pieces.length] ?? 1;
+    const options = { afterSequence: seen.at(-1) ?? 0, heartbeatMs: 300_000, signal: never() };
+    let got = 0;
+    for await (const { sequence, state } of jobs.watch("work", jobId, options)) {
+      seen.push(sequence);
+      if (state === "SUCCEEDED") return seen;
+      got += 1;
+      if (got === atMost) break;
+    }
+  }
+}
+
+test("any number of watchers that break off and come back see every event exactly once, the final one last", async () => {
+  await using r = await rig();
+  const replicas = [await r.replica(), await r.replica(), await r.replica()];
+  const [owner] = replicas;
+  if (owner === undefined) throw new Error("no replica");
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    run: (job, context) =>
+      manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 60),
+  });
+  owner.start();
+  const watchers = array(array(integer({ min: 1, max: 15 }), { minLength: 1, maxLength: 6 }), {
+    minLength: 5,
+    maxLength: 25,
+  });
+  let number = 0;
+  await assert(
+    asyncProperty(watchers, async (piecesOfEach) => {
+      number += 1;
+      const jobId = `job-${number}`;
+      await owner.create("work", { jobId, spec });
+      const watched = piecesOfEach.map((pieces, index) =>
+        inPieces([...replicas.slice(index % 3), ...replicas], jobId, pieces),
+      );
+      for (const seen of await Promise.all(watched)) expect(seen).toEqual(upTo(63));
+    }),
+    { numRuns: 4, seed: 20_261_124 },
+  );
+});
+
+test("a slow watcher slows neither the job nor the others, and misses nothing", async () => {
+  await using r = await rig();
+  const [owner, other] = [await r.replica(), await r.replica()];
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    run: (job, context) =>
+      manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 80),
+  });
+  await owner.create("work", { jobId: "a", spec });
+  const watched = other.watch("work", "a", { afterSequence: 0, heartbeatMs: 300_000, signal: never() });
+  const slow = watched[Symbol.asyncIterator]();
+  expect((await slow.next()).value?.sequence).toBe(1);
+  owner.start();
+  const fast = await eventsOf(other, "a");
+  expect(sequences(fast)).toEqual(upTo(83));
+  // The job is over before the slow one asks for its second event.
+  const rest: number[] = [];
+  for (let next = await slow.next(); next.done !== true; next = await slow.next()) rest.push(next.value.sequence);
+  expect(rest).toEqual(upTo(83).slice(1));
+});
+
+test("a late watcher of a job that has ended gets what it has not seen, and always the end", async () => {
+  await using r = await rig();
+  const [owner, late] = [await r.replica(), await r.replica()];
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    run: (job, context) =>
+      manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 5),
+  });
+  owner.start();
+  await owner.create("work", { jobId: "a", spec });
+  expect(sequences(await eventsOf(owner, "a"))).toEqual(upTo(8));
+  for (const after of [0, 3, 7, 8]) {
+    const events = await eventsOf(late, "a", after);
+    expect(sequences(events)).toEqual(after === 8 ? [8] : upTo(8).slice(after));
+    expect(events.at(-1)?.state).toBe("SUCCEEDED");
+  }
+});
+
+test("all watchers of a process together ask the store once in each interval", async () => {
+  await using r = await rig();
+  let asked = 0;
+  const fourth = Promise.withResolvers<void>();
+  const onCommand = (command: string): void => {
+    if (command !== "find" || started < count) return;
+    asked += 1;
+    if (asked === 4) fourth.resolve();
+  };
+  const jobs = await r.replica({ onCommand });
+  await jobs.create("work", { jobId: "a", spec });
+  const gone = new AbortController();
+  const count = 200;
+  let started = 0;
+  let startedMs = 0;
+  const watching = upTo(count).map(async () => {
+    for await (const _ of jobs.watch("work", "a", { afterSequence: 0, heartbeatMs: 300_000, signal: gone.signal })) {
+      started += 1;
+      startedMs = performance.now();
+    }
+  });
+  await fourth.promise;
+  // Four polls are at least three intervals; a poll for each watcher would have been here at once.
+  expect(performance.now() - startedMs).toBeGreaterThan((3 * leaseMs * 0.9) / 4);
+  gone.abort();
+  for (const outcome of await Promise.allSettled(watching)) expect(outcome.status).toBe("rejected");
+});
