@@ -39,6 +39,7 @@ const reasons = {
 
   // Backups, verifications and restores.
   BACKUP_NOT_FOUND: { code: Code.NotFound },
+  BACKUP_ALREADY_EXISTS: { code: Code.AlreadyExists },
   VERIFICATION_NOT_FOUND: { code: Code.NotFound },
   RESTORE_NOT_FOUND: { code: Code.NotFound },
   BACKUP_NOT_COMPLETE: { code: Code.FailedPrecondition },
@@ -46,6 +47,7 @@ const reasons = {
   BACKUP_TYPE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
   BACKUP_SELECTION_EMPTY: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_NOT_CONFIGURED: { code: Code.FailedPrecondition },
+  BACKUP_REPOSITORY_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   BACKUP_REPOSITORY_WRONG_KEY: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_DAMAGED: { code: Code.DataLoss },
   BACKUP_REPOSITORY_FULL: { code: Code.ResourceExhausted, registry: "LUCID_ERR_5008" },

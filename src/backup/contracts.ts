@@ -1,6 +1,13 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 
-import type { ConflictPolicy, ConsistencyPointSchema, JobPhase, Rename, RestoredUnitSchema, Selection } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import type {
+  ConflictPolicy,
+  ConsistencyPointSchema,
+  JobPhase,
+  Rename,
+  RestoredUnitSchema,
+  Selection,
+} from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import type { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import type { Stream, Unit, UnitSchema } from "../../gen/lucid/backup/v1/manifest_pb.ts";
 
@@ -8,7 +15,10 @@ import type { Stream, Unit, UnitSchema } from "../../gen/lucid/backup/v1/manifes
 export interface StreamWriter extends AsyncDisposable {
   /** Appends records; resolves when there is room for more, so awaiting it is the back-pressure. Keeps no reference to the bytes. */
   write(records: readonly Uint8Array[]): Promise<void>;
-  /** Ends the sequence; resolves when all of it is durable. */
+  /**
+   * Ends the sequence. Its last chunks may still be on their way: all is durable when the backup itself is sealed, and what a
+   * run that died has stored is found by the next one.
+   */
   seal(): Promise<Stream>;
 }
 
