@@ -5,7 +5,7 @@ import { fail } from "../../errors.ts";
 import type { RecordSource } from "../contracts.ts";
 import { type ChunkReference, decodeReference, REFERENCE_BYTES } from "./chunk-reference.ts";
 import type { ChunkTable } from "./chunk-table.ts";
-import { decompress } from "./compression.ts";
+import { decompressChunk } from "./compression.ts";
 import { type Keys, NotAuthentic, type Seal, TAG_BYTES } from "./keys.ts";
 import { loadKnownChunks } from "./known-chunks.ts";
 import { hex, objectNames } from "./names.ts";
@@ -15,8 +15,9 @@ import type { ObjectStorage } from "./storage.ts";
 
 /** Neighbouring chunks are read together up to this many sealed bytes or this many chunks. */
 const READ_BYTES = 1024 * 1024;
-const READ_CHUNKS = 16;
-/** How many such reads are under way or wait for the consumer. Of each at most 16 chunks of 256 KiB are in memory. */
+/** And up to this many bytes of content, which bounds the memory of what compresses well. */
+const READ_PLAIN_BYTES = 4 * 1024 * 1024;
+/** How many such reads are under way or wait for the consumer. */
 const READS_AHEAD = 3;
 /** No chunk of the format is longer; what says so is damaged and would ask for memory without limit. */
 const MOST_CHUNK_BYTES = 16 * 1024 * 1024;
@@ -150,34 +151,39 @@ export class ChunkReader implements RecordSource {
       group.map(async (reference) => {
         if (sealed === undefined) return await this.#readElsewhere(reference, signal);
         const start = reference.offset - offset;
-        return await this.#open(reference, sealed.subarray(start, start + reference.sealedLength));
+        return this.#open(reference, sealed.subarray(start, start + reference.sealedLength));
       }),
     );
   }
 
   /** The pack is gone: another one may hold the chunk, too. */
   async #readElsewhere(reference: ChunkReference, signal: AbortSignal): Promise<Buffer> {
-    this.#elsewhere ??= loadKnownChunks(this.#place, { except: new Set(), most: Number.MAX_SAFE_INTEGER }, signal);
+    const most = Number.MAX_SAFE_INTEGER;
+    this.#elsewhere ??= loadKnownChunks(this.#place, { except: new Set(), most }, signal).catch((error: unknown) => {
+      this.#elsewhere = undefined; // the next one tries again
+      throw error;
+    });
     const other = (await this.#elsewhere).find(reference.name, reference.plainLength);
     if (other === undefined) throw this.#missing(reference);
     const range = { offset: other.offset, length: other.sealedLength };
     const sealed = await this.#place.storage.get(objectNames.pack(other.pack), { range, signal });
     if (sealed === undefined) throw this.#missing(reference);
-    return await this.#open(other, sealed);
+    return this.#open(other, sealed);
   }
 
-  async #open(reference: ChunkReference, sealed: Buffer): Promise<Buffer> {
+  #open(reference: ChunkReference, sealed: Buffer): Buffer {
     const { name, plainLength, sealedLength } = reference;
     try {
       if (sealed.byteLength !== sealedLength || plainLength > MOST_CHUNK_BYTES)
         throw new NotAuthentic("A length is wrong");
       const body = openChunk(this.#sealOf(reference.pack), reference, sealed);
       const isPlain = sealedLength - TAG_BYTES === plainLength;
-      const plain = isPlain ? body : await decompress(body, plainLength);
+      const plain = isPlain ? body : decompressChunk(body, plainLength);
       if (plain.byteLength !== plainLength) throw new NotAuthentic("The content has another length");
       if (!this.#place.keys.chunkName(plain).equals(name)) throw new NotAuthentic("The content has another name");
       return plain;
     } catch (cause) {
+      if (!(cause instanceof NotAuthentic)) throw cause;
       throw fail("BACKUP_CHUNK_DAMAGED", "A chunk of the backup is damaged", {
         metadata: this.#metadata(reference),
         cause,
@@ -216,21 +222,24 @@ export class ChunkReader implements RecordSource {
 async function* neighbours(references: AsyncIterable<ChunkReference>): AsyncGenerator<ChunkReference[]> {
   let group: ChunkReference[] = [];
   let bytes = 0;
+  let plainBytes = 0;
   for await (const reference of references) {
     const last = group.at(-1);
     const follows =
       last !== undefined &&
       last.pack.equals(reference.pack) &&
       last.offset + last.sealedLength === reference.offset &&
-      group.length < READ_CHUNKS &&
-      bytes + reference.sealedLength <= READ_BYTES;
+      bytes + reference.sealedLength <= READ_BYTES &&
+      plainBytes + reference.plainLength <= READ_PLAIN_BYTES;
     if (!follows && group.length > 0) {
       yield group;
       group = [];
       bytes = 0;
+      plainBytes = 0;
     }
     group.push(reference);
     bytes += reference.sealedLength;
+    plainBytes += reference.plainLength;
   }
   if (group.length > 0) yield group;
 }

@@ -60,7 +60,7 @@ export async function collect(place: Place, signal: AbortSignal): Promise<Freed>
   for (const packs of condemned.values()) for (const pack of packs) unneeded.delete(pack);
   if (unneeded.size > 0) {
     const name = objectNames.condemnation(newWriterId());
-    const packs = Buffer.from([...unneeded.keys()].sort().join(""), "hex");
+    const packs = Buffer.from([...unneeded.keys()].toSorted().join(""), "hex");
     const object = await sealMessage(keys, name, CondemnationSchema, create(CondemnationSchema, { packs }));
     await storage.put(name, object, { ifAbsent: true, signal });
     condemned.set(name, splitPacks(packs));

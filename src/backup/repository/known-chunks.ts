@@ -42,12 +42,12 @@ export async function loadKnownChunks(
   for await (const { name } of place.storage.list(objectNames.indexes, signal)) {
     if (packsOfIndex(name)?.some((pack) => unread.has(pack))) indexes.push(name);
   }
-  await inParallel(indexes.sort().reverse(), async (name) => {
+  await inParallel(indexes.toSorted().toReversed(), async (name) => {
     if (table.size >= most) return;
     const index = await readIndex(place, name, signal);
     index?.packs.forEach(take);
   });
-  await inParallel([...unread].sort().reverse(), async (pack) => {
+  await inParallel([...unread].toSorted().toReversed(), async (pack) => {
     if (table.size >= most) return;
     const directory = await readSoundDirectory(place, Buffer.from(pack, "hex"), signal);
     if (directory !== undefined) take(directory);

@@ -85,7 +85,7 @@ export async function backupIds(storage: ObjectStorage, signal: AbortSignal): Pr
     const id = name.slice(objectNames.manifests.length);
     if (BACKUP_ID.test(id)) ids.push(id);
   }
-  return ids.sort().reverse();
+  return ids.toSorted().toReversed();
 }
 
 /** SHA-256 over units, streams, counts and chunk names; `docs/backup-format.md` says over which bytes. */

@@ -3,7 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { type PackDirectory, PackIndexSchema } from "../../../gen/lucid/backup/v1/repository_pb.ts";
 import { fail } from "../../errors.ts";
 import type { ChunkReference } from "./chunk-reference.ts";
-import { compress } from "./compression.ts";
+import { ChunkCompression } from "./compression.ts";
 import type { Keys } from "./keys.ts";
 import { MOST_INDEXED_PACKS, objectNames, packName } from "./names.ts";
 import { packBufferBytes, PackBuilder } from "./pack.ts";
@@ -23,6 +23,7 @@ export class PackWriter {
   readonly #signal: AbortSignal;
   readonly #onFailure: (error: unknown) => void;
 
+  readonly #compression = new ChunkCompression();
   readonly #turn = new Slots(1);
   readonly #buffers = new Slots(PACK_BUFFERS);
   readonly #idle: Buffer[] = [];
@@ -52,7 +53,7 @@ export class PackWriter {
 
   /** Stores a chunk and says where it is going to stand. `plain` must not be changed before this has settled. */
   async add(name: Buffer, plain: Uint8Array): Promise<ChunkReference> {
-    const compressed = await compress(plain);
+    const compressed = await this.#compression.run(plain);
     const body = compressed.byteLength < plain.byteLength ? compressed : plain;
     await this.#turn.take();
     try {
@@ -73,9 +74,10 @@ export class PackWriter {
     while (this.#unindexed.size > 0) await this.#putIndex();
   }
 
-  /** Resolves when nothing is under way any more; never rejects. */
-  async settled(): Promise<void> {
+  /** Resolves when nothing is under way any more; never rejects. Nothing can be added after that. */
+  async close(): Promise<void> {
     while (this.#puts.size > 0) await Promise.all(this.#puts);
+    this.#compression.close();
   }
 
   async #newPack(): Promise<PackBuilder> {

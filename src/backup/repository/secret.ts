@@ -102,7 +102,7 @@ async function secretOf(config: RepositoryConfig, passphrase: Buffer | undefined
         throw fail("BACKUP_REPOSITORY_WRONG_KEY", "The key file is not the one of this backup repository", { cause });
       }
     }
-    case undefined:
+    default:
       throw damaged("The repository's config holds no secret");
   }
 }
