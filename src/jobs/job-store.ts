@@ -183,6 +183,11 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
       return stored === null ? undefined : snapshotOf(stored);
     },
 
+    async findRequest(kind: string, requestId: string): Promise<JobRecord | undefined> {
+      const stored = await jobs.findOne({ kind, request_id: requestId }, bounded);
+      return stored === null ? undefined : recordOf(stored);
+    },
+
     /** Jobs with ids below `before`, the highest first. */
     async list(kind: string, wanted: ListOptions, signal?: AbortSignal): Promise<JobRecord[]> {
       const filter: Filter<StoredJob> = { kind };
@@ -305,9 +310,9 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
 
 /** What of a job list is wanted. */
 export interface ListOptions {
-  readonly states?: readonly JobState[];
+  readonly states?: readonly JobState[] | undefined;
   /** Only jobs with an id below this one. */
-  readonly before?: string;
+  readonly before?: string | undefined;
   readonly limit: number;
 }
 

@@ -35,6 +35,11 @@ export interface Jobs extends AsyncDisposable {
    * had another spec.
    */
   create(kind: string, job: NewJob): Promise<JobRecord>;
+  /** The job that was created with a request id, so that a retry need not be checked anew. Throws `REQUEST_ID_REUSED`. */
+  recall(
+    kind: string,
+    request: { readonly requestId: string; readonly spec: Uint8Array },
+  ): Promise<JobRecord | undefined>;
   find(kind: string, jobId: string, signal?: AbortSignal): Promise<JobRecord | undefined>;
   /** Jobs of a kind, the highest id first. */
   list(kind: string, options: ListOptions, signal?: AbortSignal): Promise<JobRecord[]>;
@@ -142,11 +147,14 @@ export function openJobs({ db, leaseMs, concurrency, log, translate, maxAttempts
 
     async create(kind, job) {
       const record = await store.create(kind, job);
-      if (Buffer.compare(record.spec, job.spec) !== 0) {
-        const field = { field: "request_id", description: "was used for another request" };
-        throw fail("REQUEST_ID_REUSED", "The request id was used for another request", { fields: [field] });
-      }
+      requireSameSpec(record, job.spec);
       rounds.wake();
+      return record;
+    },
+
+    async recall(kind, { requestId, spec }) {
+      const record = await store.findRequest(kind, requestId);
+      if (record !== undefined) requireSameSpec(record, spec);
       return record;
     },
 
@@ -185,6 +193,12 @@ export function openJobs({ db, leaseMs, concurrency, log, translate, maxAttempts
       await this.drain(0);
     },
   };
+}
+
+function requireSameSpec(record: JobRecord, spec: Uint8Array): void {
+  if (Buffer.compare(record.spec, spec) === 0) return;
+  const field = { field: "request_id", description: "was used for another request" };
+  throw fail("REQUEST_ID_REUSED", "The request id was used for another request", { fields: [field] });
 }
 
 function jobNotFound(kind: string, jobId: string): Error {

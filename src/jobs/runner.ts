@@ -108,12 +108,13 @@ export function hold(
   }
 
   /** Every event carries the newest progress, so that none takes back what one before has told. */
-  async function append(change: Append): Promise<void> {
+  async function append(change: Append): Promise<JobRecord> {
     const { progress, result } = latest;
     const stored = await persist(() => store.append(lease, head, { progress, result, ...change }));
     head = stored.event;
     options.stored(job.jobId);
     if (head.state === "CANCELLING") cancel();
+    return stored.job;
   }
 
   function cancel(): void {
@@ -148,7 +149,7 @@ export function hold(
     }
   }
 
-  async function work(): Promise<void> {
+  async function work(running: JobRecord): Promise<void> {
     const context: JobContext = {
       signal: stop.signal,
       attempt: job.attempt,
@@ -173,7 +174,7 @@ export function hold(
     // Without its keeper the work must not go on. A lost lease has stopped it already.
     const kept = keepUp().catch((error: unknown) => stop.abort(error));
     try {
-      await handler.run(job, context);
+      await handler.run(running, context);
     } finally {
       settled.abort();
       rounds.wake();
@@ -194,10 +195,10 @@ export function hold(
     if (started && handler.onOwnerLost === "interrupt") return finish("INTERRUPTED", interrupted(job));
     if (job.attempt - 1 - job.handOvers >= options.maxAttempts) return finish("INTERRUPTED", interrupted(job));
     log.info(about, started ? "A job is taken over" : "A job is taken up");
-    await append({ state: "RUNNING" });
+    const running = await append({ state: "RUNNING" });
     try {
       stop.signal.throwIfAborted();
-      await work();
+      await work(running);
     } catch (error) {
       held.signal.throwIfAborted();
       const reason = reasonOf(stop.signal.reason)?.reason;

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/admin/v1/backup_service.proto.
  */
 export const file_lucid_admin_v1_backup_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNsdWNpZC9hZG1pbi92MS9iYWNrdXBfc2VydmljZS5wcm90bxIObHVjaWQuYWRtaW4udjEi2AEKCVNlbGVjdGlvbhI6CgZzdG9yZXMYASADKA4yFS5sdWNpZC5hZG1pbi52MS5TdG9yZUITukgQkgENEAMYASIHggEEEAEgABIwChJtb25nb2RiX25hbWVzcGFjZXMYAiADKAlCFLpIEZIBDhDoBxgBIgdyBRABKP8BEi8KEnJlZGlzX2tleV9wYXR0ZXJucxgDIAMoCUITukgQkgENEGQYASIHcgUQASiACBIsCg5zZWFyY2hfaW5kaWNlcxgEIAMoCUIUukgRkgEOEOgHGAEiB3IFEAEo/wEifwoMVW5pdFByb2dyZXNzEiQKBXN0b3JlGAEgASgOMhUubHVjaWQuYWRtaW4udjEuU3RvcmUSDAoEdW5pdBgCIAEoCRISCgppdGVtc19kb25lGAMgASgDEhMKC2l0ZW1zX3RvdGFsGAQgASgDEhIKCmJ5dGVzX2RvbmUYBSABKAMikAIKC0pvYlByb2dyZXNzEicKBXBoYXNlGAEgASgOMhgubHVjaWQuYWRtaW4udjEuSm9iUGhhc2USDwoHcGVyY2VudBgCIAEoARISCgppdGVtc19kb25lGAMgASgDEhMKC2l0ZW1zX3RvdGFsGAQgASgDEhIKCmJ5dGVzX2RvbmUYBSABKAMSFQoNYnl0ZXNfd3JpdHRlbhgGIAEoAxIYChBieXRlc19wZXJfc2Vjb25kGAcgASgBEiwKCXRpbWVfbGVmdBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCgV1bml0cxgJIAMoCzIcLmx1Y2lkLmFkbWluLnYxLlVuaXRQcm9ncmVzcyKWAQoISm9iRXJyb3ISDgoGcmVhc29uGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSOAoIbWV0YWRhdGEYAyADKAsyJi5sdWNpZC5hZG1pbi52MS5Kb2JFcnJvci5NZXRhZGF0YUVudHJ5Gi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLcAgoQQ29uc2lzdGVuY3lQb2ludBIaChJtb25nb2RiX2NvbnNpc3RlbnQYASABKAgSHAoUbW9uZ29kYl9jbHVzdGVyX3RpbWUYAiABKAQSMAoMbW9uZ29kYl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIdChVyZWRpc19yZXBsaWNhdGlvbl9pZHMYBCADKAkSIQoZcmVkaXNfcmVwbGljYXRpb25fb2Zmc2V0cxgFIAMoAxJcChdzZWFyY2hfc2VxdWVuY2VfbnVtYmVycxgGIAMoCzI7Lmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQuU2VhcmNoU2VxdWVuY2VOdW1iZXJzRW50cnkaPAoaU2VhcmNoU2VxdWVuY2VOdW1iZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASLtBAoGQmFja3VwEhEKCWJhY2t1cF9pZBgBIAEoCRIoCgR0eXBlGAIgASgOMhoubHVjaWQuYWRtaW4udjEuQmFja3VwVHlwZRIsCglzZWxlY3Rpb24YAyABKAsyGS5sdWNpZC5hZG1pbi52MS5TZWxlY3Rpb24SEwoLZGVzY3JpcHRpb24YBCABKAkSJwoFc3RhdGUYBSABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRItCghwcm9ncmVzcxgGIAEoCzIbLmx1Y2lkLmFkbWluLnYxLkpvYlByb2dyZXNzEicKBWVycm9yGAcgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXJyb3ISLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOwoRY29uc2lzdGVuY3lfcG9pbnQYDCABKAsyIC5sdWNpZC5hZG1pbi52MS5Db25zaXN0ZW5jeVBvaW50EhIKCml0ZW1fY291bnQYDSABKAMSFQoNbG9naWNhbF9ieXRlcxgOIAEoAxIUCgxzdG9yZWRfYnl0ZXMYDyABKAMSEQoJcm9vdF9oYXNoGBAgASgJEhEKCWVuY3J5cHRlZBgRIAEoCCLbAQoTQ3JlYXRlQmFja3VwUmVxdWVzdBIyCgR0eXBlGAEgASgOMhoubHVjaWQuYWRtaW4udjEuQmFja3VwVHlwZUIIukgFggECEAESLAoJc2VsZWN0aW9uGAIgASgLMhkubHVjaWQuYWRtaW4udjEuU2VsZWN0aW9uEh0KC2Rlc2NyaXB0aW9uGAMgASgJQgi6SAVyAxj0AxIiCg5yZXRlbnRpb25fZGF5cxgEIAEoBUIKukgHGgUY7QIoABIfCgpyZXF1ZXN0X2lkGAUgASgJQgu6SAjYAQFyA7ABASI+ChRDcmVhdGVCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5sdWNpZC5hZG1pbi52MS5CYWNrdXAinAEKEldhdGNoQmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAESHwoOYWZ0ZXJfc2VxdWVuY2UYAiABKANCB7pIBCICKAASRgoSaGVhcnRiZWF0X2ludGVydmFsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwisAjICCAEi4AEKCEpvYkV2ZW50EhAKCHNlcXVlbmNlGAEgASgDEi4KCmV2ZW50X3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKBXN0YXRlGAMgASgOMhgubHVjaWQuYWRtaW4udjEuSm9iU3RhdGUSLQoIcHJvZ3Jlc3MYBCABKAsyGy5sdWNpZC5hZG1pbi52MS5Kb2JQcm9ncmVzcxInCgVlcnJvchgFIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkpvYkVycm9yEhEKCWhlYXJ0YmVhdBgGIAEoCCI+ChNXYXRjaEJhY2t1cFJlc3BvbnNlEicKBWV2ZW50GAEgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXZlbnQiMQoQR2V0QmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAEiOwoRR2V0QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYubHVjaWQuYWRtaW4udjEuQmFja3VwIswCChJMaXN0QmFja3Vwc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQEi4KBXN0b3JlGAMgASgOMhUubHVjaWQuYWRtaW4udjEuU3RvcmVCCLpIBYIBAhABEjIKBHR5cGUYBCABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlQgi6SAWCAQIQARIxCgVzdGF0ZRgFIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlQgi6SAWCAQIQARIxCg1jcmVhdGVkX2FmdGVyGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5jcmVhdGVkX2JlZm9yZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiVwoTTGlzdEJhY2t1cHNSZXNwb25zZRInCgdiYWNrdXBzGAEgAygLMhYubHVjaWQuYWRtaW4udjEuQmFja3VwEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChNDYW5jZWxCYWNrdXBSZXF1ZXN0Eh0KCWJhY2t1cF9pZBgBIAEoCUIKukgHcgUQASiAASI+ChRDYW5jZWxCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5sdWNpZC5hZG1pbi52MS5CYWNrdXAicAoTRGVsZXRlQmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAESIwoRY29uZmlybV9iYWNrdXBfaWQYAiABKAlCCLpIBXIDKIABEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiKwoURGVsZXRlQmFja3VwUmVzcG9uc2USEwoLZnJlZWRfYnl0ZXMYASABKAMiygIKDFZlcmlmaWNhdGlvbhIXCg92ZXJpZmljYXRpb25faWQYASABKAkSEQoJYmFja3VwX2lkGAIgASgJEicKBXN0YXRlGAMgASgOMhgubHVjaWQuYWRtaW4udjEuSm9iU3RhdGUSLQoIcHJvZ3Jlc3MYBCABKAsyGy5sdWNpZC5hZG1pbi52MS5Kb2JQcm9ncmVzcxInCgVlcnJvchgFIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkpvYkVycm9yEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiVQoTVmVyaWZ5QmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAESHwoKcmVxdWVzdF9pZBgCIAEoCUILukgI2AEBcgOwAQEiSgoUVmVyaWZ5QmFja3VwUmVzcG9uc2USMgoMdmVyaWZpY2F0aW9uGAEgASgLMhwubHVjaWQuYWRtaW4udjEuVmVyaWZpY2F0aW9uIqgBChhXYXRjaFZlcmlmaWNhdGlvblJlcXVlc3QSIwoPdmVyaWZpY2F0aW9uX2lkGAEgASgJQgq6SAdyBRABKIABEh8KDmFmdGVyX3NlcXVlbmNlGAIgASgDQge6SAQiAigAEkYKEmhlYXJ0YmVhdF9pbnRlcnZhbBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIkQKGVdhdGNoVmVyaWZpY2F0aW9uUmVzcG9uc2USJwoFZXZlbnQYASABKAsyGC5sdWNpZC5hZG1pbi52MS5Kb2JFdmVudCI9ChZHZXRWZXJpZmljYXRpb25SZXF1ZXN0EiMKD3ZlcmlmaWNhdGlvbl9pZBgBIAEoCUIKukgHcgUQASiAASJNChdHZXRWZXJpZmljYXRpb25SZXNwb25zZRIyCgx2ZXJpZmljYXRpb24YASABKAsyHC5sdWNpZC5hZG1pbi52MS5WZXJpZmljYXRpb24iaAoGUmVuYW1lEjAKBXN0b3JlGAEgASgOMhUubHVjaWQuYWRtaW4udjEuU3RvcmVCCrpIB4IBBBABIAASFgoEZnJvbRgCIAEoCUIIukgFcgMogAgSFAoCdG8YAyABKAlCCLpIBXIDKIAIIs4BCgxSZXN0b3JlZFVuaXQSJAoFc3RvcmUYASABKA4yFS5sdWNpZC5hZG1pbi52MS5TdG9yZRIOCgZzb3VyY2UYAiABKAkSDgoGdGFyZ2V0GAMgASgJEhYKDmV4cGVjdGVkX2l0ZW1zGAQgASgDEhUKDXdyaXR0ZW5faXRlbXMYBSABKAMSFQoNc2tpcHBlZF9pdGVtcxgGIAEoAxITCgtlcXVhbF9pdGVtcxgHIAEoAxINCgVlcXVhbBgIIAEoCBIOCgZyZW1hcmsYCSABKAki/gMKB1Jlc3RvcmUSEgoKcmVzdG9yZV9pZBgBIAEoCRIRCgliYWNrdXBfaWQYAiABKAkSLAoJc2VsZWN0aW9uGAMgASgLMhkubHVjaWQuYWRtaW4udjEuU2VsZWN0aW9uEicKB3JlbmFtZXMYBCADKAsyFi5sdWNpZC5hZG1pbi52MS5SZW5hbWUSNwoPY29uZmxpY3RfcG9saWN5GAUgASgOMh4ubHVjaWQuYWRtaW4udjEuQ29uZmxpY3RQb2xpY3kSJwoFc3RhdGUYBiABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRItCghwcm9ncmVzcxgHIAEoCzIbLmx1Y2lkLmFkbWluLnYxLkpvYlByb2dyZXNzEicKBWVycm9yGAggASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXJyb3ISLwoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgZyZXBvcnQYDCADKAsyHC5sdWNpZC5hZG1pbi52MS5SZXN0b3JlZFVuaXQitgIKFENyZWF0ZVJlc3RvcmVSZXF1ZXN0Eh0KCWJhY2t1cF9pZBgBIAEoCUIKukgHcgUQASiAARIsCglzZWxlY3Rpb24YAiABKAsyGS5sdWNpZC5hZG1pbi52MS5TZWxlY3Rpb24SMQoHcmVuYW1lcxgDIAMoCzIWLmx1Y2lkLmFkbWluLnYxLlJlbmFtZUIIukgFkgECEGQSQQoPY29uZmxpY3RfcG9saWN5GAQgASgOMh4ubHVjaWQuYWRtaW4udjEuQ29uZmxpY3RQb2xpY3lCCLpIBYIBAhABEiMKEWNvbmZpcm1fYmFja3VwX2lkGAUgASgJQgi6SAVyAyiAARIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAcgASgIIkEKFUNyZWF0ZVJlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcubHVjaWQuYWRtaW4udjEuUmVzdG9yZSKeAQoTV2F0Y2hSZXN0b3JlUmVxdWVzdBIeCgpyZXN0b3JlX2lkGAEgASgJQgq6SAdyBRABKIABEh8KDmFmdGVyX3NlcXVlbmNlGAIgASgDQge6SAQiAigAEkYKEmhlYXJ0YmVhdF9pbnRlcnZhbBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIj8KFFdhdGNoUmVzdG9yZVJlc3BvbnNlEicKBWV2ZW50GAEgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXZlbnQiMwoRR2V0UmVzdG9yZVJlcXVlc3QSHgoKcmVzdG9yZV9pZBgBIAEoCUIKukgHcgUQASiAASI+ChJHZXRSZXN0b3JlUmVzcG9uc2USKAoHcmVzdG9yZRgBIAEoCzIXLmx1Y2lkLmFkbWluLnYxLlJlc3RvcmUinwEKE0xpc3RSZXN0b3Jlc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgMogAESMQoFc3RhdGUYBCABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZUIIukgFggECEAEiWgoUTGlzdFJlc3RvcmVzUmVzcG9uc2USKQoIcmVzdG9yZXMYASADKAsyFy5sdWNpZC5hZG1pbi52MS5SZXN0b3JlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI2ChRDYW5jZWxSZXN0b3JlUmVxdWVzdBIeCgpyZXN0b3JlX2lkGAEgASgJQgq6SAdyBRABKIABIkEKFUNhbmNlbFJlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcubHVjaWQuYWRtaW4udjEuUmVzdG9yZSrQAQoISm9iU3RhdGUSGQoVSk9CX1NUQVRFX1VOU1BFQ0lGSUVEEAASFQoRSk9CX1NUQVRFX1BFTkRJTkcQARIVChFKT0JfU1RBVEVfUlVOTklORxACEhgKFEpPQl9TVEFURV9DQU5DRUxMSU5HEAMSFwoTSk9CX1NUQVRFX1NVQ0NFRURFRBAEEhQKEEpPQl9TVEFURV9GQUlMRUQQBRIXChNKT0JfU1RBVEVfQ0FOQ0VMTEVEEAYSGQoVSk9CX1NUQVRFX0lOVEVSUlVQVEVEEAcqegoKQmFja3VwVHlwZRIbChdCQUNLVVBfVFlQRV9VTlNQRUNJRklFRBAAEhQKEEJBQ0tVUF9UWVBFX0ZVTEwQARIbChdCQUNLVVBfVFlQRV9JTkNSRU1FTlRBTBACEhwKGEJBQ0tVUF9UWVBFX0RJRkZFUkVOVElBTBADKv8BCghKb2JQaGFzZRIZChVKT0JfUEhBU0VfVU5TUEVDSUZJRUQQABIXChNKT0JfUEhBU0VfUFJFUEFSSU5HEAESFQoRSk9CX1BIQVNFX0NPUFlJTkcQAhIVChFKT0JfUEhBU0VfQ1VUVElORxADEhUKEUpPQl9QSEFTRV9TRUFMSU5HEAQSFwoTSk9CX1BIQVNFX1ZFUklGWUlORxAFEhcKE0pPQl9QSEFTRV9SRVNUT1JJTkcQBhIXChNKT0JfUEhBU0VfUkVQTEFZSU5HEAcSFgoSSk9CX1BIQVNFX0lOREVYSU5HEAgSFwoTSk9CX1BIQVNFX0NPTVBBUklORxAJKp4BCg5Db25mbGljdFBvbGljeRIfChtDT05GTElDVF9QT0xJQ1lfVU5TUEVDSUZJRUQQABIYChRDT05GTElDVF9QT0xJQ1lfRkFJTBABEhgKFENPTkZMSUNUX1BPTElDWV9EUk9QEAISHQoZQ09ORkxJQ1RfUE9MSUNZX09WRVJXUklURRADEhgKFENPTkZMSUNUX1BPTElDWV9TS0lQEAQymAoKDUJhY2t1cFNlcnZpY2USWQoMQ3JlYXRlQmFja3VwEiMubHVjaWQuYWRtaW4udjEuQ3JlYXRlQmFja3VwUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkNyZWF0ZUJhY2t1cFJlc3BvbnNlElgKC1dhdGNoQmFja3VwEiIubHVjaWQuYWRtaW4udjEuV2F0Y2hCYWNrdXBSZXF1ZXN0GiMubHVjaWQuYWRtaW4udjEuV2F0Y2hCYWNrdXBSZXNwb25zZTABElAKCUdldEJhY2t1cBIgLmx1Y2lkLmFkbWluLnYxLkdldEJhY2t1cFJlcXVlc3QaIS5sdWNpZC5hZG1pbi52MS5HZXRCYWNrdXBSZXNwb25zZRJWCgtMaXN0QmFja3VwcxIiLmx1Y2lkLmFkbWluLnYxLkxpc3RCYWNrdXBzUmVxdWVzdBojLmx1Y2lkLmFkbWluLnYxLkxpc3RCYWNrdXBzUmVzcG9uc2USWQoMQ2FuY2VsQmFja3VwEiMubHVjaWQuYWRtaW4udjEuQ2FuY2VsQmFja3VwUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkNhbmNlbEJhY2t1cFJlc3BvbnNlElkKDERlbGV0ZUJhY2t1cBIjLmx1Y2lkLmFkbWluLnYxLkRlbGV0ZUJhY2t1cFJlcXVlc3QaJC5sdWNpZC5hZG1pbi52MS5EZWxldGVCYWNrdXBSZXNwb25zZRJZCgxWZXJpZnlCYWNrdXASIy5sdWNpZC5hZG1pbi52MS5WZXJpZnlCYWNrdXBSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuVmVyaWZ5QmFja3VwUmVzcG9uc2USagoRV2F0Y2hWZXJpZmljYXRpb24SKC5sdWNpZC5hZG1pbi52MS5XYXRjaFZlcmlmaWNhdGlvblJlcXVlc3QaKS5sdWNpZC5hZG1pbi52MS5XYXRjaFZlcmlmaWNhdGlvblJlc3BvbnNlMAESYgoPR2V0VmVyaWZpY2F0aW9uEiYubHVjaWQuYWRtaW4udjEuR2V0VmVyaWZpY2F0aW9uUmVxdWVzdBonLmx1Y2lkLmFkbWluLnYxLkdldFZlcmlmaWNhdGlvblJlc3BvbnNlElwKDUNyZWF0ZVJlc3RvcmUSJC5sdWNpZC5hZG1pbi52MS5DcmVhdGVSZXN0b3JlUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkNyZWF0ZVJlc3RvcmVSZXNwb25zZRJbCgxXYXRjaFJlc3RvcmUSIy5sdWNpZC5hZG1pbi52MS5XYXRjaFJlc3RvcmVSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuV2F0Y2hSZXN0b3JlUmVzcG9uc2UwARJTCgpHZXRSZXN0b3JlEiEubHVjaWQuYWRtaW4udjEuR2V0UmVzdG9yZVJlcXVlc3QaIi5sdWNpZC5hZG1pbi52MS5HZXRSZXN0b3JlUmVzcG9uc2USWQoMTGlzdFJlc3RvcmVzEiMubHVjaWQuYWRtaW4udjEuTGlzdFJlc3RvcmVzUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkxpc3RSZXN0b3Jlc1Jlc3BvbnNlElwKDUNhbmNlbFJlc3RvcmUSJC5sdWNpZC5hZG1pbi52MS5DYW5jZWxSZXN0b3JlUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkNhbmNlbFJlc3RvcmVSZXNwb25zZUKCAQoSY29tLmx1Y2lkLmFkbWluLnYxQhJCYWNrdXBTZXJ2aWNlUHJvdG9QAaICA0xBWKoCDkx1Y2lkLkFkbWluLlYxygIOTHVjaWRcQWRtaW5cVjHiAhpMdWNpZFxBZG1pblxWMVxHUEJNZXRhZGF0YeoCEEx1Y2lkOjpBZG1pbjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_lucid_admin_v1_common]);
+  fileDesc("CiNsdWNpZC9hZG1pbi92MS9iYWNrdXBfc2VydmljZS5wcm90bxIObHVjaWQuYWRtaW4udjEi2AEKCVNlbGVjdGlvbhI6CgZzdG9yZXMYASADKA4yFS5sdWNpZC5hZG1pbi52MS5TdG9yZUITukgQkgENEAMYASIHggEEEAEgABIwChJtb25nb2RiX25hbWVzcGFjZXMYAiADKAlCFLpIEZIBDhDoBxgBIgdyBRABKP8BEi8KEnJlZGlzX2tleV9wYXR0ZXJucxgDIAMoCUITukgQkgENEGQYASIHcgUQASiACBIsCg5zZWFyY2hfaW5kaWNlcxgEIAMoCUIUukgRkgEOEOgHGAEiB3IFEAEo/wEifwoMVW5pdFByb2dyZXNzEiQKBXN0b3JlGAEgASgOMhUubHVjaWQuYWRtaW4udjEuU3RvcmUSDAoEdW5pdBgCIAEoCRISCgppdGVtc19kb25lGAMgASgDEhMKC2l0ZW1zX3RvdGFsGAQgASgDEhIKCmJ5dGVzX2RvbmUYBSABKAMikAIKC0pvYlByb2dyZXNzEicKBXBoYXNlGAEgASgOMhgubHVjaWQuYWRtaW4udjEuSm9iUGhhc2USDwoHcGVyY2VudBgCIAEoARISCgppdGVtc19kb25lGAMgASgDEhMKC2l0ZW1zX3RvdGFsGAQgASgDEhIKCmJ5dGVzX2RvbmUYBSABKAMSFQoNYnl0ZXNfd3JpdHRlbhgGIAEoAxIYChBieXRlc19wZXJfc2Vjb25kGAcgASgBEiwKCXRpbWVfbGVmdBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCgV1bml0cxgJIAMoCzIcLmx1Y2lkLmFkbWluLnYxLlVuaXRQcm9ncmVzcyKWAQoISm9iRXJyb3ISDgoGcmVhc29uGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSOAoIbWV0YWRhdGEYAyADKAsyJi5sdWNpZC5hZG1pbi52MS5Kb2JFcnJvci5NZXRhZGF0YUVudHJ5Gi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLcAgoQQ29uc2lzdGVuY3lQb2ludBIaChJtb25nb2RiX2NvbnNpc3RlbnQYASABKAgSHAoUbW9uZ29kYl9jbHVzdGVyX3RpbWUYAiABKAQSMAoMbW9uZ29kYl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIdChVyZWRpc19yZXBsaWNhdGlvbl9pZHMYBCADKAkSIQoZcmVkaXNfcmVwbGljYXRpb25fb2Zmc2V0cxgFIAMoAxJcChdzZWFyY2hfc2VxdWVuY2VfbnVtYmVycxgGIAMoCzI7Lmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQuU2VhcmNoU2VxdWVuY2VOdW1iZXJzRW50cnkaPAoaU2VhcmNoU2VxdWVuY2VOdW1iZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASLtBAoGQmFja3VwEhEKCWJhY2t1cF9pZBgBIAEoCRIoCgR0eXBlGAIgASgOMhoubHVjaWQuYWRtaW4udjEuQmFja3VwVHlwZRIsCglzZWxlY3Rpb24YAyABKAsyGS5sdWNpZC5hZG1pbi52MS5TZWxlY3Rpb24SEwoLZGVzY3JpcHRpb24YBCABKAkSJwoFc3RhdGUYBSABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRItCghwcm9ncmVzcxgGIAEoCzIbLmx1Y2lkLmFkbWluLnYxLkpvYlByb2dyZXNzEicKBWVycm9yGAcgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXJyb3ISLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOwoRY29uc2lzdGVuY3lfcG9pbnQYDCABKAsyIC5sdWNpZC5hZG1pbi52MS5Db25zaXN0ZW5jeVBvaW50EhIKCml0ZW1fY291bnQYDSABKAMSFQoNbG9naWNhbF9ieXRlcxgOIAEoAxIUCgxzdG9yZWRfYnl0ZXMYDyABKAMSEQoJcm9vdF9oYXNoGBAgASgJEhEKCWVuY3J5cHRlZBgRIAEoCCLbAQoTQ3JlYXRlQmFja3VwUmVxdWVzdBIyCgR0eXBlGAEgASgOMhoubHVjaWQuYWRtaW4udjEuQmFja3VwVHlwZUIIukgFggECEAESLAoJc2VsZWN0aW9uGAIgASgLMhkubHVjaWQuYWRtaW4udjEuU2VsZWN0aW9uEh0KC2Rlc2NyaXB0aW9uGAMgASgJQgi6SAVyAxj0AxIiCg5yZXRlbnRpb25fZGF5cxgEIAEoBUIKukgHGgUY7QIoABIfCgpyZXF1ZXN0X2lkGAUgASgJQgu6SAjYAQFyA7ABASI+ChRDcmVhdGVCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5sdWNpZC5hZG1pbi52MS5CYWNrdXAinAEKEldhdGNoQmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAESHwoOYWZ0ZXJfc2VxdWVuY2UYAiABKANCB7pIBCICKAASRgoSaGVhcnRiZWF0X2ludGVydmFsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwisAjICCAEi4AEKCEpvYkV2ZW50EhAKCHNlcXVlbmNlGAEgASgDEi4KCmV2ZW50X3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKBXN0YXRlGAMgASgOMhgubHVjaWQuYWRtaW4udjEuSm9iU3RhdGUSLQoIcHJvZ3Jlc3MYBCABKAsyGy5sdWNpZC5hZG1pbi52MS5Kb2JQcm9ncmVzcxInCgVlcnJvchgFIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkpvYkVycm9yEhEKCWhlYXJ0YmVhdBgGIAEoCCI+ChNXYXRjaEJhY2t1cFJlc3BvbnNlEicKBWV2ZW50GAEgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXZlbnQiMQoQR2V0QmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAEiOwoRR2V0QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYubHVjaWQuYWRtaW4udjEuQmFja3VwIswCChJMaXN0QmFja3Vwc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQEi4KBXN0b3JlGAMgASgOMhUubHVjaWQuYWRtaW4udjEuU3RvcmVCCLpIBYIBAhABEjIKBHR5cGUYBCABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlQgi6SAWCAQIQARIxCgVzdGF0ZRgFIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlQgi6SAWCAQIQARIxCg1jcmVhdGVkX2FmdGVyGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5jcmVhdGVkX2JlZm9yZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicAoTTGlzdEJhY2t1cHNSZXNwb25zZRInCgdiYWNrdXBzGAEgAygLMhYubHVjaWQuYWRtaW4udjEuQmFja3VwEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIXCg9yZXBvc2l0b3J5X29ubHkYAyABKAgiNAoTQ2FuY2VsQmFja3VwUmVxdWVzdBIdCgliYWNrdXBfaWQYASABKAlCCrpIB3IFEAEogAEiPgoUQ2FuY2VsQmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYubHVjaWQuYWRtaW4udjEuQmFja3VwInAKE0RlbGV0ZUJhY2t1cFJlcXVlc3QSHQoJYmFja3VwX2lkGAEgASgJQgq6SAdyBRABKIABEiMKEWNvbmZpcm1fYmFja3VwX2lkGAIgASgJQgi6SAVyAyiAARIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIisKFERlbGV0ZUJhY2t1cFJlc3BvbnNlEhMKC2ZyZWVkX2J5dGVzGAEgASgDIsoCCgxWZXJpZmljYXRpb24SFwoPdmVyaWZpY2F0aW9uX2lkGAEgASgJEhEKCWJhY2t1cF9pZBgCIAEoCRInCgVzdGF0ZRgDIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlEi0KCHByb2dyZXNzGAQgASgLMhsubHVjaWQuYWRtaW4udjEuSm9iUHJvZ3Jlc3MSJwoFZXJyb3IYBSABKAsyGC5sdWNpZC5hZG1pbi52MS5Kb2JFcnJvchIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlUKE1ZlcmlmeUJhY2t1cFJlcXVlc3QSHQoJYmFja3VwX2lkGAEgASgJQgq6SAdyBRABKIABEh8KCnJlcXVlc3RfaWQYAiABKAlCC7pICNgBAXIDsAEBIkoKFFZlcmlmeUJhY2t1cFJlc3BvbnNlEjIKDHZlcmlmaWNhdGlvbhgBIAEoCzIcLmx1Y2lkLmFkbWluLnYxLlZlcmlmaWNhdGlvbiKoAQoYV2F0Y2hWZXJpZmljYXRpb25SZXF1ZXN0EiMKD3ZlcmlmaWNhdGlvbl9pZBgBIAEoCUIKukgHcgUQASiAARIfCg5hZnRlcl9zZXF1ZW5jZRgCIAEoA0IHukgEIgIoABJGChJoZWFydGJlYXRfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCKwCMgIIASJEChlXYXRjaFZlcmlmaWNhdGlvblJlc3BvbnNlEicKBWV2ZW50GAEgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXZlbnQiPQoWR2V0VmVyaWZpY2F0aW9uUmVxdWVzdBIjCg92ZXJpZmljYXRpb25faWQYASABKAlCCrpIB3IFEAEogAEiTQoXR2V0VmVyaWZpY2F0aW9uUmVzcG9uc2USMgoMdmVyaWZpY2F0aW9uGAEgASgLMhwubHVjaWQuYWRtaW4udjEuVmVyaWZpY2F0aW9uIkAKGUNhbmNlbFZlcmlmaWNhdGlvblJlcXVlc3QSIwoPdmVyaWZpY2F0aW9uX2lkGAEgASgJQgq6SAdyBRABKIABIlAKGkNhbmNlbFZlcmlmaWNhdGlvblJlc3BvbnNlEjIKDHZlcmlmaWNhdGlvbhgBIAEoCzIcLmx1Y2lkLmFkbWluLnYxLlZlcmlmaWNhdGlvbiJoCgZSZW5hbWUSMAoFc3RvcmUYASABKA4yFS5sdWNpZC5hZG1pbi52MS5TdG9yZUIKukgHggEEEAEgABIWCgRmcm9tGAIgASgJQgi6SAVyAyiACBIUCgJ0bxgDIAEoCUIIukgFcgMogAgizgEKDFJlc3RvcmVkVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEg4KBnNvdXJjZRgCIAEoCRIOCgZ0YXJnZXQYAyABKAkSFgoOZXhwZWN0ZWRfaXRlbXMYBCABKAMSFQoNd3JpdHRlbl9pdGVtcxgFIAEoAxIVCg1za2lwcGVkX2l0ZW1zGAYgASgDEhMKC2VxdWFsX2l0ZW1zGAcgASgDEg0KBWVxdWFsGAggASgIEg4KBnJlbWFyaxgJIAEoCSL+AwoHUmVzdG9yZRISCgpyZXN0b3JlX2lkGAEgASgJEhEKCWJhY2t1cF9pZBgCIAEoCRIsCglzZWxlY3Rpb24YAyABKAsyGS5sdWNpZC5hZG1pbi52MS5TZWxlY3Rpb24SJwoHcmVuYW1lcxgEIAMoCzIWLmx1Y2lkLmFkbWluLnYxLlJlbmFtZRI3Cg9jb25mbGljdF9wb2xpY3kYBSABKA4yHi5sdWNpZC5hZG1pbi52MS5Db25mbGljdFBvbGljeRInCgVzdGF0ZRgGIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlEi0KCHByb2dyZXNzGAcgASgLMhsubHVjaWQuYWRtaW4udjEuSm9iUHJvZ3Jlc3MSJwoFZXJyb3IYCCABKAsyGC5sdWNpZC5hZG1pbi52MS5Kb2JFcnJvchIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKBnJlcG9ydBgMIAMoCzIcLmx1Y2lkLmFkbWluLnYxLlJlc3RvcmVkVW5pdCK2AgoUQ3JlYXRlUmVzdG9yZVJlcXVlc3QSHQoJYmFja3VwX2lkGAEgASgJQgq6SAdyBRABKIABEiwKCXNlbGVjdGlvbhgCIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhIxCgdyZW5hbWVzGAMgAygLMhYubHVjaWQuYWRtaW4udjEuUmVuYW1lQgi6SAWSAQIQZBJBCg9jb25mbGljdF9wb2xpY3kYBCABKA4yHi5sdWNpZC5hZG1pbi52MS5Db25mbGljdFBvbGljeUIIukgFggECEAESIwoRY29uZmlybV9iYWNrdXBfaWQYBSABKAlCCLpIBXIDKIABEh8KCnJlcXVlc3RfaWQYBiABKAlCC7pICNgBAXIDsAEBEhUKDXZhbGlkYXRlX29ubHkYByABKAgiQQoVQ3JlYXRlUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5sdWNpZC5hZG1pbi52MS5SZXN0b3JlIp4BChNXYXRjaFJlc3RvcmVSZXF1ZXN0Eh4KCnJlc3RvcmVfaWQYASABKAlCCrpIB3IFEAEogAESHwoOYWZ0ZXJfc2VxdWVuY2UYAiABKANCB7pIBCICKAASRgoSaGVhcnRiZWF0X2ludGVydmFsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwisAjICCAEiPwoUV2F0Y2hSZXN0b3JlUmVzcG9uc2USJwoFZXZlbnQYASABKAsyGC5sdWNpZC5hZG1pbi52MS5Kb2JFdmVudCIzChFHZXRSZXN0b3JlUmVxdWVzdBIeCgpyZXN0b3JlX2lkGAEgASgJQgq6SAdyBRABKIABIj4KEkdldFJlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcubHVjaWQuYWRtaW4udjEuUmVzdG9yZSKfAQoTTGlzdFJlc3RvcmVzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyAyiAARIxCgVzdGF0ZRgEIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlQgi6SAWCAQIQASJaChRMaXN0UmVzdG9yZXNSZXNwb25zZRIpCghyZXN0b3JlcxgBIAMoCzIXLmx1Y2lkLmFkbWluLnYxLlJlc3RvcmUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjYKFENhbmNlbFJlc3RvcmVSZXF1ZXN0Eh4KCnJlc3RvcmVfaWQYASABKAlCCrpIB3IFEAEogAEiQQoVQ2FuY2VsUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5sdWNpZC5hZG1pbi52MS5SZXN0b3JlKtABCghKb2JTdGF0ZRIZChVKT0JfU1RBVEVfVU5TUEVDSUZJRUQQABIVChFKT0JfU1RBVEVfUEVORElORxABEhUKEUpPQl9TVEFURV9SVU5OSU5HEAISGAoUSk9CX1NUQVRFX0NBTkNFTExJTkcQAxIXChNKT0JfU1RBVEVfU1VDQ0VFREVEEAQSFAoQSk9CX1NUQVRFX0ZBSUxFRBAFEhcKE0pPQl9TVEFURV9DQU5DRUxMRUQQBhIZChVKT0JfU1RBVEVfSU5URVJSVVBURUQQByp6CgpCYWNrdXBUeXBlEhsKF0JBQ0tVUF9UWVBFX1VOU1BFQ0lGSUVEEAASFAoQQkFDS1VQX1RZUEVfRlVMTBABEhsKF0JBQ0tVUF9UWVBFX0lOQ1JFTUVOVEFMEAISHAoYQkFDS1VQX1RZUEVfRElGRkVSRU5USUFMEAMq/wEKCEpvYlBoYXNlEhkKFUpPQl9QSEFTRV9VTlNQRUNJRklFRBAAEhcKE0pPQl9QSEFTRV9QUkVQQVJJTkcQARIVChFKT0JfUEhBU0VfQ09QWUlORxACEhUKEUpPQl9QSEFTRV9DVVRUSU5HEAMSFQoRSk9CX1BIQVNFX1NFQUxJTkcQBBIXChNKT0JfUEhBU0VfVkVSSUZZSU5HEAUSFwoTSk9CX1BIQVNFX1JFU1RPUklORxAGEhcKE0pPQl9QSEFTRV9SRVBMQVlJTkcQBxIWChJKT0JfUEhBU0VfSU5ERVhJTkcQCBIXChNKT0JfUEhBU0VfQ09NUEFSSU5HEAkqngEKDkNvbmZsaWN0UG9saWN5Eh8KG0NPTkZMSUNUX1BPTElDWV9VTlNQRUNJRklFRBAAEhgKFENPTkZMSUNUX1BPTElDWV9GQUlMEAESGAoUQ09ORkxJQ1RfUE9MSUNZX0RST1AQAhIdChlDT05GTElDVF9QT0xJQ1lfT1ZFUldSSVRFEAMSGAoUQ09ORkxJQ1RfUE9MSUNZX1NLSVAQBDKFCwoNQmFja3VwU2VydmljZRJZCgxDcmVhdGVCYWNrdXASIy5sdWNpZC5hZG1pbi52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuQ3JlYXRlQmFja3VwUmVzcG9uc2USWAoLV2F0Y2hCYWNrdXASIi5sdWNpZC5hZG1pbi52MS5XYXRjaEJhY2t1cFJlcXVlc3QaIy5sdWNpZC5hZG1pbi52MS5XYXRjaEJhY2t1cFJlc3BvbnNlMAESUAoJR2V0QmFja3VwEiAubHVjaWQuYWRtaW4udjEuR2V0QmFja3VwUmVxdWVzdBohLmx1Y2lkLmFkbWluLnYxLkdldEJhY2t1cFJlc3BvbnNlElYKC0xpc3RCYWNrdXBzEiIubHVjaWQuYWRtaW4udjEuTGlzdEJhY2t1cHNSZXF1ZXN0GiMubHVjaWQuYWRtaW4udjEuTGlzdEJhY2t1cHNSZXNwb25zZRJZCgxDYW5jZWxCYWNrdXASIy5sdWNpZC5hZG1pbi52MS5DYW5jZWxCYWNrdXBSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuQ2FuY2VsQmFja3VwUmVzcG9uc2USWQoMRGVsZXRlQmFja3VwEiMubHVjaWQuYWRtaW4udjEuRGVsZXRlQmFja3VwUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkRlbGV0ZUJhY2t1cFJlc3BvbnNlElkKDFZlcmlmeUJhY2t1cBIjLmx1Y2lkLmFkbWluLnYxLlZlcmlmeUJhY2t1cFJlcXVlc3QaJC5sdWNpZC5hZG1pbi52MS5WZXJpZnlCYWNrdXBSZXNwb25zZRJqChFXYXRjaFZlcmlmaWNhdGlvbhIoLmx1Y2lkLmFkbWluLnYxLldhdGNoVmVyaWZpY2F0aW9uUmVxdWVzdBopLmx1Y2lkLmFkbWluLnYxLldhdGNoVmVyaWZpY2F0aW9uUmVzcG9uc2UwARJiCg9HZXRWZXJpZmljYXRpb24SJi5sdWNpZC5hZG1pbi52MS5HZXRWZXJpZmljYXRpb25SZXF1ZXN0GicubHVjaWQuYWRtaW4udjEuR2V0VmVyaWZpY2F0aW9uUmVzcG9uc2USawoSQ2FuY2VsVmVyaWZpY2F0aW9uEikubHVjaWQuYWRtaW4udjEuQ2FuY2VsVmVyaWZpY2F0aW9uUmVxdWVzdBoqLmx1Y2lkLmFkbWluLnYxLkNhbmNlbFZlcmlmaWNhdGlvblJlc3BvbnNlElwKDUNyZWF0ZVJlc3RvcmUSJC5sdWNpZC5hZG1pbi52MS5DcmVhdGVSZXN0b3JlUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkNyZWF0ZVJlc3RvcmVSZXNwb25zZRJbCgxXYXRjaFJlc3RvcmUSIy5sdWNpZC5hZG1pbi52MS5XYXRjaFJlc3RvcmVSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuV2F0Y2hSZXN0b3JlUmVzcG9uc2UwARJTCgpHZXRSZXN0b3JlEiEubHVjaWQuYWRtaW4udjEuR2V0UmVzdG9yZVJlcXVlc3QaIi5sdWNpZC5hZG1pbi52MS5HZXRSZXN0b3JlUmVzcG9uc2USWQoMTGlzdFJlc3RvcmVzEiMubHVjaWQuYWRtaW4udjEuTGlzdFJlc3RvcmVzUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkxpc3RSZXN0b3Jlc1Jlc3BvbnNlElwKDUNhbmNlbFJlc3RvcmUSJC5sdWNpZC5hZG1pbi52MS5DYW5jZWxSZXN0b3JlUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkNhbmNlbFJlc3RvcmVSZXNwb25zZUKCAQoSY29tLmx1Y2lkLmFkbWluLnYxQhJCYWNrdXBTZXJ2aWNlUHJvdG9QAaICA0xBWKoCDkx1Y2lkLkFkbWluLlYxygIOTHVjaWRcQWRtaW5cVjHiAhpMdWNpZFxBZG1pblxWMVxHUEJNZXRhZGF0YeoCEEx1Y2lkOjpBZG1pbjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_lucid_admin_v1_common]);
 
 /**
  * What of the stores a backup or a restore is about.
@@ -130,7 +130,8 @@ export type JobProgress = Message<"lucid.admin.v1.JobProgress"> & {
   percent: number;
 
   /**
-   * Documents, keys and search documents that are done.
+   * Documents, keys and search documents that are done. A restore goes through them three times, to check, to write and to
+   * compare them; this counts those of the time that it is in. `percent` is of all three.
    *
    * @generated from field: int64 items_done = 3;
    */
@@ -144,7 +145,7 @@ export type JobProgress = Message<"lucid.admin.v1.JobProgress"> & {
   itemsTotal: bigint;
 
   /**
-   * Bytes that are done, before compression.
+   * Bytes that are done, before compression, in the same manner.
    *
    * @generated from field: int64 bytes_done = 5;
    */
@@ -495,7 +496,7 @@ export type WatchBackupRequest = Message<"lucid.admin.v1.WatchBackupRequest"> & 
   backupId: string;
 
   /**
-   * Sequence number of the last event seen; 0 starts at the first.
+   * Sequence number of the last event seen; 0 starts at the first. One that the job has not reached is refused.
    *
    * @generated from field: int64 after_sequence = 2;
    */
@@ -523,7 +524,7 @@ export const WatchBackupRequestSchema: GenMessage<WatchBackupRequest> = /*@__PUR
  */
 export type JobEvent = Message<"lucid.admin.v1.JobEvent"> & {
   /**
-   * Counts up by one from 1 within a job. A heartbeat repeats the number of the event before it.
+   * Counts up by one from 1 within a job. While a job runs for long, its events come at larger intervals. A heartbeat repeats the number of the event before it.
    *
    * @generated from field: int64 sequence = 1;
    */
@@ -544,7 +545,7 @@ export type JobEvent = Message<"lucid.admin.v1.JobEvent"> & {
   state: JobState;
 
   /**
-   * How far the job was.
+   * How far the job was; with a heartbeat, how far it is.
    *
    * @generated from field: lucid.admin.v1.JobProgress progress = 4;
    */
@@ -717,6 +718,13 @@ export type ListBackupsResponse = Message<"lucid.admin.v1.ListBackupsResponse"> 
    * @generated from field: string next_page_token = 2;
    */
   nextPageToken: string;
+
+  /**
+   * Whether MongoDB could not be asked for jobs: backups that are being taken or came to nothing are then not listed.
+   *
+   * @generated from field: bool repository_only = 3;
+   */
+  repositoryOnly: boolean;
 };
 
 /**
@@ -957,7 +965,7 @@ export type WatchVerificationRequest = Message<"lucid.admin.v1.WatchVerification
   verificationId: string;
 
   /**
-   * Sequence number of the last event seen; 0 starts at the first.
+   * Sequence number of the last event seen; 0 starts at the first. One that the job has not reached is refused.
    *
    * @generated from field: int64 after_sequence = 2;
    */
@@ -1042,6 +1050,48 @@ export const GetVerificationResponseSchema: GenMessage<GetVerificationResponse> 
   messageDesc(file_lucid_admin_v1_backup_service, 25);
 
 /**
+ * Request of CancelVerification.
+ *
+ * @generated from message lucid.admin.v1.CancelVerificationRequest
+ */
+export type CancelVerificationRequest = Message<"lucid.admin.v1.CancelVerificationRequest"> & {
+  /**
+   * The verification to stop.
+   *
+   * @generated from field: string verification_id = 1;
+   */
+  verificationId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CancelVerificationRequest.
+ * Use `create(CancelVerificationRequestSchema)` to create a new message.
+ */
+export const CancelVerificationRequestSchema: GenMessage<CancelVerificationRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_backup_service, 26);
+
+/**
+ * Response of CancelVerification.
+ *
+ * @generated from message lucid.admin.v1.CancelVerificationResponse
+ */
+export type CancelVerificationResponse = Message<"lucid.admin.v1.CancelVerificationResponse"> & {
+  /**
+   * The verification, CANCELLING or CANCELLED.
+   *
+   * @generated from field: lucid.admin.v1.Verification verification = 1;
+   */
+  verification?: Verification | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CancelVerificationResponse.
+ * Use `create(CancelVerificationResponseSchema)` to create a new message.
+ */
+export const CancelVerificationResponseSchema: GenMessage<CancelVerificationResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_backup_service, 27);
+
+/**
  * A new name for a part of what is restored.
  *
  * @generated from message lucid.admin.v1.Rename
@@ -1075,7 +1125,7 @@ export type Rename = Message<"lucid.admin.v1.Rename"> & {
  * Use `create(RenameSchema)` to create a new message.
  */
 export const RenameSchema: GenMessage<Rename> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 26);
+  messageDesc(file_lucid_admin_v1_backup_service, 28);
 
 /**
  * What a restore left in one unit, and how that compares with the backup.
@@ -1152,7 +1202,7 @@ export type RestoredUnit = Message<"lucid.admin.v1.RestoredUnit"> & {
  * Use `create(RestoredUnitSchema)` to create a new message.
  */
 export const RestoredUnitSchema: GenMessage<RestoredUnit> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 27);
+  messageDesc(file_lucid_admin_v1_backup_service, 29);
 
 /**
  * A restore.
@@ -1250,7 +1300,7 @@ export type Restore = Message<"lucid.admin.v1.Restore"> & {
  * Use `create(RestoreSchema)` to create a new message.
  */
 export const RestoreSchema: GenMessage<Restore> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 28);
+  messageDesc(file_lucid_admin_v1_backup_service, 30);
 
 /**
  * Request of CreateRestore.
@@ -1273,7 +1323,8 @@ export type CreateRestoreRequest = Message<"lucid.admin.v1.CreateRestoreRequest"
   selection?: Selection | undefined;
 
   /**
-   * New names. The first that fits is used; what none fits keeps its name.
+   * New names. The first that fits is used; what none fits keeps its name. One of MongoDB or search that fits nothing is
+   * refused, as are two things that would get the same name.
    *
    * @generated from field: repeated lucid.admin.v1.Rename renames = 3;
    */
@@ -1313,7 +1364,7 @@ export type CreateRestoreRequest = Message<"lucid.admin.v1.CreateRestoreRequest"
  * Use `create(CreateRestoreRequestSchema)` to create a new message.
  */
 export const CreateRestoreRequestSchema: GenMessage<CreateRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 29);
+  messageDesc(file_lucid_admin_v1_backup_service, 31);
 
 /**
  * Response of CreateRestore.
@@ -1334,7 +1385,7 @@ export type CreateRestoreResponse = Message<"lucid.admin.v1.CreateRestoreRespons
  * Use `create(CreateRestoreResponseSchema)` to create a new message.
  */
 export const CreateRestoreResponseSchema: GenMessage<CreateRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 30);
+  messageDesc(file_lucid_admin_v1_backup_service, 32);
 
 /**
  * Request of WatchRestore.
@@ -1350,7 +1401,7 @@ export type WatchRestoreRequest = Message<"lucid.admin.v1.WatchRestoreRequest"> 
   restoreId: string;
 
   /**
-   * Sequence number of the last event seen; 0 starts at the first.
+   * Sequence number of the last event seen; 0 starts at the first. One that the job has not reached is refused.
    *
    * @generated from field: int64 after_sequence = 2;
    */
@@ -1369,7 +1420,7 @@ export type WatchRestoreRequest = Message<"lucid.admin.v1.WatchRestoreRequest"> 
  * Use `create(WatchRestoreRequestSchema)` to create a new message.
  */
 export const WatchRestoreRequestSchema: GenMessage<WatchRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 31);
+  messageDesc(file_lucid_admin_v1_backup_service, 33);
 
 /**
  * One event of WatchRestore.
@@ -1390,7 +1441,7 @@ export type WatchRestoreResponse = Message<"lucid.admin.v1.WatchRestoreResponse"
  * Use `create(WatchRestoreResponseSchema)` to create a new message.
  */
 export const WatchRestoreResponseSchema: GenMessage<WatchRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 32);
+  messageDesc(file_lucid_admin_v1_backup_service, 34);
 
 /**
  * Request of GetRestore.
@@ -1411,7 +1462,7 @@ export type GetRestoreRequest = Message<"lucid.admin.v1.GetRestoreRequest"> & {
  * Use `create(GetRestoreRequestSchema)` to create a new message.
  */
 export const GetRestoreRequestSchema: GenMessage<GetRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 33);
+  messageDesc(file_lucid_admin_v1_backup_service, 35);
 
 /**
  * Response of GetRestore.
@@ -1432,7 +1483,7 @@ export type GetRestoreResponse = Message<"lucid.admin.v1.GetRestoreResponse"> & 
  * Use `create(GetRestoreResponseSchema)` to create a new message.
  */
 export const GetRestoreResponseSchema: GenMessage<GetRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 34);
+  messageDesc(file_lucid_admin_v1_backup_service, 36);
 
 /**
  * Request of ListRestores.
@@ -1474,7 +1525,7 @@ export type ListRestoresRequest = Message<"lucid.admin.v1.ListRestoresRequest"> 
  * Use `create(ListRestoresRequestSchema)` to create a new message.
  */
 export const ListRestoresRequestSchema: GenMessage<ListRestoresRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 35);
+  messageDesc(file_lucid_admin_v1_backup_service, 37);
 
 /**
  * Response of ListRestores.
@@ -1502,7 +1553,7 @@ export type ListRestoresResponse = Message<"lucid.admin.v1.ListRestoresResponse"
  * Use `create(ListRestoresResponseSchema)` to create a new message.
  */
 export const ListRestoresResponseSchema: GenMessage<ListRestoresResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 36);
+  messageDesc(file_lucid_admin_v1_backup_service, 38);
 
 /**
  * Request of CancelRestore.
@@ -1523,7 +1574,7 @@ export type CancelRestoreRequest = Message<"lucid.admin.v1.CancelRestoreRequest"
  * Use `create(CancelRestoreRequestSchema)` to create a new message.
  */
 export const CancelRestoreRequestSchema: GenMessage<CancelRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 37);
+  messageDesc(file_lucid_admin_v1_backup_service, 39);
 
 /**
  * Response of CancelRestore.
@@ -1544,7 +1595,7 @@ export type CancelRestoreResponse = Message<"lucid.admin.v1.CancelRestoreRespons
  * Use `create(CancelRestoreResponseSchema)` to create a new message.
  */
 export const CancelRestoreResponseSchema: GenMessage<CancelRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_admin_v1_backup_service, 38);
+  messageDesc(file_lucid_admin_v1_backup_service, 40);
 
 /**
  * Where a job is in its life. Nothing leaves a final state.
@@ -1859,7 +1910,8 @@ export const BackupService: GenService<{
   },
   /**
    * Lists backups, the newest first: those in the repository, and those that are being taken or came to nothing.
-   * Works where nothing but the repository is left. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`).
+   * Works where nothing but the repository is left. One that cannot be read is FAILED and hides no other. Fails with
+   * `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`).
    *
    * @generated from rpc lucid.admin.v1.BackupService.ListBackups
    */
@@ -1881,7 +1933,8 @@ export const BackupService: GenService<{
   },
   /**
    * Deletes a backup and what no other backup needs of its data. Needs `confirm_backup_id`. Fails with `NOT_FOUND`
-   * (`BACKUP_NOT_FOUND`), `FAILED_PRECONDITION` (`CONFIRMATION_MISMATCH`, `BACKUP_IN_USE`).
+   * (`BACKUP_NOT_FOUND`), `FAILED_PRECONDITION` (`CONFIRMATION_MISMATCH`, `BACKUP_IN_USE` while it is taken, verified or
+   * restored, `BACKUP_NOT_COMPLETE` where it came to nothing).
    *
    * @generated from rpc lucid.admin.v1.BackupService.DeleteBackup
    */
@@ -1922,9 +1975,21 @@ export const BackupService: GenService<{
     output: typeof GetVerificationResponseSchema;
   },
   /**
+   * Asks a running verification to stop. May be repeated. Fails as CancelBackup does, with `VERIFICATION_NOT_FOUND`.
+   *
+   * @generated from rpc lucid.admin.v1.BackupService.CancelVerification
+   */
+  cancelVerification: {
+    methodKind: "unary";
+    input: typeof CancelVerificationRequestSchema;
+    output: typeof CancelVerificationResponseSchema;
+  },
+  /**
    * Stores a restore job and returns at once. Idempotent when `request_id` is set. Whole or part, into the same or other
-   * names. Fails with `NOT_FOUND` (`BACKUP_NOT_FOUND`), `INVALID_ARGUMENT` (`BAD_REQUEST`), `FAILED_PRECONDITION`
-   * (`BACKUP_NOT_COMPLETE`, `CONFIRMATION_MISMATCH`).
+   * names. The job changes nothing before all data that it needs has been read and found whole. Fails with `NOT_FOUND`
+   * (`BACKUP_NOT_FOUND`), `INVALID_ARGUMENT` (`BAD_REQUEST`), `FAILED_PRECONDITION` (`BACKUP_NOT_COMPLETE`,
+   * `CONFIRMATION_MISMATCH`, `RESTORE_REFUSED`; with `validate_only` also `RESTORE_CONFLICT`), `DATA_LOSS`
+   * (`BACKUP_MANIFEST_DAMAGED`).
    *
    * @generated from rpc lucid.admin.v1.BackupService.CreateRestore
    */

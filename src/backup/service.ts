@@ -1,0 +1,300 @@
+import { randomUUIDv7 } from "node:crypto";
+
+import { create, toBinary } from "@bufbuild/protobuf";
+import { type Duration, durationMs } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+
+import {
+  type BackupService,
+  BackupType,
+  ConflictPolicy,
+  CreateBackupRequestSchema,
+  CreateRestoreRequestSchema,
+  ListBackupsRequestSchema,
+  ListRestoresRequestSchema,
+  VerifyBackupRequestSchema,
+} from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { fail, isReason } from "../errors.ts";
+import type { Jobs } from "../jobs/jobs.ts";
+import { activeStates, type JobRecord, type JobState } from "../jobs/record.ts";
+import { backupNotFound, catalog, isWanted } from "./catalog.ts";
+import type { Target } from "./contracts.ts";
+import {
+  backupIdOf,
+  backupKind,
+  eventOf,
+  restoreKind,
+  restoreOf,
+  storedState,
+  verificationKind,
+  verificationOf,
+  withoutUnits,
+} from "./messages.ts";
+import type { BackupRepository } from "./repository/repository.ts";
+import { requireRestorable, tryRestore } from "./restore-request.ts";
+import { completeSelection, selectionViolations } from "./selection.ts";
+
+/** What BackupService needs. */
+export interface BackupServiceOptions {
+  readonly jobs: Jobs;
+  readonly repository: () => Promise<BackupRepository>;
+  /** The stores that can be restored into, for the check of a restore that is only validated. */
+  readonly targets: readonly Target[];
+  readonly pageTokens: PageTokens;
+  /** Database of the service's own, that nothing is restored into. */
+  readonly systemDatabase: string;
+  /** Turns an error of a store into one that a caller can be told. */
+  readonly translate: (error: unknown) => unknown;
+}
+
+/** Makes positions in lists opaque and binds them to what was listed. */
+export interface PageTokens {
+  encode(query: Uint8Array, position: string): string;
+  /** Undefined for the empty token. Fails with `PAGE_TOKEN_INVALID`. */
+  decode(query: Uint8Array, token: string): string | undefined;
+}
+
+const pageSizes = { usual: 50, most: 1000 };
+
+const usualHeartbeatMs = 15_000;
+
+/** Jobs that are read at once. */
+const pageJobs = 200;
+
+/** The handlers of BackupService. The work itself is done by the jobs that `backupJobs` registers, in any replica. */
+export function backupService(options: BackupServiceOptions): ServiceImpl<typeof BackupService> {
+  const { jobs, repository, targets, pageTokens, systemDatabase } = options;
+  const backups = catalog(options);
+
+  /** The job of a request: the one that an earlier call with its request id has made, or a new one that passes `check`. */
+  async function jobFor(
+    kind: string,
+    request: { requestId: string; spec: Uint8Array },
+    check: () => Promise<void>,
+  ): Promise<JobRecord> {
+    const { requestId, spec } = request;
+    const earlier = requestId === "" ? undefined : await jobs.recall(kind, { requestId, spec });
+    if (earlier !== undefined) return earlier;
+    await check();
+    return jobs.create(kind, { jobId: randomUUIDv7(), spec, ...(requestId !== "" && { requestId }) });
+  }
+
+  async function jobOf(kind: string, jobId: string, signal: AbortSignal): Promise<JobRecord> {
+    const job = await jobs.find(kind, jobId, signal);
+    if (job === undefined) throw jobNotFound(kind, jobId);
+    return job;
+  }
+
+  async function cancel(kind: string, jobId: string): Promise<JobRecord> {
+    try {
+      return await jobs.cancel(kind, jobId);
+    } catch (error) {
+      throw isReason(error, "JOB_NOT_FOUND") ? jobNotFound(kind, jobId) : error;
+    }
+  }
+
+  async function* watch(kind: string, jobId: string, request: WatchRequest, { signal }: HandlerContext) {
+    const { afterSequence, heartbeatInterval } = request;
+    const heartbeatMs = heartbeatInterval === undefined ? usualHeartbeatMs : durationMs(heartbeatInterval);
+    try {
+      const events = jobs.watch(kind, jobId, { afterSequence: Number(afterSequence), heartbeatMs, signal });
+      for await (const event of events) yield { event: eventOf(event) };
+    } catch (error) {
+      throw isReason(error, "JOB_NOT_FOUND") ? jobNotFound(kind, jobId) : error;
+    }
+  }
+
+  async function* jobsOf(
+    kind: string,
+    wanted: { before?: string | undefined; states?: readonly JobState[] },
+    signal: AbortSignal,
+  ) {
+    let { before } = wanted;
+    for (;;) {
+      const page = await jobs.list(kind, { ...wanted, before, limit: pageJobs }, signal);
+      yield* page;
+      before = page.at(-1)?.jobId;
+      if (page.length < pageJobs) return;
+    }
+  }
+
+  async function requireUnused(backupId: string, signal: AbortSignal): Promise<void> {
+    for (const kind of [backupKind, verificationKind, restoreKind]) {
+      for await (const job of jobsOf(kind, { states: activeStates }, signal)) {
+        if (backupIdOf(job) !== backupId) continue;
+        const metadata = { backup_id: backupId, kind, job_id: job.jobId, state: job.state };
+        throw fail("BACKUP_IN_USE", `A ${kind} job works on backup ${backupId}`, { metadata });
+      }
+    }
+  }
+
+  return {
+    async createBackup(request, { signal }) {
+      requireFull(request.type);
+      const selection = completeSelection(request.selection);
+      const wrong = selectionViolations(selection, { systemDatabase });
+      if (wrong.length > 0) throw fail("BAD_REQUEST", "The selection is not valid", { fields: wrong });
+      const { description, retentionDays, requestId } = request;
+      const asked = create(CreateBackupRequestSchema, { type: BackupType.FULL, selection, description, retentionDays });
+      const spec = toBinary(CreateBackupRequestSchema, asked);
+      const job = await jobFor(backupKind, { requestId, spec }, async () => {
+        await repository(); // that it is away or locked is to be told now, not by a job that fails
+      });
+      return { backup: await backups.ofJob(job, signal) };
+    },
+
+    async *watchBackup(request, context) {
+      try {
+        yield* watch(backupKind, request.backupId, request, context);
+      } catch (error) {
+        if (!isReason(error, "BACKUP_NOT_FOUND")) throw error;
+        // After a loss of MongoDB the backup is there and its job is not: all that is left to tell is how it ended.
+        const { state, progress, endTime } = await backups.get(request.backupId, context.signal);
+        const sequence = request.afterSequence + 1n;
+        yield { event: { sequence, state, ...(progress && { progress }), ...(endTime && { eventTime: endTime }) } };
+      }
+    },
+
+    async getBackup({ backupId }, { signal }) {
+      return { backup: await backups.get(backupId, signal) };
+    },
+
+    async listBackups(request, { signal }) {
+      const query = toBinary(ListBackupsRequestSchema, { ...request, pageSize: 0, pageToken: "" });
+      const before = pageTokens.decode(query, request.pageToken);
+      const { backups: all, repositoryOnly } = await backups.list({ before, signal });
+      const { items, last } = await pageOf(all, request.pageSize, (backup) => isWanted(backup, request));
+      const nextPageToken = last === undefined ? "" : pageTokens.encode(query, last.backupId);
+      return { backups: items.map(withoutUnits), nextPageToken, repositoryOnly };
+    },
+
+    async cancelBackup({ backupId }, { signal }) {
+      try {
+        return { backup: await backups.ofJob(await cancel(backupKind, backupId), signal) };
+      } catch (error) {
+        if (!isReason(error, "BACKUP_NOT_FOUND")) throw error;
+        await backups.get(backupId, signal);
+        const metadata = { job_id: backupId, state: "SUCCEEDED" };
+        throw fail("JOB_ALREADY_FINISHED", "The job has ended already: SUCCEEDED", { metadata });
+      }
+    },
+
+    async deleteBackup({ backupId, confirmBackupId, validateOnly }, { signal }) {
+      await requireUnused(backupId, signal);
+      await backups.requireStored(backupId, signal);
+      if (!validateOnly) requireConfirmed(confirmBackupId, backupId);
+      return await (await repository()).delete(backupId, { validateOnly }, signal);
+    },
+
+    async verifyBackup({ backupId, requestId }, { signal }) {
+      const spec = toBinary(VerifyBackupRequestSchema, create(VerifyBackupRequestSchema, { backupId }));
+      const job = await jobFor(verificationKind, { requestId, spec }, () => backups.requireStored(backupId, signal));
+      return { verification: verificationOf(job) };
+    },
+
+    async *watchVerification(request, context) {
+      yield* watch(verificationKind, request.verificationId, request, context);
+    },
+
+    async getVerification({ verificationId }, { signal }) {
+      return { verification: verificationOf(await jobOf(verificationKind, verificationId, signal)) };
+    },
+
+    async cancelVerification({ verificationId }) {
+      return { verification: verificationOf(await cancel(verificationKind, verificationId)) };
+    },
+
+    async createRestore(request, { signal }) {
+      const { backupId, requestId, confirmBackupId, selection, renames, validateOnly } = request;
+      const conflictPolicy = request.conflictPolicy || ConflictPolicy.FAIL;
+      const init = { backupId, renames, conflictPolicy, ...(selection && { selection }) };
+      const asked = create(CreateRestoreRequestSchema, init);
+      const spec = toBinary(CreateRestoreRequestSchema, asked);
+      const check = async (): Promise<void> => {
+        const manifest = await backups.manifest(backupId, signal);
+        if (destructive.has(conflictPolicy)) requireConfirmed(confirmBackupId, backupId);
+        requireRestorable(manifest, asked, { systemDatabase });
+        if (validateOnly) await tryRestore(manifest, asked, { targets, repository: await repository(), signal });
+      };
+      if (validateOnly) {
+        await check();
+        return { restore: init };
+      }
+      return { restore: restoreOf(await jobFor(restoreKind, { requestId, spec }, check)) };
+    },
+
+    async *watchRestore(request, context) {
+      yield* watch(restoreKind, request.restoreId, request, context);
+    },
+
+    async getRestore({ restoreId }, { signal }) {
+      return { restore: restoreOf(await jobOf(restoreKind, restoreId, signal)) };
+    },
+
+    async listRestores(request, { signal }) {
+      const query = toBinary(ListRestoresRequestSchema, { ...request, pageSize: 0, pageToken: "" });
+      const before = pageTokens.decode(query, request.pageToken);
+      const state = storedState(request.state);
+      const all = jobsOf(restoreKind, { before, ...(state && { states: [state] }) }, signal);
+      const { items, last } = await pageOf(all, request.pageSize, (job) =>
+        ["", backupIdOf(job)].includes(request.backupId),
+      );
+      const nextPageToken = last === undefined ? "" : pageTokens.encode(query, last.jobId);
+      return { restores: items.map((job) => withoutUnits(restoreOf(job))), nextPageToken };
+    },
+
+    async cancelRestore({ restoreId }) {
+      return { restore: restoreOf(await cancel(restoreKind, restoreId)) };
+    },
+  };
+}
+
+interface WatchRequest {
+  readonly afterSequence: bigint;
+  readonly heartbeatInterval?: Duration | undefined;
+}
+
+/** Policies that change what is there. */
+const destructive: ReadonlySet<ConflictPolicy> = new Set([ConflictPolicy.DROP, ConflictPolicy.OVERWRITE]);
+
+/** A page of what is wanted of `all`, and its last item where there is more. */
+async function pageOf<T>(
+  all: AsyncIterable<T>,
+  asked: number,
+  isWantedItem: (item: T) => boolean,
+): Promise<{ items: T[]; last?: T }> {
+  const size = Math.min(asked === 0 ? pageSizes.usual : asked, pageSizes.most);
+  const items: T[] = [];
+  for await (const item of all) {
+    if (!isWantedItem(item)) continue;
+    const last = items.at(-1);
+    if (items.length === size && last !== undefined) return { items, last };
+    items.push(item);
+  }
+  return { items };
+}
+
+function requireFull(type: BackupType): void {
+  if (type === BackupType.UNSPECIFIED || type === BackupType.FULL) return;
+  const name = type === BackupType.INCREMENTAL ? "INCREMENTAL" : "DIFFERENTIAL";
+  throw fail("BACKUP_TYPE_NOT_SUPPORTED", `Backups of type ${name} are not supported`, { metadata: { type: name } });
+}
+
+function requireConfirmed(confirmation: string, backupId: string): void {
+  if (confirmation === backupId) return;
+  const field = { field: "confirm_backup_id", description: "must repeat the id of the backup" };
+  const metadata = { backup_id: backupId };
+  throw fail("CONFIRMATION_MISMATCH", "The confirmation is not the id of the backup", { fields: [field], metadata });
+}
+
+function jobNotFound(kind: string, jobId: string): Error {
+  if (kind === backupKind) return backupNotFound(jobId);
+  const [reason, type] =
+    kind === restoreKind
+      ? (["RESTORE_NOT_FOUND", "Restore"] as const)
+      : (["VERIFICATION_NOT_FOUND", "Verification"] as const);
+  return fail(reason, `There is no ${kind} ${jobId}`, {
+    metadata: { [`${kind}_id`]: jobId },
+    resource: { type: `lucid.admin.v1.${type}`, name: jobId },
+  });
+}

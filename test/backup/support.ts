@@ -1,0 +1,146 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
+import {
+  type Db,
+  MongoClient,
+  MongoNetworkError,
+  MongoOperationTimeoutError,
+  MongoServerSelectionError,
+} from "mongodb";
+
+import { BackupService, type JobEvent, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
+import { backupJobs } from "../../src/backup/backup-jobs.ts";
+import type { Source, Target } from "../../src/backup/contracts.ts";
+import { lazyRepository } from "../../src/backup/lazy-repository.ts";
+import { backupService, type PageTokens } from "../../src/backup/service.ts";
+import { fail } from "../../src/errors.ts";
+import { type Jobs, openJobs } from "../../src/jobs/jobs.ts";
+import { storeAddresses, uniqueName } from "../support/stores.ts";
+
+export const systemDatabase = "lucid_system";
+
+/** Page tokens as plain text: what makes them opaque is tested elsewhere. */
+const plainTokens: PageTokens = {
+  encode: (query, position) => JSON.stringify([Buffer.from(query).toString("hex"), position]),
+  decode(query, token) {
+    if (token === "") return undefined;
+    const [asked, position] = JSON.parse(token) as [string, string];
+    if (asked !== Buffer.from(query).toString("hex"))
+      throw fail("PAGE_TOKEN_INVALID", "The page token is of another list");
+    return position;
+  },
+};
+
+function translate(error: unknown): unknown {
+  const away = [MongoNetworkError, MongoServerSelectionError, MongoOperationTimeoutError].some(
+    (kind) => error instanceof kind,
+  );
+  return away ? fail("STORE_UNAVAILABLE", "MongoDB cannot be reached", { cause: error }) : error;
+}
+
+/** One replica of the service's backups: its client, and its jobs. */
+export interface Replica {
+  readonly client: Client<typeof BackupService>;
+  readonly jobs: Jobs;
+}
+
+/** A repository of its own in a folder, a database for jobs, and replicas on both. */
+export interface BackupRig extends AsyncDisposable {
+  /** A database that is filled with `count` documents and removed at the end. */
+  filled(count: number): Promise<Db>;
+  /** Name of a database that is removed at the end. */
+  databaseName(): string;
+  readonly dir: string;
+  readonly keyFile: string;
+  replica(options?: {
+    readonly sources?: readonly Source[];
+    readonly targets?: readonly Target[];
+    /** Another repository than the rig's. */
+    readonly repository?: { readonly dir: string; readonly keyFile: string };
+    /** Another database than the rig's: as after a loss of MongoDB. */
+    readonly database?: string;
+    readonly mongodbUri?: string;
+    readonly start?: boolean;
+  }): Promise<Replica>;
+}
+
+export async function backupRig(): Promise<BackupRig> {
+  const stack = new AsyncDisposableStack();
+  const dir = await mkdtemp(join(tmpdir(), "lucid-backup-"));
+  stack.defer(() => rm(dir, { recursive: true, force: true }));
+  const keyFile = join(dir, "key");
+  await writeFile(keyFile, "a key that is long enough for the tests");
+  const ownDatabase = uniqueName("jobs");
+  const databases = new Set([ownDatabase]);
+  const client = await MongoClient.connect(storeAddresses().mongodbUri);
+  stack.defer(() => client.close());
+  stack.defer(async () => {
+    for (const name of databases) await client.db(name).dropDatabase();
+  });
+  const own = { dir: join(dir, "repository"), keyFile };
+  const databaseName = (): string => {
+    const name = uniqueName("data");
+    databases.add(name);
+    return name;
+  };
+  return {
+    databaseName,
+    async filled(count) {
+      const db = client.db(databaseName());
+      const documents = Array.from({ length: count }, (_, index) => ({
+        number: index,
+        text: `document ${index} `.repeat(20),
+      }));
+      await db.collection("first").insertMany(documents);
+      await db.collection("second").insertOne({ alone: true });
+      return db;
+    },
+    dir: own.dir,
+    keyFile,
+    async replica({
+      sources = [],
+      targets = [],
+      repository = own,
+      database = ownDatabase,
+      mongodbUri,
+      start = true,
+    } = {}) {
+      databases.add(database);
+      const connection = new MongoClient(mongodbUri ?? storeAddresses().mongodbUri, { serverSelectionTimeoutMS: 1000 });
+      stack.defer(() => connection.close());
+      const lazy = stack.use(lazyRepository(repository));
+      const log = { info() {}, warn() {}, error() {} };
+      const jobs = openJobs({ db: connection.db(database), leaseMs: 3000, concurrency: 4, log, translate });
+      stack.use(jobs);
+      const parts = { jobs, repository: () => lazy.open(), sources, targets, parallelism: 2 };
+      backupJobs(parts);
+      const service = backupService({ ...parts, pageTokens: plainTokens, systemDatabase, translate });
+      const transport = createRouterTransport(({ service: serve }) => serve(BackupService, service));
+      if (start) jobs.start();
+      return { client: createClient(BackupService, transport), jobs };
+    },
+    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+  };
+}
+
+/** All events of a watch. */
+export async function eventsOf(watch: AsyncIterable<{ event?: JobEvent | undefined }>): Promise<JobEvent[]> {
+  return (await Array.fromAsync(watch)).map(({ event }) => {
+    if (event === undefined) throw new Error("no event");
+    return event;
+  });
+}
+
+/** Takes a backup to its end; returns its id. */
+export async function takenBackup(client: Client<typeof BackupService>): Promise<string> {
+  const { backup } = await client.createBackup({ selection: { stores: [Store.MONGODB] } });
+  const backupId = backup?.backupId ?? "";
+  const events = await eventsOf(client.watchBackup({ backupId }));
+  const last = events.at(-1);
+  if (last?.state !== JobState.SUCCEEDED) throw new Error(`The backup ended: ${last?.error?.reason}`);
+  return backupId;
+}
