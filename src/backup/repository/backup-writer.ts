@@ -13,7 +13,7 @@ import { checkBackupId, lookAtManifest, rootHashOf, sealManifest } from "./manif
 import { hex, objectNames } from "./names.ts";
 import { PackWriter } from "./pack-writer.ts";
 import { announce, type Presence } from "./presence.ts";
-import { type Boundaries, boundariesOf, chunkSizes } from "./record-cutter.ts";
+import { boundariesOf, chunkSizes, listChunkSizes } from "./record-cutter.ts";
 import { FORMAT_VERSION } from "./secret.ts";
 import { Slots } from "./slots.ts";
 import type { ObjectStorage } from "./storage.ts";
@@ -80,7 +80,6 @@ class ChunkedBackupWriter implements BackupWriter {
   readonly #failing = new AbortController();
   readonly #signal: AbortSignal;
   readonly #packs: PackWriter;
-  readonly #boundaries: Boundaries;
   readonly #sink: ChunkSink;
 
   readonly #slots = new Slots(CHUNKS_AT_ONCE);
@@ -104,9 +103,9 @@ class ChunkedBackupWriter implements BackupWriter {
     this.#packs = new PackWriter({ ...place, writerId: presence.writerId, signal: this.#signal }, (error) =>
       this.#failing.abort(error),
     );
-    this.#boundaries = boundariesOf(place.keys);
     this.#sink = {
-      boundaries: this.#boundaries,
+      boundaries: boundariesOf(place.keys, chunkSizes),
+      listBoundaries: boundariesOf(place.keys, listChunkSizes),
       takeBuffer: () => this.#idle.pop() ?? Buffer.allocUnsafeSlow(chunkSizes.most),
       giveBuffer: (buffer) => this.#giveBuffer(buffer),
       put: (buffer, length, done) => this.#put(buffer, length, done),

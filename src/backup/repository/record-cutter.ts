@@ -1,11 +1,13 @@
 import type { Keys } from "./keys.ts";
 
 /**
- * Sizes of chunks in bytes. A chunk is what a change stores again, so it is small: of 1 KB records of which 0.1 % change, 6 % are
- * stored again at 64 KiB, 12 % at 128 KiB. It is not smaller, since each costs a reference of 60 bytes, an entry of 36 in
+ * Sizes of chunks in bytes. A chunk is what a change stores again, so it is small: of 1 KB records of which 0.1 % change, 7 % are
+ * stored again at 64 KiB, 14 % at 128 KiB. It is not smaller, since each costs a reference of 60 bytes, an entry of 36 in
  * memory, and 20 µs for the call of zstd, which also finds less to compress (3 % more is stored at 32 KiB).
  */
 export const chunkSizes = { least: 16 * 1024, mean: 64 * 1024, most: 256 * 1024 };
+/** The same of chunks that list chunks: hardly compressible, and one of them is stored again with every chunk that is. */
+export const listChunkSizes = { ...chunkSizes, least: 4 * 1024, mean: 16 * 1024 };
 /** Each record stands behind its length, uint32 little-endian. */
 export const RECORD_HEADER_BYTES = 4;
 /** Longest record: what its length can say. */
@@ -23,19 +25,21 @@ const PIECE_MASK = 0xffff_0000;
  */
 export interface Boundaries {
   /**
-   * Whether a chunk ends behind the record in `bytes` from `start` to `end`. The chance grows with the record's length, which
-   * makes the mean length of chunks independent of it.
+   * Whether the chunk in `bytes` ends behind its last record, which stands from `start` to `end`. The chance grows with the
+   * record's length, which makes the mean length of chunks independent of it.
    */
   endsChunk(bytes: Buffer, start: number, end: number): boolean;
   /** Where the piece of a long record that begins at `start` ends, at most `most` bytes on. */
   endOfPiece(record: Uint8Array, start: number, most: number): number;
 }
 
-export function boundariesOf(keys: Pick<Keys, "boundarySeed">): Boundaries {
+export function boundariesOf(keys: Pick<Keys, "boundarySeed">, { least, mean }: typeof chunkSizes): Boundaries {
   const seed = keys.boundarySeed;
   const [start0, factor0] = [seed.readUInt32LE(0), seed.readUInt32LE(4) | 1];
   const gear = Uint32Array.from({ length: 256 }, (_, i) => seed.readUInt32LE(32 + i * 4));
-  const scale = 2 ** 32 / (chunkSizes.mean - chunkSizes.least);
+  // A chance in each record that grows with the chunk gives lengths of a Rayleigh distribution, whose mean is its parameter
+  // times √(π/2). Lengths vary half as much as with an even chance, and long chunks are the ones that changes hit.
+  const scale = (2 ** 32 * Math.PI) / 2 / (mean - least) ** 2;
 
   // A sample, not all of the record: documents differ in their ids at the head and in their last fields, and half a
   // microsecond for each kilobyte is saved. Where all samples are alike, chunks end at the least or the most length.
@@ -63,7 +67,10 @@ export function boundariesOf(keys: Pick<Keys, "boundarySeed">): Boundaries {
   };
 
   return {
-    endsChunk: (bytes, start, end) => hash(bytes, start, end) < (end - start + RECORD_HEADER_BYTES) * scale,
+    endsChunk: (bytes, start, end) => {
+      const chance = (end - start + RECORD_HEADER_BYTES) * (end - least) * scale;
+      return end > least && hash(bytes, start, end) < chance;
+    },
     endOfPiece(record, start, most) {
       const end = Math.min(record.byteLength, start + most);
       // A gear hash: the upper bits depend on the last 32 bytes.

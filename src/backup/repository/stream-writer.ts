@@ -13,6 +13,8 @@ const MOST_DIRECT_REFERENCES = 32;
 /** Where streams put their chunks. */
 export interface ChunkSink {
   readonly boundaries: Boundaries;
+  /** Of the chunks that list chunks. */
+  readonly listBoundaries: Boundaries;
   /** A buffer of `chunkSizes.most` bytes. */
   takeBuffer(): Buffer;
   giveBuffer(buffer: Buffer): void;
@@ -42,6 +44,7 @@ export class ChunkedStreamWriter implements StreamWriter {
   #references: Buffer[] = [];
   #list: ChunkedStreamWriter | undefined;
   readonly #isList: boolean;
+  readonly #boundaries: Boundaries;
   #buffer: Buffer | undefined;
   #used = 0;
   #recordCount = 0;
@@ -52,6 +55,7 @@ export class ChunkedStreamWriter implements StreamWriter {
   constructor(sink: ChunkSink, isList = false) {
     this.#sink = sink;
     this.#isList = isList;
+    this.#boundaries = isList ? sink.listBoundaries : sink.boundaries;
   }
 
   async write(records: readonly Uint8Array[]): Promise<void> {
@@ -68,8 +72,7 @@ export class ChunkedStreamWriter implements StreamWriter {
       this.#buffer.set(record, start);
       this.#used = start + record.byteLength;
       this.#count(record);
-      if (this.#used >= chunkSizes.least && this.#sink.boundaries.endsChunk(this.#buffer, start, this.#used))
-        await this.#cut();
+      if (this.#boundaries.endsChunk(this.#buffer, start, this.#used)) await this.#cut();
     }
     if (!this.#isList && this.#references.length > MOST_DIRECT_REFERENCES) await this.#moveReferences();
     this.#state = "open";
@@ -130,7 +133,7 @@ export class ChunkedStreamWriter implements StreamWriter {
     for (let start = 0; start < record.byteLength;) {
       const buffer = (this.#buffer ??= this.#sink.takeBuffer());
       if (start === 0) this.#used = buffer.writeUInt32LE(record.byteLength, 0);
-      const end = this.#sink.boundaries.endOfPiece(record, start, chunkSizes.most - this.#used);
+      const end = this.#boundaries.endOfPiece(record, start, chunkSizes.most - this.#used);
       buffer.set(record.subarray(start, end), this.#used);
       this.#used += end - start;
       start = end;
