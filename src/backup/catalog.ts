@@ -164,9 +164,10 @@ function backupOfListed(
 ): Backup {
   if (listed.manifest !== undefined) return backupOfManifest(listed.manifest, options);
   const { reason = "INTERNAL", metadata = {} } = reasonOf(listed.error) ?? {};
-  const error = { reason, message: listed.error.rawMessage, metadata };
-  const known = job === undefined ? {} : backupOfJob(job);
-  return create(BackupSchema, { ...known, backupId: listed.backupId, state: JobState.FAILED, error });
+  const backup = job === undefined ? create(BackupSchema, { backupId: listed.backupId }) : backupOfJob(job);
+  backup.state = JobState.FAILED;
+  backup.error = create(JobErrorSchema, { reason, message: listed.error.rawMessage, metadata });
+  return backup;
 }
 
 async function* below(backups: AsyncIterable<ListedBackup>, before: string | undefined): AsyncGenerator<ListedBackup> {

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
+import { type Client, type Code, ConnectError, createClient, createRouterTransport } from "@connectrpc/connect";
 import {
   type Db,
   MongoClient,
@@ -11,13 +11,14 @@ import {
   MongoServerSelectionError,
 } from "mongodb";
 
+import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { BackupService, type JobEvent, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import { backupJobs } from "../../src/backup/backup-jobs.ts";
 import type { Source, Target } from "../../src/backup/contracts.ts";
 import { lazyRepository } from "../../src/backup/lazy-repository.ts";
 import { backupService, type PageTokens } from "../../src/backup/service.ts";
-import { fail } from "../../src/errors.ts";
+import { fail, reasonOf } from "../../src/errors.ts";
 import { type Jobs, openJobs } from "../../src/jobs/jobs.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
@@ -50,6 +51,8 @@ export interface Replica {
 
 /** A repository of its own in a folder, a database for jobs, and replicas on both. */
 export interface BackupRig extends AsyncDisposable {
+  /** Database of the jobs. */
+  readonly database: string;
   /** A database that is filled with `count` documents and removed at the end. */
   filled(count: number): Promise<Db>;
   /** Name of a database that is removed at the end. */
@@ -88,6 +91,7 @@ export async function backupRig(): Promise<BackupRig> {
     return name;
   };
   return {
+    database: ownDatabase,
     databaseName,
     async filled(count) {
       const db = client.db(databaseName());
@@ -115,7 +119,7 @@ export async function backupRig(): Promise<BackupRig> {
       const lazy = stack.use(lazyRepository(repository));
       const log = { info() {}, warn() {}, error() {} };
       const jobs = openJobs({ db: connection.db(database), leaseMs: 3000, concurrency: 4, log, translate });
-      stack.use(jobs);
+      stack.defer(() => jobs[Symbol.asyncDispose]());
       const parts = { jobs, repository: () => lazy.open(), sources, targets, parallelism: 2 };
       backupJobs(parts);
       const service = backupService({ ...parts, pageTokens: plainTokens, systemDatabase, translate });
@@ -143,4 +147,22 @@ export async function takenBackup(client: Client<typeof BackupService>): Promise
   const last = events.at(-1);
   if (last?.state !== JobState.SUCCEEDED) throw new Error(`The backup ended: ${last?.error?.reason}`);
   return backupId;
+}
+
+/** The reason of a refusal. */
+export async function reason(call: Promise<unknown>): Promise<string | undefined> {
+  return (await refusal(call)).reason;
+}
+
+/** The reason of a refusal and the fields that it names. */
+export async function refusal(
+  call: Promise<unknown>,
+): Promise<{ reason: string | undefined; code: Code; fields: string[] }> {
+  const [outcome] = await Promise.allSettled([call]);
+  if (outcome.status === "fulfilled") throw new Error("was not refused");
+  const error = ConnectError.from(outcome.reason);
+  const fields = error
+    .findDetails(BadRequestSchema)
+    .flatMap(({ fieldViolations }) => fieldViolations.map(({ field }) => field));
+  return { reason: reasonOf(error)?.reason, code: error.code, fields };
 }
