@@ -4,6 +4,7 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import {
   type Backup,
   BackupSchema,
+  JobErrorSchema,
   JobState,
   type ListBackupsRequest,
 } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
