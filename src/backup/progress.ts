@@ -44,7 +44,7 @@ export interface JobMeter extends Meter, Disposable {
  * of these passes a phase belongs to: a restore reads each record to check it, writes it and compares it.
  */
 export function jobMeter(
-  context: JobContext,
+  context: Pick<JobContext, "report">,
   options: {
     readonly passes: number;
     readonly passOf: (phase: JobPhase) => number;
@@ -117,6 +117,7 @@ export function jobMeter(
     itemsDone: (store, unit) => units.get(`${store}/${unit}`)?.itemsDone[0] ?? 0,
     [Symbol.dispose]() {
       clearInterval(timer);
+      changed = true; // what the repository has written by now
       report(false);
     },
   };
