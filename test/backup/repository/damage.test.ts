@@ -51,7 +51,7 @@ test.for([{ encrypted: true }, { encrypted: false }])(
           await flip(path, offset, bit);
         }
       }),
-      { seed: 77, numRuns: options.encrypted ? 60 : 120 },
+      { seed: 77, numRuns: 120 },
     );
     expect(await readBackup(place.repository, "b")).toEqual(written);
   },
