@@ -90,6 +90,7 @@ export interface Snapshot {
 /** What a watcher needs of a job. */
 export interface Head {
   readonly jobId: string;
+  readonly kind: string;
   readonly event: JobEvent;
   /** The newest, which may be newer than the event's. */
   readonly progress: JobProgress | undefined;
@@ -294,9 +295,9 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
 
     /** The newest events and progress of jobs, in no order. */
     async heads(jobIds: readonly string[], signal: AbortSignal): Promise<Head[]> {
-      const projection = { event: 1, progress: 1 };
+      const projection = { kind: 1, event: 1, progress: 1 };
       const found = await jobs.find({ _id: { $in: jobIds } }, { projection, signal, ...bounded }).toArray();
-      return found.map(({ _id, event, progress }) => ({ jobId: _id, event: eventOf(event), progress }));
+      return found.map(({ _id, kind, event, progress }) => ({ jobId: _id, kind, event: eventOf(event), progress }));
     },
 
     /** Stored events with `after` < sequence < `before`, in order, at most `limit`. */

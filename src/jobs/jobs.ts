@@ -3,7 +3,7 @@ import { performance } from "node:perf_hooks";
 import type { Db } from "mongodb";
 
 import { fail } from "../errors.ts";
-import { jobStore, type ListOptions } from "./job-store.ts";
+import { type Head, jobStore, type ListOptions, type Snapshot } from "./job-store.ts";
 import { pause } from "./pause.ts";
 import { isFinal, type JobEvent, type JobRecord } from "./record.ts";
 import { hold, type Holding, type JobHandler, type JobLog } from "./runner.ts";
@@ -75,10 +75,23 @@ export function openJobs({ db, leaseMs, concurrency, log, translate, maxAttempts
   const handlers = new Map<string, JobHandler>();
   const holdings = new Map<string, Holding>();
   const following = tails(store, { pollMs, log });
+  const heads = new Map<string, Promise<Snapshot | undefined>>();
   const closing = new AbortController();
   const rounds = pause();
   let claiming: Promise<void> | undefined;
   let drained: Promise<void> | undefined;
+
+  /** Where many monitors come at once, as after the loss of a replica, they share one statement, or need none. */
+  async function headOf(kind: string, jobId: string, afterSequence: number): Promise<Head> {
+    const followed = following.headOf(jobId);
+    if (followed?.kind === kind && followed.event.sequence >= afterSequence) return followed;
+    const key = `${kind}/${jobId}`;
+    const finding = heads.get(key) ?? store.find(kind, jobId).finally(() => heads.delete(key));
+    heads.set(key, finding);
+    const found = await finding;
+    if (found === undefined) throw jobNotFound(kind, jobId);
+    return { jobId, kind, event: found.event, progress: found.job.progress };
+  }
 
   async function claimNext(): Promise<boolean> {
     const kinds = [...handlers.keys()];
@@ -177,11 +190,9 @@ export function openJobs({ db, leaseMs, concurrency, log, translate, maxAttempts
     },
 
     async *watch(kind, jobId, options) {
-      const found = await store.find(kind, jobId, options.signal);
-      if (found === undefined) throw jobNotFound(kind, jobId);
-      const head = { jobId, event: found.event, progress: found.job.progress };
-      const follow = () => following.follow(head);
-      yield* watch({ head, follow, store, closing: closing.signal }, options);
+      const head = await headOf(kind, jobId, options.afterSequence);
+      options.signal.throwIfAborted();
+      yield* watch({ head, follow: () => following.follow(head), store, closing: closing.signal }, options);
     },
 
     drain(graceMs) {

@@ -68,10 +68,12 @@ export interface Holding {
 const reportMs = 500;
 
 /**
- * Bounds the events of a job: between two of progress passes at least this share of the time it has run. That is 500 events
- * in the first four minutes, 1,800 in an hour, 3,400 in a day. Heartbeats carry the newest progress in between.
+ * Time between two events of progress of a job that has run for `elapsedMs`, in milliseconds. It bounds their number: 500 in the
+ * first four minutes, 1,900 in an hour, 3,500 in a day. Heartbeats carry the newest progress in between.
  */
-const eventShare = 1 / 500;
+export function eventPauseMs(elapsedMs: number): number {
+  return Math.max(reportMs, elapsedMs / 500);
+}
 
 /** Takes care of a job that was claimed by a statement sent at `sentMs`, until it has ended or the lease is gone. */
 export function hold(
@@ -136,7 +138,7 @@ export function hold(
         result: now.result === stored.result ? undefined : now.result,
       };
       const nowMs = performance.now();
-      const due = nowMs - eventMs >= Math.max(reportMs, (nowMs - startMs) * eventShare);
+      const due = nowMs - eventMs >= eventPauseMs(nowMs - startMs);
       if (now.milestone || (due && news.progress !== undefined)) {
         await append({ state: "RUNNING" });
         eventMs = nowMs;

@@ -79,6 +79,11 @@ export function tails(store: JobStore, { pollMs, log }: { readonly pollMs: numbe
   }
 
   return {
+    /** The newest that is known of a job, where it is followed. */
+    headOf(jobId: string): Head | undefined {
+      return followed.get(jobId)?.head;
+    },
+
     /** Follows a job, from `head` on where it is not followed yet. */
     follow(head: Head): TailSubscription {
       const { jobId } = head;

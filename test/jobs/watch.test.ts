@@ -2,6 +2,7 @@ import { array, assert, asyncProperty, integer } from "fast-check";
 import { expect, test } from "vitest";
 
 import type { Jobs } from "../../src/jobs/jobs.ts";
+import { eventPauseMs } from "../../src/jobs/runner.ts";
 import { leaseMs, progress } from "./lease.ts";
 import { eventsOf, firstEvent, never, rig, sequences, upTo, utf8 } from "./support.ts";
 
@@ -129,4 +130,31 @@ test("all watchers of a process together ask the store once in each interval", a
   expect(performance.now() - startedMs).toBeGreaterThan((3 * leaseMs * 0.9) / 4);
   gone.abort();
   for (const outcome of await Promise.allSettled(watching)) expect(outcome.status).toBe("rejected");
+});
+
+test("a job's events are close together at first and few in all", () => {
+  const hourMs = 3_600_000;
+  const counts = new Map<number, number>();
+  let elapsedMs = 0;
+  for (let count = 0; elapsedMs <= 24 * hourMs; count += 1) {
+    for (const limitMs of [hourMs / 15, hourMs, 24 * hourMs]) if (elapsedMs <= limitMs) counts.set(limitMs, count);
+    elapsedMs += eventPauseMs(elapsedMs);
+  }
+  expect([...counts.values()].map((count) => Math.round(count / 100) * 100)).toEqual([500, 1900, 3500]);
+});
+
+test("monitors that come at once share one statement", async () => {
+  await using r = await rig();
+  let asked = 0;
+  const jobs = await r.replica({ onCommand: (command) => void (command === "find" && (asked += 1)) });
+  await jobs.create("work", { jobId: "a", spec });
+  asked = 0;
+  const gone = new AbortController();
+  const first = upTo(100).map(async () => {
+    const watched = jobs.watch("work", "a", { afterSequence: 0, heartbeatMs: 300_000, signal: gone.signal });
+    for await (const event of watched) return event.sequence;
+  });
+  expect(new Set(await Promise.all(first))).toEqual(new Set([1]));
+  // One for all of them, and what the poll may have asked meanwhile.
+  expect(asked).toBeLessThanOrEqual(3);
 });
