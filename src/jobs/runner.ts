@@ -69,7 +69,7 @@ const reportMs = 500;
 
 /**
  * Time between two events of progress of a job that has run for `elapsedMs`, in milliseconds. It bounds their number: 500 in the
- * first four minutes, 1,900 in an hour, 3,500 in a day. Heartbeats carry the newest progress in between.
+ * first four minutes, 1,800 in an hour, 3,400 in a day. Heartbeats carry the newest progress in between.
  */
 export function eventPauseMs(elapsedMs: number): number {
   return Math.max(reportMs, elapsedMs / 500);

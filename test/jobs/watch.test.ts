@@ -140,8 +140,15 @@ test("a job's events are close together at first and few in all", () => {
     for (const limitMs of [hourMs / 15, hourMs, 24 * hourMs]) if (elapsedMs <= limitMs) counts.set(limitMs, count);
     elapsedMs += eventPauseMs(elapsedMs);
   }
-  expect([...counts.values()].map((count) => Math.round(count / 100) * 100)).toEqual([500, 1900, 3500]);
+  expect([...counts.values()].map((count) => Math.round(count / 100) * 100)).toEqual([500, 1800, 3400]);
 });
+
+async function* firstOf<T>(items: AsyncIterable<T>): AsyncGenerator<T> {
+  for await (const item of items) {
+    yield item;
+    return;
+  }
+}
 
 test("monitors that come at once share one statement", async () => {
   await using r = await rig();
@@ -152,7 +159,8 @@ test("monitors that come at once share one statement", async () => {
   const gone = new AbortController();
   const first = upTo(100).map(async () => {
     const watched = jobs.watch("work", "a", { afterSequence: 0, heartbeatMs: 300_000, signal: gone.signal });
-    for await (const event of watched) return event.sequence;
+    const [event] = await Array.fromAsync(firstOf(watched));
+    return event?.sequence;
   });
   expect(new Set(await Promise.all(first))).toEqual(new Set([1]));
   // One for all of them, and what the poll may have asked meanwhile.
