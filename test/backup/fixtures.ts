@@ -34,8 +34,9 @@ export function gate(): Gate {
   };
 }
 
-/** A source whose first write comes to a gate. */
-export function gatedSource(source: Source, way: Gate): Source {
+/** A source whose writes from the `first` on come to a gate. */
+export function gatedSource(source: Source, way: Gate, { first = 1 } = {}): Source {
+  let writes = 0;
   return {
     store: source.store,
     begin(selection, sink, work) {
@@ -45,7 +46,8 @@ export function gatedSource(source: Source, way: Gate): Source {
           return {
             async write(records) {
               await writer.write(records);
-              await way.pass(work.signal);
+              writes += 1;
+              if (writes >= first) await way.pass(work.signal);
             },
             seal: () => writer.seal(),
             [Symbol.asyncDispose]: () => writer[Symbol.asyncDispose](),

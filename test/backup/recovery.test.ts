@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -141,7 +142,7 @@ test("a repository that cannot be used says why, to every call that needs it", a
 });
 
 /** A process that works on the rig's jobs until it is half-way through one. */
-async function childReplica(rig: BackupRig, database: string) {
+async function childReplica(rig: BackupRig, database: string, { first = 1 } = {}) {
   const args = [
     `${import.meta.dirname}/replica.ts`,
     storeAddresses().mongodbUri,
@@ -149,6 +150,7 @@ async function childReplica(rig: BackupRig, database: string) {
     database,
     rig.dir,
     rig.keyFile,
+    String(first),
   ];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
@@ -195,6 +197,27 @@ test("a process that is killed in the middle of a backup leaves nothing that loo
   const { verification } = await client.verifyBackup({ backupId: next });
   const checked = await eventsOf(client.watchVerification({ verificationId: verification?.verificationId ?? "" }));
   expect(checked.at(-1)?.state).toBe(JobState.SUCCEEDED);
+});
+
+test("what a killed process has made durable is not stored again", async () => {
+  await using rig = await backupRig();
+  const db = await rig.filled(1);
+  const count = 3000;
+  const documents = Array.from({ length: count }, () => ({ bytes: randomBytes(8192) }));
+  await db.collection("large").insertMany(documents);
+  const { client, jobs } = await rig.replica({ sources: [plainSource(db)], start: false });
+  const { backup } = await client.createBackup({ selection: { stores: [Store.MONGODB] } });
+  const backupId = backup?.backupId ?? "";
+  {
+    await using child = await childReplica(rig, db.databaseName, { first: count - 100 });
+    await child.said("half-way");
+  }
+  jobs.start();
+  expect((await eventsOf(client.watchBackup({ backupId }))).at(-1)?.state).toBe(JobState.SUCCEEDED);
+  const { logicalBytes = 0n, storedBytes = 0n } = (await client.getBackup({ backupId })).backup ?? {};
+  expect(Number(logicalBytes)).toBeGreaterThan(count * 8192);
+  // Random bytes cannot be compressed: what is missing was there already.
+  expect(Number(storedBytes)).toBeLessThan(Number(logicalBytes) / 2);
 });
 
 test("a process that is killed in the middle of a restore interrupts it, with what it had told to be in place", async () => {

@@ -6,16 +6,16 @@ import { lazyRepository } from "../../src/backup/lazy-repository.ts";
 import { openJobs } from "../../src/jobs/jobs.ts";
 import { gate, gatedSource, gatedTarget, plainSource, plainTarget } from "./fixtures.ts";
 
-const [uri, jobsDatabase, database, dir, keyFile] = process.argv.slice(2);
+const [uri, jobsDatabase, database, dir, keyFile, first] = process.argv.slice(2);
 if (!uri || !jobsDatabase || !database || !dir || !keyFile)
-  throw new Error("usage: replica.ts URI JOBS DATABASE DIR KEYFILE");
+  throw new Error("usage: replica.ts URI JOBS DATABASE DIR KEYFILE [FIRST]");
 
 const client = await MongoClient.connect(uri);
 const log = { info() {}, warn() {}, error() {} };
 const jobs = openJobs({ db: client.db(jobsDatabase), leaseMs: 3000, concurrency: 2, log, translate: (error) => error });
 const repository = lazyRepository({ dir, keyFile });
 const half = gate();
-const sources = [gatedSource(plainSource(client.db(database)), half)];
+const sources = [gatedSource(plainSource(client.db(database)), half, { first: Number(first ?? 1) })];
 const targets = [gatedTarget(plainTarget(client), half)];
 backupJobs({ jobs, repository: () => repository.open(), sources, targets, parallelism: 1 });
 jobs.start();
