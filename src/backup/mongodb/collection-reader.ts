@@ -1,0 +1,238 @@
+import { setTimeout as pause } from "node:timers/promises";
+
+import type { Db, MongoClient, RunCommandCursor } from "mongodb";
+
+import type { Stream } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
+import { fail } from "../../errors.ts";
+import type { StreamWriter } from "../contracts.ts";
+import { nameOf } from "./catalog.ts";
+import { hasCode, isInterruption, serverCode } from "./errors.ts";
+import { idValue } from "./ordered.ts";
+import { idOf, sameBytes } from "./raw-bson.ts";
+
+/** Bytes that a batch should have: large enough to keep the server busy, small enough for several readers in memory. */
+const batchBytes = 4 * 1024 * 1024;
+
+/** Documents of the first batch, by which the size of documents is judged. */
+const firstBatchDocuments = 200;
+const mostBatchDocuments = 20_000;
+
+/** A collection is read in parts of at least so many documents, cut at a sample of the `_id`s. */
+const partDocuments = 25_000;
+const mostParts = 64;
+const samplesPerPart = 20;
+
+/** How long reading may be interrupted without getting anywhere, in milliseconds. */
+const interruptionMs = 60_000;
+const retryMs = 250;
+
+/** How often reading may begin anew where it cannot go on in the middle. */
+const mostAttempts = 10;
+
+/** A part of a collection: documents from `from` on that come before `to`, in the order of the server's index of `_id`. */
+export interface Part {
+  readonly from?: unknown;
+  readonly to?: unknown;
+}
+
+/** What is to be read of a collection. */
+export interface Readable {
+  readonly database: string;
+  readonly collection: string;
+  /**
+   * How documents are walked through: by the index of `_id`, which can be cut in parts and taken up again in the middle, or in
+   * their natural order, which matters in capped collections and is the only one in a time series.
+   */
+  readonly order: "id" | "natural";
+}
+
+/** How a reader goes about it. */
+export interface ReadOptions {
+  readonly client: MongoClient;
+  readonly signal: AbortSignal;
+  /** Whether there is replication, and with it majority read concern. */
+  readonly replicated: boolean;
+  /** Cluster time that a read that begins now is not before. */
+  readonly notBefore: () => bigint;
+  /** Called for each batch, and with negative numbers where documents are read anew. */
+  readonly count: (documents: number, bytes: number) => void;
+}
+
+/** From which record on documents were read not before a time. */
+export interface ReadMark {
+  readonly record: number;
+  readonly notBefore: bigint;
+}
+
+/** One part of a collection, read and written. */
+export interface PartCopy {
+  readonly stream: Stream;
+  readonly reads: ReadMark[];
+}
+
+/**
+ * Parts of about equal size, in order; one where more are not worth it. Together they are the whole whatever the types of the
+ * `_id`s are: their bounds are places in the index, which has one order for all types.
+ */
+export async function partsOf(db: Db, { collection, order }: Readable, count: number, readers: number): Promise<Part[]> {
+  const wanted = Math.min(mostParts, readers * 4, Math.floor(count / partDocuments));
+  if (order !== "id" || readers === 1 || wanted < 2) return [{}];
+  const sampled: Uint8Array[] = [];
+  const pipeline = [{ $sample: { size: wanted * samplesPerPart } }, { $project: { _id: 1 } }, { $sort: { _id: 1 } }];
+  for await (const document of db.collection(collection).aggregate(pipeline, { raw: true })) {
+    // With `raw`, documents are their bytes.
+    const id = idOf(document as Uint8Array);
+    if (id !== undefined) sampled.push(id);
+  }
+  const bounds: Uint8Array[] = [];
+  for (let index = samplesPerPart; index < sampled.length; index += samplesPerPart) {
+    const [bound, last] = [sampled[index], bounds.at(-1)];
+    if (bound !== undefined && (last === undefined || !sameBytes(last, bound))) bounds.push(bound);
+  }
+  const values = bounds.map(idValue);
+  return Array.from({ length: values.length + 1 }, (_, index) => ({
+    ...(index > 0 && { from: values[index - 1] }),
+    ...(index < values.length && { to: values[index] }),
+  }));
+}
+
+/**
+ * Reads a part of a collection and writes its documents as they stand. A cursor that is lost is replaced by one that goes on
+ * after the last document. A collection that is not there has no documents. Fails with the server's error where it stays
+ * unreadable for a minute, and with `BACKUP_SOURCE_CHANGED` where a capped collection turns over faster than it is read.
+ */
+export async function readPart(
+  readable: Readable,
+  part: Part,
+  open: () => StreamWriter,
+  options: ReadOptions,
+): Promise<PartCopy> {
+  for (let attempt = 1; ; attempt++) {
+    await using writer = open();
+    const copy = new PartWriter(writer, options);
+    if (await readThrough(readable, part, copy, options)) return { stream: await writer.seal(), reads: copy.reads };
+    options.count(-copy.records, -copy.bytes);
+    if (attempt === mostAttempts) {
+      const namespace = nameOf(readable);
+      throw fail("BACKUP_SOURCE_CHANGED", `${namespace} changes faster than it can be read`, { metadata: { namespace } });
+    }
+  }
+}
+
+/** Returns false where the part has to be read from its beginning. */
+async function readThrough(
+  readable: Readable,
+  part: Part,
+  copy: PartWriter,
+  options: ReadOptions,
+): Promise<boolean> {
+  let failingSince: number | undefined;
+  for (;;) {
+    const before = copy.records;
+    try {
+      await readOn(readable, part, copy, options);
+      return true;
+    } catch (error) {
+      if (hasCode(error, serverCode.namespaceNotFound)) return true;
+      if (!isInterruption(error)) throw error;
+      if (copy.records > before) failingSince = undefined;
+      failingSince ??= performance.now();
+      if (performance.now() - failingSince > interruptionMs) throw error;
+      await pause(retryMs, undefined, { signal: options.signal });
+      if (readable.order === "natural" && copy.records > 0) return false;
+    }
+  }
+}
+
+/** Reads with one cursor from where the copy ends. The next batch is under way while one is written. */
+async function readOn(readable: Readable, part: Part, copy: PartWriter, options: ReadOptions): Promise<void> {
+  const { client, signal, notBefore } = options;
+  signal.throwIfAborted();
+  await using cursor = client
+    .db(readable.database)
+    .runCursorCommand(findCommand(readable, part, copy, options), { raw: true });
+  let time = notBefore();
+  let next = nextBatch(cursor);
+  for (;;) {
+    const batch = await next;
+    signal.throwIfAborted();
+    if (batch.length === 0) return;
+    const readAt = time;
+    cursor.setBatchSize(documentsOf(batch));
+    time = notBefore();
+    next = nextBatch(cursor);
+    // Awaited in the next round; where there is none, nobody waits for it.
+    next.catch(() => undefined);
+    await copy.write(batch, readAt);
+  }
+}
+
+function findCommand({ collection, order }: Readable, part: Part, copy: PartWriter, { replicated }: ReadOptions) {
+  const from = copy.lastId === undefined ? part.from : idValue(copy.lastId);
+  const { to } = part;
+  return {
+    find: collection,
+    batchSize: firstBatchDocuments,
+    ...(order === "id" && {
+      hint: { _id: 1 },
+      // Not $gte and $lt: these know values of one type only.
+      ...(from !== undefined && { min: { _id: from } }),
+      ...(to !== undefined && { max: { _id: to } }),
+    }),
+    // What only one member has may be rolled back, and then no change event tells of it.
+    ...(replicated && { readConcern: { level: "majority" } }),
+  };
+}
+
+async function nextBatch(cursor: RunCommandCursor): Promise<Uint8Array[]> {
+  const first: unknown = await cursor.next();
+  // With `raw`, documents are their bytes.
+  return first === null ? [] : ([first, ...cursor.readBufferedDocuments()] as Uint8Array[]);
+}
+
+/** How many documents like these make a batch. */
+function documentsOf(batch: readonly Uint8Array[]): number {
+  const average = Math.max(1, bytesOf(batch) / batch.length);
+  return Math.min(mostBatchDocuments, Math.max(1, Math.floor(batchBytes / average)));
+}
+
+function bytesOf(batch: readonly Uint8Array[]): number {
+  let bytes = 0;
+  for (const { byteLength } of batch) bytes += byteLength;
+  return bytes;
+}
+
+/** Writes documents and knows how far it has come. */
+class PartWriter {
+  records = 0;
+  bytes = 0;
+  /** `_id` of the last document. */
+  lastId: Uint8Array | undefined;
+  readonly reads: ReadMark[] = [];
+  readonly #writer: StreamWriter;
+  readonly #count: ReadOptions["count"];
+
+  constructor(writer: StreamWriter, { count }: ReadOptions) {
+    this.#writer = writer;
+    this.#count = count;
+  }
+
+  async write(batch: readonly Uint8Array[], notBefore: bigint): Promise<void> {
+    const [first] = batch;
+    const firstId = first === undefined ? undefined : idOf(first);
+    // A new cursor begins with the document that was the last one, unless that has gone.
+    const repeated = this.lastId !== undefined && firstId !== undefined && sameBytes(this.lastId, firstId);
+    const documents = repeated ? batch.slice(1) : batch;
+    const last = documents.at(-1);
+    if (last === undefined) return;
+    if (this.reads.at(-1)?.notBefore !== notBefore) this.reads.push({ record: this.records, notBefore });
+    const bytes = bytesOf(documents);
+    // Copied: the batch that it is a part of shall not stay in memory.
+    const id = idOf(last);
+    await this.#writer.write(documents);
+    this.lastId = id === undefined ? undefined : Uint8Array.from(id);
+    this.records += documents.length;
+    this.bytes += bytes;
+    this.#count(documents.length, bytes);
+  }
+}
