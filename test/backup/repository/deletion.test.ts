@@ -1,6 +1,5 @@
 import { truncate } from "node:fs/promises";
 
-import fc from "fast-check";
 import { afterEach, expect, test, vi } from "vitest";
 
 import { openLocalStorage } from "../../../src/backup/repository/local-storage.ts";
@@ -153,53 +152,3 @@ test("a collection removes nothing while it cannot know what a backup needs", as
   await repository.delete("a", reallyDelete, never);
   expect(await packs()).toBe(0);
 });
-
-test("backups, deletions and collections in any order of their calls leave every backup whole", async () => {
-  const data = [makeRecords(40, 1), makeRecords(40, 2), makeRecords(40, 3)];
-  let reached = 0;
-  await fc.assert(
-    fc.asyncProperty(
-      fc.scheduler(),
-      fc.array(fc.nat({ max: 2 }), { minLength: 3, maxLength: 3 }),
-      async (scheduler, choice) => {
-        await using folder = await newFolder();
-        await using outside = await openRepository({ dir: folder.dir });
-        await takeBackup(outside, "x", [data[0] ?? []]);
-        await takeBackup(outside, "y", [data[0] ?? [], data[1] ?? []]);
-        const storage = await openLocalStorage(folder.dir);
-        // Each actor is a process of its own: all that they share is the storage, whose calls come in any order.
-        const actor = (name: string) =>
-          openRepositoryIn(
-            intercepted(storage, (call, object) => scheduler.schedule(Promise.resolve(), `${name} ${call} ${object}`)),
-          );
-        const tolerant = (work: Promise<unknown>) =>
-          work.catch(async (error: unknown) => {
-            // What one actor took from the other is told as that, and nothing else is.
-            const { reason } = await failureOf(() => Promise.reject(error as Error));
-            expect(["BACKUP_NOT_FOUND", "BACKUP_ALREADY_EXISTS", "JOB_LEASE_LOST"]).toContain(reason);
-          });
-        const running = Promise.all([
-          actor("writer 1").then((r) => takeBackup(r, "w1", [data[choice[0] ?? 0] ?? []])),
-          actor("writer 2").then((r) => takeBackup(r, "w2", [data[choice[1] ?? 0] ?? [], data[0] ?? []])),
-          tolerant(actor("deleter 1").then((r) => r.delete("x", reallyDelete, never))),
-          tolerant(actor("deleter 2").then((r) => r.delete("y", reallyDelete, never))),
-          tolerant(actor("deleter 3").then((r) => r.delete("w1", reallyDelete, never))),
-          actor("collector").then((r) => r.collect(never)),
-        ]);
-        await scheduler.waitFor(running);
-        for (const backupId of await idsIn(outside)) {
-          await outside.verify(await outside.get(backupId, never), {}, never);
-          reached++;
-        }
-        // Nothing is left for ever: once all is quiet, deleting all leaves no pack.
-        for (const backupId of await idsIn(outside)) await outside.delete(backupId, reallyDelete, never);
-        await outside.collect(never);
-        expect(
-          (await objectsIn(folder.dir)).filter((path) => /\/(packs|indexes|condemned|writers)\//.test(path)),
-        ).toEqual([]);
-      },
-    ),
-    { seed: 4711, numRuns: 60 },
-  );
-  expect(reached).toBeGreaterThan(60);
-}, 120_000);
