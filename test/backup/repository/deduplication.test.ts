@@ -28,12 +28,14 @@ test("one changed, inserted or removed record of 100,000 stores less than a hund
   const changed = records.with(41_234, Buffer.from("another record altogether"));
   const inserted = records.toSpliced(60_000, 0, Buffer.from("one more record"));
   const removed = records.toSpliced(80_000, 1);
+  const stored: Record<string, number> = {};
   for (const [backupId, stream] of Object.entries({ changed, inserted, removed })) {
     const { storedBytes } = await takeBackup(place.repository, backupId, [stream], 5000);
-    // Up to two chunks, the list of references that names them, directory and index.
-    expect(Number(storedBytes), backupId).toBeLessThan(Number(first.storedBytes) * 0.01);
+    stored[backupId] = Number(storedBytes);
     expect((await readBackup(place.repository, backupId))[0]).toEqual(stream);
   }
+  // Up to two chunks, the list of references that names them, directory and index.
+  expect(Math.max(...Object.values(stored))).toBeLessThan(Number(first.storedBytes) * 0.01);
 });
 
 test("scattered changes of one record in a thousand store a tenth again at most", async () => {

@@ -115,12 +115,13 @@ test("a backup that another process has taken over is not given up with the writ
   await using place = await newRepository();
   const { repository } = place;
   vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 2 * HOUR_MS });
-  await using _dead = await repository.begin("b", never);
+  await using dead = await repository.begin("b", never);
   vi.useRealTimers();
   await using writer = await repository.begin("b", never);
   await repository.collect(never);
   await writer.seal({});
   expect(await idsIn(repository)).toEqual(["b"]);
+  expect(await failureOf(() => dead.seal({}))).toMatchObject({ reason: "BACKUP_ALREADY_EXISTS" });
 });
 
 test("of two writers of one backup one seals", async () => {

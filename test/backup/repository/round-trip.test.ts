@@ -1,5 +1,5 @@
 import { toJsonString } from "@bufbuild/protobuf";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { ManifestSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
