@@ -23,6 +23,8 @@ export interface Server extends AsyncDisposable {
   readonly port: number;
   readonly folder: string;
   readonly pid: number;
+  /** Settles when the process that runs now has ended, however that came. */
+  ended(): Promise<void>;
   /** Stops it in its own good order; the data stays, and so do `port` and `folder`. */
   stop(): Promise<void>;
   /** Ends it as a power cut would. */
@@ -86,6 +88,7 @@ function handle(recipe: Recipe, port: number, folder: string, throwaway: boolean
       if (running === undefined) throw new Error(`${recipe.name} is stopped`);
       return running.pid;
     },
+    ended: async () => running?.ended,
     stop: () => stop("SIGTERM"),
     kill: () => stop("SIGKILL"),
     start: async () => {
@@ -103,6 +106,7 @@ class PortTaken extends Complaint {}
 
 interface Running {
   readonly pid: number;
+  readonly ended: Promise<void>;
   end(signal: NodeJS.Signals): Promise<void>;
 }
 
@@ -119,6 +123,7 @@ async function run(recipe: Recipe, port: number, folder: string, throwaway: bool
   );
   const running: Running = {
     pid: identity.pid,
+    ended: exit,
     end: async (signal) => {
       child.ref();
       signalGroup(identity, signal);

@@ -23,6 +23,8 @@ export async function runTool(file: string, args: readonly string[], options: To
     stdio: ["ignore", log, log],
     timeout: options.withinMs ?? 15 * 60_000,
   });
+  const stop = () => child.kill();
+  process.once("exit", stop);
   const began = Date.now();
   const signOfLife = setInterval(() => say(`  … ${basename(file)} still works (${seconds(began)} s)`), 15_000);
   try {
@@ -36,13 +38,14 @@ export async function runTool(file: string, args: readonly string[], options: To
     throw new Complaint(`${basename(file)} failed (${how}). The end of ${options.logFile}:\n${lines}`);
   } finally {
     clearInterval(signOfLife);
+    process.off("exit", stop);
     log.end();
   }
 }
 
 /** One thing that is installed below `.local/`. */
 export interface Installation {
-  /** The folder's name, and the log's. */
+  /** The folder's path below `.local/`. */
   readonly name: string;
   /** Exactly what is installed; a change of it installs anew. */
   readonly version: string;
@@ -62,13 +65,14 @@ export async function installed(installation: Installation): Promise<string> {
   const isThere = () =>
     existsSync(marker) && readFileSync(marker, "utf8") === version && (installation.isWhole?.(folder) ?? true);
   if (isThere()) return folder;
-  return withLock(join(localPath(), `${name}.lock`), `installing ${name}`, async () => {
+  const plainName = name.replaceAll(/[./]+/g, "-").replace(/^-/, "");
+  return withLock(join(localPath(), `${plainName}.lock`), `installing ${name}`, async () => {
     if (isThere()) return folder;
     const began = Date.now();
     say(`Installing ${description} …`);
     rmSync(folder, { recursive: true, force: true });
     mkdirSync(folder, { recursive: true });
-    const logFile = join(localPath("logs"), `install-${name}.log`);
+    const logFile = join(localPath("logs"), `install-${plainName}.log`);
     rmSync(logFile, { force: true });
     await install(folder, logFile);
     writeFileSync(marker, version);
