@@ -39,7 +39,10 @@ export function namespacesOf({ mongodbNamespaces }: Selection, excluded: readonl
   const own = new Set([...serverDatabases, ...excluded]);
   const whole = new Set(mongodbNamespaces.filter((namespace) => !namespace.includes(".")));
   const single = new Set(mongodbNamespaces.filter((namespace) => namespace.includes(".")));
-  const databases = new Set([...whole, ...Array.from(single, (namespace) => namespace.slice(0, namespace.indexOf(".")))]);
+  const databases = new Set([
+    ...whole,
+    ...Array.from(single, (namespace) => namespace.slice(0, namespace.indexOf("."))),
+  ]);
   const all = mongodbNamespaces.length === 0;
   const holdsDatabase = (database: string): boolean => !own.has(database) && (all || databases.has(database));
   return {

@@ -159,6 +159,20 @@ export function documentRecord(event: ChangeEvent, collection: number): Buffer {
   return documentOf(elements);
 }
 
+/** A record that says what a document is at a time: as if it had been replaced or deleted then. */
+export function stateRecord(
+  collection: number,
+  { time, id, document }: { readonly time: bigint; readonly id: Uint8Array; readonly document: Uint8Array | undefined },
+): Buffer {
+  return documentOf([
+    textElement("operation", (document === undefined ? "delete" : "replace") satisfies ChangeOperation),
+    timestampElement("time", time),
+    int32Element("collection", collection),
+    id,
+    ...(document === undefined ? [] : [rawElement(bsonType.document, "fullDocument", document)]),
+  ]);
+}
+
 function needsDocument({ operation }: ChangeEvent): boolean {
   return operation === "insert" || operation === "replace";
 }
@@ -189,7 +203,8 @@ export function documentChangeOf(record: Uint8Array): DocumentChange | undefined
     else if (element.name === "time") time = timestampValue(record, element);
     else if (element.name === "collection") collection = numberValue(record, element) ?? 0;
     else if (element.name === "_id") id = record.subarray(element.start, element.end);
-    else if (element.name === "fullDocument" || element.name === "updateDescription") content = contentOf(record, element);
+    else if (element.name === "fullDocument" || element.name === "updateDescription")
+      content = contentOf(record, element);
   }
   if (!isDocumentOperation(operation) || id === undefined) return undefined;
   return { collection, time, operation, id, content };
@@ -221,4 +236,3 @@ export function changed(document: Uint8Array | undefined, change: DocumentChange
       return change.operation satisfies never;
   }
 }
-

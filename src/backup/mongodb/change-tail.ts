@@ -14,7 +14,7 @@ import {
   isDocumentChange,
   otherRecord,
 } from "./change-record.ts";
-import type { TrackedCollections } from "./collections.ts";
+import type { TrackedCollection, TrackedCollections } from "./collections.ts";
 import { hasCode, isInterruption, serverCode } from "./errors.ts";
 import { keyText, textElement } from "./raw-bson.ts";
 
@@ -50,6 +50,8 @@ export interface TailOptions {
   readonly systemDatabase: string;
   readonly collections: TrackedCollections;
   readonly signal: AbortSignal;
+  /** Told of every change of a document that is recorded. */
+  readonly noted: (collection: TrackedCollection, event: ChangeEvent) => void;
   /** Called once when the stream cannot go on. */
   readonly failed: (error: unknown) => void;
 }
@@ -212,7 +214,7 @@ export class ChangeTail implements AsyncDisposable {
     const first = await cursor.tryNext();
     if (first !== null) {
       // With `raw`, documents are their bytes.
-      return [first, ...cursor.readBufferedDocuments()] as unknown as Uint8Array[];
+      return [first, ...cursor.readBufferedDocuments()];
     }
     // A closed cursor answers at once and for ever that there is nothing.
     if (cursor.closed) await this.#close();
@@ -264,7 +266,14 @@ export class ChangeTail implements AsyncDisposable {
       collections.find(database, collection) ??
       collections.add({ database, collection, kind: "collection" }, { read: false });
     // A time series is copied as a whole; servers do not tell its changes, or tell them in their own way.
-    if (tracked.kind === "collection") this.#append(() => documentRecord(event, tracked.number));
+    if (tracked.kind !== "collection") return;
+    this.#options.noted(tracked, event);
+    this.#append(() => documentRecord(event, tracked.number));
+  }
+
+  /** Records something of the time of a mark. To be called in its `at`. */
+  append(record: Uint8Array): void {
+    this.#append(() => record);
   }
 
   #append(record: () => Uint8Array): void {
@@ -305,7 +314,7 @@ export class ChangeTail implements AsyncDisposable {
     try {
       const first = await cursor.tryNext();
       // With `raw`, documents are their bytes.
-      if (first !== null) await this.#take(first as unknown as Uint8Array);
+      if (first !== null) await this.#take(first);
     } catch (error) {
       await this.#close();
       // Servers before 6.0.9 do not know it, and have no events that are too large either: they fail.
@@ -352,4 +361,3 @@ function historyLost(cause: unknown) {
     cause,
   });
 }
-

@@ -17,9 +17,7 @@ const batchBytes = 4 * 1024 * 1024;
 const firstBatchDocuments = 200;
 const mostBatchDocuments = 20_000;
 
-/** A collection is read in parts of at least so many documents, cut at a sample of the `_id`s. */
-const partDocuments = 25_000;
-const mostParts = 64;
+/** Parts are cut at a sample of the `_id`s, of this many for each part. */
 const samplesPerPart = 20;
 
 /** How long reading may be interrupted without getting anywhere, in milliseconds. */
@@ -52,31 +50,16 @@ export interface ReadOptions {
   readonly signal: AbortSignal;
   /** Whether there is replication, and with it majority read concern. */
   readonly replicated: boolean;
-  /** Cluster time that a read that begins now is not before. */
-  readonly notBefore: () => bigint;
   /** Called for each batch, and with negative numbers where documents are read anew. */
   readonly count: (documents: number, bytes: number) => void;
 }
 
-/** From which record on documents were read not before a time. */
-export interface ReadMark {
-  readonly record: number;
-  readonly notBefore: bigint;
-}
-
-/** One part of a collection, read and written. */
-export interface PartCopy {
-  readonly stream: Stream;
-  readonly reads: ReadMark[];
-}
-
 /**
- * Parts of about equal size, in order; one where more are not worth it. Together they are the whole whatever the types of the
- * `_id`s are: their bounds are places in the index, which has one order for all types.
+ * About `wanted` parts of about equal size, in order. Together they are the whole whatever the types of the `_id`s are: their
+ * bounds are places in the index, which has one order for all types.
  */
-export async function partsOf(db: Db, { collection, order }: Readable, count: number, readers: number): Promise<Part[]> {
-  const wanted = Math.min(mostParts, readers * 4, Math.floor(count / partDocuments));
-  if (order !== "id" || readers === 1 || wanted < 2) return [{}];
+export async function partsOf(db: Db, { collection, order }: Readable, wanted: number): Promise<Part[]> {
+  if (order !== "id" || wanted < 2) return [{}];
   const sampled: Uint8Array[] = [];
   const pipeline = [{ $sample: { size: wanted * samplesPerPart } }, { $project: { _id: 1 } }, { $sort: { _id: 1 } }];
   for await (const document of db.collection(collection).aggregate(pipeline, { raw: true })) {
@@ -106,26 +89,23 @@ export async function readPart(
   part: Part,
   open: () => StreamWriter,
   options: ReadOptions,
-): Promise<PartCopy> {
+): Promise<Stream> {
   for (let attempt = 1; ; attempt++) {
     await using writer = open();
     const copy = new PartWriter(writer, options);
-    if (await readThrough(readable, part, copy, options)) return { stream: await writer.seal(), reads: copy.reads };
+    if (await readThrough(readable, part, copy, options)) return await writer.seal();
     options.count(-copy.records, -copy.bytes);
     if (attempt === mostAttempts) {
       const namespace = nameOf(readable);
-      throw fail("BACKUP_SOURCE_CHANGED", `${namespace} changes faster than it can be read`, { metadata: { namespace } });
+      throw fail("BACKUP_SOURCE_CHANGED", `${namespace} changes faster than it can be read`, {
+        metadata: { namespace },
+      });
     }
   }
 }
 
 /** Returns false where the part has to be read from its beginning. */
-async function readThrough(
-  readable: Readable,
-  part: Part,
-  copy: PartWriter,
-  options: ReadOptions,
-): Promise<boolean> {
+async function readThrough(readable: Readable, part: Part, copy: PartWriter, options: ReadOptions): Promise<boolean> {
   let failingSince: number | undefined;
   for (;;) {
     const before = copy.records;
@@ -146,24 +126,21 @@ async function readThrough(
 
 /** Reads with one cursor from where the copy ends. The next batch is under way while one is written. */
 async function readOn(readable: Readable, part: Part, copy: PartWriter, options: ReadOptions): Promise<void> {
-  const { client, signal, notBefore } = options;
+  const { client, signal } = options;
   signal.throwIfAborted();
   await using cursor = client
     .db(readable.database)
     .runCursorCommand(findCommand(readable, part, copy, options), { raw: true });
-  let time = notBefore();
   let next = nextBatch(cursor);
   for (;;) {
     const batch = await next;
     signal.throwIfAborted();
     if (batch.length === 0) return;
-    const readAt = time;
     cursor.setBatchSize(documentsOf(batch));
-    time = notBefore();
     next = nextBatch(cursor);
     // Awaited in the next round; where there is none, nobody waits for it.
     next.catch(() => undefined);
-    await copy.write(batch, readAt);
+    await copy.write(batch);
   }
 }
 
@@ -208,7 +185,6 @@ class PartWriter {
   bytes = 0;
   /** `_id` of the last document. */
   lastId: Uint8Array | undefined;
-  readonly reads: ReadMark[] = [];
   readonly #writer: StreamWriter;
   readonly #count: ReadOptions["count"];
 
@@ -217,7 +193,7 @@ class PartWriter {
     this.#count = count;
   }
 
-  async write(batch: readonly Uint8Array[], notBefore: bigint): Promise<void> {
+  async write(batch: readonly Uint8Array[]): Promise<void> {
     const [first] = batch;
     const firstId = first === undefined ? undefined : idOf(first);
     // A new cursor begins with the document that was the last one, unless that has gone.
@@ -225,7 +201,6 @@ class PartWriter {
     const documents = repeated ? batch.slice(1) : batch;
     const last = documents.at(-1);
     if (last === undefined) return;
-    if (this.reads.at(-1)?.notBefore !== notBefore) this.reads.push({ record: this.records, notBefore });
     const bytes = bytesOf(documents);
     // Copied: the batch that it is a part of shall not stay in memory.
     const id = idOf(last);

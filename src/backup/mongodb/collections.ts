@@ -16,6 +16,8 @@ export interface TrackedCollection {
   gone: boolean;
   /** Whether all documents of it must come from reading it; false where it was made when changes were captured already. */
   readonly read: boolean;
+  /** About how many documents it had in the beginning. */
+  count: number;
   /** What was read of it. */
   copy: CollectionCopy | undefined;
 }
@@ -29,8 +31,6 @@ export interface CollectionCopy {
   /** The name that progress was counted under. */
   readonly meterName: string;
   readonly streams: Stream[];
-  /** From where on documents were read not before a time; by stream. */
-  readonly reads: { readonly record: number; readonly notBefore: bigint }[][];
   readonly buckets: boolean;
   documents: number;
   bytes: number;
@@ -69,6 +69,7 @@ export class TrackedCollections {
       version: 0,
       gone: false,
       read,
+      count: 0,
       copy: undefined,
     };
     this.all.push(tracked);

@@ -208,4 +208,3 @@ function bytesOf(branch: Branch): Buffer {
     ),
   );
 }
-

@@ -24,4 +24,3 @@ function orderedValue(document: Uint8Array, element: RawElement): unknown {
   const { value } = BSON.deserialize(alone, { promoteValues: false, bsonRegExp: true }) as { value: unknown };
   return value;
 }
-

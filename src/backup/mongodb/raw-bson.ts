@@ -42,6 +42,11 @@ export function elementOf(document: Uint8Array, name: string): RawElement | unde
   return undefined;
 }
 
+/** Whether there is an element of that name. */
+export function hasName(document: Uint8Array, name: string): boolean {
+  return elementOf(document, name) !== undefined;
+}
+
 /** The bytes of a value that is a document or an array; undefined where there is none of that name. */
 export function documentIn(document: Uint8Array, name: string): Uint8Array | undefined {
   const element = elementOf(document, name);
@@ -126,7 +131,6 @@ export function rawElement(type: number, name: string, value: Uint8Array): Buffe
   element.set(value, nameLength + 2);
   return element;
 }
-
 
 export function textElement(name: string, text: string): Buffer {
   const bytes = Buffer.byteLength(text);

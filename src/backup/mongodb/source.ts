@@ -21,9 +21,13 @@ import { ChangeTail } from "./change-tail.ts";
 import { type Part, partsOf, type Readable, readPart } from "./collection-reader.ts";
 import { type CollectionCopy, type TrackedCollection, TrackedCollections } from "./collections.ts";
 import { hasCode, serverCode } from "./errors.ts";
+import { Reordered } from "./reordered.ts";
 
 /** What is there is listed again where collections were made or dropped meanwhile, this often at most. */
 const mostListings = 100;
+
+/** A collection is read in parts where it has more documents than this, by default. */
+const defaultPartDocuments = 1_000_000;
 
 type UnitInit = MessageInitShape<typeof UnitSchema>;
 
@@ -49,10 +53,9 @@ interface FinalCollection {
  *   a change sets paths to values, whatever is there before, and every path that an early change sets back is set forth by the
  *   later change that had set it so (`delta.ts`: nothing that is met on the way makes this fail).
  *
- * That is true of values. The order of fields could come out otherwise, where a field was removed and set again and another one
- * was added after it, all between T0 and the reading. So each batch also notes the last change that had come before it was
- * asked for (`MongodbRead`): the batch has that change and all before it, and only later ones are applied to its documents. What
- * is left is the time of one batch.
+ * That is true of values. The order of fields could come out otherwise where a document was read after a field had been
+ * removed, set again, and another one added behind it. `Reordered` knows such documents; they are read once more by
+ * themselves, at a moment when nothing happens to them, and recorded as they then are.
  *
  * Collections are followed through being made, renamed and dropped; what was read of one while something happened to its name
  * is read again. The catalogue that restores use is listed at T: nothing happened to it between two marks around the listing.
@@ -64,15 +67,17 @@ export function mongodbSource(options: {
   readonly client: MongoClient;
   /** The database that the service keeps for itself: not backed up; marks in the stream of changes are made in it. */
   readonly systemDatabase: string;
+  /** Documents that a part of a collection has at least, where several readers read one; 1,000,000 where not set. */
+  readonly partDocuments?: number;
 }): Source {
-  const { client, systemDatabase } = options;
+  const { client, systemDatabase, partDocuments = defaultPartDocuments } = options;
   return {
     store: Store.MONGODB,
     async begin(selection: Selection, sink: RecordSink, work: Work): Promise<SourceRun> {
       const namespaces = namespacesOf(selection, [systemDatabase]);
       const hello = await client.db("admin").command({ hello: 1 });
       const replicated = hello["setName"] !== undefined || hello["msg"] === "isdbgrid";
-      const run = new MongodbRun({ client, systemDatabase, sink, work, namespaces, replicated });
+      const run = new MongodbRun({ client, systemDatabase, sink, work, namespaces, replicated, partDocuments });
       try {
         await run.begin();
         return run;
@@ -91,11 +96,13 @@ interface RunOptions {
   readonly work: Work;
   readonly namespaces: Namespaces;
   readonly replicated: boolean;
+  readonly partDocuments: number;
 }
 
 class MongodbRun implements SourceRun {
   readonly #options: RunOptions;
   readonly #collections: TrackedCollections;
+  readonly #reordered = new Reordered();
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal;
   #tail: ChangeTail | undefined;
@@ -123,6 +130,7 @@ class MongodbRun implements SourceRun {
       systemDatabase,
       collections: this.#collections,
       signal: this.#signal,
+      noted: (collection, event) => this.#reordered.note(collection, event),
       failed: (error) => this.#stop.abort(error),
     });
     this.#changes = sink.open();
@@ -234,8 +242,8 @@ class MongodbRun implements SourceRun {
   async #plan(): Promise<void> {
     for (const tracked of this.#collections.all) {
       if (tracked.gone || tracked.kind === "timeseries") continue;
-      const count = await countOf(this.#options.client.db(tracked.database), tracked.collection);
-      this.#options.work.meter.plan(Store.MONGODB, nameOf(tracked), count);
+      tracked.count = await countOf(this.#options.client.db(tracked.database), tracked.collection);
+      this.#options.work.meter.plan(Store.MONGODB, nameOf(tracked), tracked.count);
     }
   }
 
@@ -249,6 +257,8 @@ class MongodbRun implements SourceRun {
       await eachOf(pieces, this.#options.work.parallelism, this.#stop, (piece) => this.#readPiece(piece));
       if (this.#tail === undefined) return;
       await this.#tail.mark();
+      this.#collections.unread();
+      await this.#reordered.settle(this.#tail, { client: this.#options.client, signal: this.#signal });
     }
     throw fail("BACKUP_SOURCE_CHANGED", "Collections are renamed faster than they can be read", {
       metadata: { store: "mongodb" },
@@ -258,7 +268,7 @@ class MongodbRun implements SourceRun {
 
   /** The parts of the collections, found as they are needed. */
   async *#pieces(unread: readonly TrackedCollection[]): AsyncGenerator<Piece> {
-    const { client, work } = this.#options;
+    const { client, work, partDocuments } = this.#options;
     for (const tracked of unread) {
       const db = client.db(tracked.database);
       const copy: CollectionCopy = {
@@ -266,7 +276,6 @@ class MongodbRun implements SourceRun {
         proven: false,
         meterName: nameOf(tracked),
         streams: [],
-        reads: [],
         buckets: tracked.kind === "timeseries" && (await hasBuckets(db, tracked.collection)),
         documents: 0,
         bytes: 0,
@@ -275,8 +284,7 @@ class MongodbRun implements SourceRun {
       const order = tracked.kind === "collection" && !tracked.capped ? "id" : "natural";
       const collection = copy.buckets ? bucketsOf(tracked.collection) : tracked.collection;
       const readable: Readable = { database: tracked.database, collection, order };
-      const count = order === "id" ? await countOf(db, collection) : 0;
-      const parts = await partsOf(db, readable, count, work.parallelism);
+      const parts = await partsOf(db, readable, Math.min(work.parallelism, tracked.count / partDocuments));
       for (const [index, part] of parts.entries()) yield { tracked, copy, readable, part, index };
     }
   }
@@ -285,15 +293,12 @@ class MongodbRun implements SourceRun {
     // It is read again under its new name, if it has one.
     if (tracked.version !== copy.version) return;
     const { client, sink, replicated } = this.#options;
-    const { stream, reads } = await readPart(readable, part, () => sink.open(), {
+    copy.streams[index] = await readPart(readable, part, () => sink.open(), {
       client,
       replicated,
       signal: this.#signal,
-      notBefore: () => this.#tail?.position ?? 0n,
       count: (documents, bytes) => this.#count(copy, documents, bytes),
     });
-    copy.streams[index] = stream;
-    copy.reads[index] = reads;
   }
 
   #count(copy: CollectionCopy, documents: number, bytes: number): void {
@@ -336,7 +341,6 @@ class MongodbRun implements SourceRun {
           indexes: [...indexes],
           uuid,
           number: this.#tail === undefined || kind !== "collection" ? 0 : (tracked?.number ?? 0),
-          reads: this.#tail === undefined ? [] : readsOf(copy),
           buckets: copy?.buckets ?? false,
         },
       },
@@ -351,13 +355,6 @@ interface Piece {
   readonly readable: Readable;
   readonly part: Part;
   readonly index: number;
-}
-
-function readsOf(copy: CollectionCopy | undefined) {
-  const reads = copy?.reads ?? [];
-  return reads.flatMap((marks, stream) =>
-    marks.map(({ record, notBefore }) => ({ stream, record: BigInt(record), notBeforeClusterTime: notBefore })),
-  );
 }
 
 function totalsOf(streams: readonly Stream[]) {

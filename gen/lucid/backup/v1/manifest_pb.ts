@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lucid/backup/v1/manifest.proto.
  */
 export const file_lucid_backup_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9iYWNrdXAvdjEvbWFuaWZlc3QucHJvdG8SD2x1Y2lkLmJhY2t1cC52MSKoBAoITWFuaWZlc3QSFgoOZm9ybWF0X3ZlcnNpb24YASABKA0SEQoJYmFja3VwX2lkGAIgASgJEigKBHR5cGUYAyABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlEiwKCXNlbGVjdGlvbhgEIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhITCgtkZXNjcmlwdGlvbhgFIAEoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI7ChFjb25zaXN0ZW5jeV9wb2ludBgKIAEoCzIgLmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQSJAoFdW5pdHMYCyADKAsyFS5sdWNpZC5iYWNrdXAudjEuVW5pdBISCgppdGVtX2NvdW50GAwgASgEEhUKDWxvZ2ljYWxfYnl0ZXMYDSABKAQSFAoMc3RvcmVkX2J5dGVzGA4gASgEEhEKCXJvb3RfaGFzaBgPIAEoDBINCgVwYWNrcxgQIAEoDCLDAwoEVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEgwKBG5hbWUYAiABKAkSQAoSbW9uZ29kYl9jb2xsZWN0aW9uGAMgASgLMiIubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDb2xsZWN0aW9uSAASOgoPbW9uZ29kYl9jaGFuZ2VzGAQgASgLMh8ubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDaGFuZ2VzSAASMAoKcmVkaXNfa2V5cxgFIAEoCzIaLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0tleXNIABI0CgxzZWFyY2hfaW5kZXgYBiABKAsyHC5sdWNpZC5iYWNrdXAudjEuU2VhcmNoSW5kZXhIABI8ChBzZWFyY2hfdGVtcGxhdGVzGAcgASgLMiAubHVjaWQuYmFja3VwLnYxLlNlYXJjaFRlbXBsYXRlc0gAEigKB3N0cmVhbXMYCCADKAsyFy5sdWNpZC5iYWNrdXAudjEuU3RyZWFtEhQKDHJlY29yZF9jb3VudBgJIAEoBBIUCgxyZWNvcmRfYnl0ZXMYCiABKARCDQoLZGVzY3JpcHRpb24igAEKBlN0cmVhbRIUCgxyZWNvcmRfY291bnQYASABKAQSFAoMcmVjb3JkX2J5dGVzGAIgASgEEg4KBmNodW5rcxgDIAEoDBIQCghpbmRpcmVjdBgEIAEoCBITCgtjaHVua19jb3VudBgFIAEoBBITCgtjaHVua3NfaGFzaBgGIAEoDCLFAQoRTW9uZ29kYkNvbGxlY3Rpb24SEAoIZGF0YWJhc2UYASABKAkSEgoKY29sbGVjdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg8KB29wdGlvbnMYBCABKAwSDwoHaW5kZXhlcxgFIAMoDBIMCgR1dWlkGAYgASgMEg4KBm51bWJlchgHIAEoDRIrCgVyZWFkcxgIIAMoCzIcLmx1Y2lkLmJhY2t1cC52MS5Nb25nb2RiUmVhZBIPCgdidWNrZXRzGAkgASgIIk4KC01vbmdvZGJSZWFkEg4KBnN0cmVhbRgBIAEoDRIOCgZyZWNvcmQYAiABKAQSHwoXbm90X2JlZm9yZV9jbHVzdGVyX3RpbWUYAyABKAQiWgoOTW9uZ29kYkNoYW5nZXMSGQoRZnJvbV9jbHVzdGVyX3RpbWUYASABKAQSFwoPdG9fY2x1c3Rlcl90aW1lGAIgASgEEhQKDHJlc3VtZV90b2tlbhgDIAEoDCJKCglSZWRpc0tleXMSFgoOc2VydmVyX3ZlcnNpb24YASABKAkSEwoLcmRiX3ZlcnNpb24YAiABKA0SEAoIZGF0YWJhc2UYAyABKA0iQAoLUmVkaXNSZWNvcmQSCwoDa2V5GAEgASgMEhYKDmV4cGlyZV90aW1lX21zGAIgASgDEgwKBGR1bXAYAyABKAwiXgoLU2VhcmNoSW5kZXgSDQoFaW5kZXgYASABKAkSFwoPZGVmaW5pdGlvbl9qc29uGAIgASgJEg8KB3Byb2R1Y3QYAyABKAkSFgoOc2VydmVyX3ZlcnNpb24YBCABKAkiTAoMU2VhcmNoUmVjb3JkEgoKAmlkGAEgASgJEg8KB3JvdXRpbmcYAiABKAkSDwoHdmVyc2lvbhgDIAEoAxIOCgZzb3VyY2UYBCABKAwiUQoPU2VhcmNoVGVtcGxhdGVzEhwKFGluZGV4X3RlbXBsYXRlc19qc29uGAEgASgJEiAKGGNvbXBvbmVudF90ZW1wbGF0ZXNfanNvbhgCIAEoCUKCAQoTY29tLmx1Y2lkLmJhY2t1cC52MUINTWFuaWZlc3RQcm90b1ABogIDTEJYqgIPTHVjaWQuQmFja3VwLlYxygIPTHVjaWRcQmFja3VwXFYx4gIbTHVjaWRcQmFja3VwXFYxXEdQQk1ldGFkYXRh6gIRTHVjaWQ6OkJhY2t1cDo6VjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_common]);
+  fileDesc("Ch5sdWNpZC9iYWNrdXAvdjEvbWFuaWZlc3QucHJvdG8SD2x1Y2lkLmJhY2t1cC52MSKoBAoITWFuaWZlc3QSFgoOZm9ybWF0X3ZlcnNpb24YASABKA0SEQoJYmFja3VwX2lkGAIgASgJEigKBHR5cGUYAyABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlEiwKCXNlbGVjdGlvbhgEIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhITCgtkZXNjcmlwdGlvbhgFIAEoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI7ChFjb25zaXN0ZW5jeV9wb2ludBgKIAEoCzIgLmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQSJAoFdW5pdHMYCyADKAsyFS5sdWNpZC5iYWNrdXAudjEuVW5pdBISCgppdGVtX2NvdW50GAwgASgEEhUKDWxvZ2ljYWxfYnl0ZXMYDSABKAQSFAoMc3RvcmVkX2J5dGVzGA4gASgEEhEKCXJvb3RfaGFzaBgPIAEoDBINCgVwYWNrcxgQIAEoDCLDAwoEVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEgwKBG5hbWUYAiABKAkSQAoSbW9uZ29kYl9jb2xsZWN0aW9uGAMgASgLMiIubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDb2xsZWN0aW9uSAASOgoPbW9uZ29kYl9jaGFuZ2VzGAQgASgLMh8ubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDaGFuZ2VzSAASMAoKcmVkaXNfa2V5cxgFIAEoCzIaLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0tleXNIABI0CgxzZWFyY2hfaW5kZXgYBiABKAsyHC5sdWNpZC5iYWNrdXAudjEuU2VhcmNoSW5kZXhIABI8ChBzZWFyY2hfdGVtcGxhdGVzGAcgASgLMiAubHVjaWQuYmFja3VwLnYxLlNlYXJjaFRlbXBsYXRlc0gAEigKB3N0cmVhbXMYCCADKAsyFy5sdWNpZC5iYWNrdXAudjEuU3RyZWFtEhQKDHJlY29yZF9jb3VudBgJIAEoBBIUCgxyZWNvcmRfYnl0ZXMYCiABKARCDQoLZGVzY3JpcHRpb24igAEKBlN0cmVhbRIUCgxyZWNvcmRfY291bnQYASABKAQSFAoMcmVjb3JkX2J5dGVzGAIgASgEEg4KBmNodW5rcxgDIAEoDBIQCghpbmRpcmVjdBgEIAEoCBITCgtjaHVua19jb3VudBgFIAEoBBITCgtjaHVua3NfaGFzaBgGIAEoDCKYAQoRTW9uZ29kYkNvbGxlY3Rpb24SEAoIZGF0YWJhc2UYASABKAkSEgoKY29sbGVjdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg8KB29wdGlvbnMYBCABKAwSDwoHaW5kZXhlcxgFIAMoDBIMCgR1dWlkGAYgASgMEg4KBm51bWJlchgHIAEoDRIPCgdidWNrZXRzGAggASgIIloKDk1vbmdvZGJDaGFuZ2VzEhkKEWZyb21fY2x1c3Rlcl90aW1lGAEgASgEEhcKD3RvX2NsdXN0ZXJfdGltZRgCIAEoBBIUCgxyZXN1bWVfdG9rZW4YAyABKAwiSgoJUmVkaXNLZXlzEhYKDnNlcnZlcl92ZXJzaW9uGAEgASgJEhMKC3JkYl92ZXJzaW9uGAIgASgNEhAKCGRhdGFiYXNlGAMgASgNIkAKC1JlZGlzUmVjb3JkEgsKA2tleRgBIAEoDBIWCg5leHBpcmVfdGltZV9tcxgCIAEoAxIMCgRkdW1wGAMgASgMIl4KC1NlYXJjaEluZGV4Eg0KBWluZGV4GAEgASgJEhcKD2RlZmluaXRpb25fanNvbhgCIAEoCRIPCgdwcm9kdWN0GAMgASgJEhYKDnNlcnZlcl92ZXJzaW9uGAQgASgJIkwKDFNlYXJjaFJlY29yZBIKCgJpZBgBIAEoCRIPCgdyb3V0aW5nGAIgASgJEg8KB3ZlcnNpb24YAyABKAMSDgoGc291cmNlGAQgASgMIlEKD1NlYXJjaFRlbXBsYXRlcxIcChRpbmRleF90ZW1wbGF0ZXNfanNvbhgBIAEoCRIgChhjb21wb25lbnRfdGVtcGxhdGVzX2pzb24YAiABKAlCggEKE2NvbS5sdWNpZC5iYWNrdXAudjFCDU1hbmlmZXN0UHJvdG9QAaICA0xCWKoCD0x1Y2lkLkJhY2t1cC5WMcoCD0x1Y2lkXEJhY2t1cFxWMeICG0x1Y2lkXEJhY2t1cFxWMVxHUEJNZXRhZGF0YeoCEUx1Y2lkOjpCYWNrdXA6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_common]);
 
 /**
  * Everything that is known of one backup. It is written last: a backup without a manifest does not exist.
@@ -355,17 +355,9 @@ export type MongodbCollection = Message<"lucid.backup.v1.MongodbCollection"> & {
   number: number;
 
   /**
-   * When the documents were read, in the order of streams and records. Each entry holds to the next one. Empty where there
-   * are no changes.
-   *
-   * @generated from field: repeated lucid.backup.v1.MongodbRead reads = 8;
-   */
-  reads: MongodbRead[];
-
-  /**
    * Whether the records are the buckets of a time series instead of its measurements.
    *
-   * @generated from field: bool buckets = 9;
+   * @generated from field: bool buckets = 8;
    */
   buckets: boolean;
 };
@@ -376,41 +368,6 @@ export type MongodbCollection = Message<"lucid.backup.v1.MongodbCollection"> & {
  */
 export const MongodbCollectionSchema: GenMessage<MongodbCollection> = /*@__PURE__*/
   messageDesc(file_lucid_backup_v1_manifest, 3);
-
-/**
- * From where on documents of a collection were read at a time.
- *
- * @generated from message lucid.backup.v1.MongodbRead
- */
-export type MongodbRead = Message<"lucid.backup.v1.MongodbRead"> & {
-  /**
-   * Index of the stream.
-   *
-   * @generated from field: uint32 stream = 1;
-   */
-  stream: number;
-
-  /**
-   * Index of the first record.
-   *
-   * @generated from field: uint64 record = 2;
-   */
-  record: bigint;
-
-  /**
-   * Cluster time that the read was not before: changes up to and with it are in the documents already.
-   *
-   * @generated from field: uint64 not_before_cluster_time = 3;
-   */
-  notBeforeClusterTime: bigint;
-};
-
-/**
- * Describes the message lucid.backup.v1.MongodbRead.
- * Use `create(MongodbReadSchema)` to create a new message.
- */
-export const MongodbReadSchema: GenMessage<MongodbRead> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 4);
 
 /**
  * The changes that were made in MongoDB while its collections were read. Its records are BSON documents;
@@ -446,7 +403,7 @@ export type MongodbChanges = Message<"lucid.backup.v1.MongodbChanges"> & {
  * Use `create(MongodbChangesSchema)` to create a new message.
  */
 export const MongodbChangesSchema: GenMessage<MongodbChanges> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 5);
+  messageDesc(file_lucid_backup_v1_manifest, 4);
 
 /**
  * The keys of a Redis deployment. Its records are `RedisRecord` messages.
@@ -481,7 +438,7 @@ export type RedisKeys = Message<"lucid.backup.v1.RedisKeys"> & {
  * Use `create(RedisKeysSchema)` to create a new message.
  */
 export const RedisKeysSchema: GenMessage<RedisKeys> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 6);
+  messageDesc(file_lucid_backup_v1_manifest, 5);
 
 /**
  * One key of Redis, or a part of a large one.
@@ -516,7 +473,7 @@ export type RedisRecord = Message<"lucid.backup.v1.RedisRecord"> & {
  * Use `create(RedisRecordSchema)` to create a new message.
  */
 export const RedisRecordSchema: GenMessage<RedisRecord> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 7);
+  messageDesc(file_lucid_backup_v1_manifest, 6);
 
 /**
  * An index of Elasticsearch or OpenSearch. Its records are `SearchRecord` messages.
@@ -558,7 +515,7 @@ export type SearchIndex = Message<"lucid.backup.v1.SearchIndex"> & {
  * Use `create(SearchIndexSchema)` to create a new message.
  */
 export const SearchIndexSchema: GenMessage<SearchIndex> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 8);
+  messageDesc(file_lucid_backup_v1_manifest, 7);
 
 /**
  * One document of an index.
@@ -600,7 +557,7 @@ export type SearchRecord = Message<"lucid.backup.v1.SearchRecord"> & {
  * Use `create(SearchRecordSchema)` to create a new message.
  */
 export const SearchRecordSchema: GenMessage<SearchRecord> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 9);
+  messageDesc(file_lucid_backup_v1_manifest, 8);
 
 /**
  * Index and component templates of a search cluster.
@@ -628,5 +585,5 @@ export type SearchTemplates = Message<"lucid.backup.v1.SearchTemplates"> & {
  * Use `create(SearchTemplatesSchema)` to create a new message.
  */
 export const SearchTemplatesSchema: GenMessage<SearchTemplates> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 10);
+  messageDesc(file_lucid_backup_v1_manifest, 9);
 
