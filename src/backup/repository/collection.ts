@@ -6,7 +6,7 @@ import type { Keys } from "./keys.ts";
 import { listPacks } from "./known-chunks.ts";
 import { backupIds, backupNotFound, lookAtManifest, readManifest, REVOKED } from "./manifests.ts";
 import { hex, newWriterId, objectNames, packsOfIndex, WRITER_ID_BYTES } from "./names.ts";
-import { isExpired, readAnnouncements, readCondemnations, splitPacks } from "./presence.ts";
+import { isExpired, readAnnouncements, removeAnnouncements, readCondemnations, splitPacks } from "./presence.ts";
 import { sealMessage } from "./sealed-object.ts";
 import type { ObjectStorage } from "./storage.ts";
 
@@ -114,7 +114,7 @@ async function giveUpExpired(
       continue;
     }
     await storage.put(objectNames.manifest(writer.backupId), REVOKED, { ifAbsent: true, signal });
-    await storage.delete(objectNames.writer(writer.writerId), signal);
+    await removeAnnouncements(storage, writer.writerId, signal);
   }
   return alive;
 }

@@ -44,7 +44,9 @@ export const objectNames = {
     return `indexes/${hex(writerId)}/${hexNumber(first)}-${hexNumber(last)}`;
   },
   manifest: (backupId: string) => `manifests/${backupId}`,
-  writer: (writerId: Uint8Array) => `writers/${hex(writerId)}`,
+  /** All announcements of a writer. */
+  announcements: (writerId: Uint8Array) => `writers/${hex(writerId)}/`,
+  announcement: (writerId: Uint8Array, number: number) => `writers/${hex(writerId)}/${hexNumber(number)}`,
   condemnation: (id: Uint8Array) => `condemned/${hex(id)}`,
 } as const;
 

@@ -15,6 +15,7 @@ import type { ObjectStorage } from "./storage.ts";
 /** A writer that was not heard of for this long may be given up. Only tidiness depends on it, not safety. */
 export const WRITER_EXPIRY_MS = 60 * 60 * 1000;
 const REFRESH_MS = 60_000;
+const MOST_ATTEMPTS = 10;
 /** Long enough for a storage that answers at all. */
 const FAREWELL_MS = 10_000;
 
@@ -36,24 +37,38 @@ export interface Presence extends AsyncDisposable {
  */
 export async function announce({ storage, keys }: Place, backupId: string, signal: AbortSignal): Promise<Presence> {
   const writerId = newWriterId();
-  const name = objectNames.writer(writerId);
+  const closing = new AbortController();
   let condemnations: string[] = [];
-  const put = async (ifAbsent: boolean, during: AbortSignal) => {
-    const fields = { writerId, backupId, refreshTime: timestampNow(), condemnations };
-    const object = await sealMessage(keys, name, WriterAnnouncementSchema, create(WriterAnnouncementSchema, fields));
-    await storage.put(name, object, { ifAbsent, signal: during });
+  let next = 0;
+  const put = async (during: AbortSignal) => {
+    const message = create(WriterAnnouncementSchema, {
+      writerId,
+      backupId,
+      refreshTime: timestampNow(),
+      condemnations,
+    });
+    // A name is taken where an earlier put failed after it had worked. A number counts only once it is known to be there.
+    for (let isNew = false; !isNew; next++) {
+      const name = objectNames.announcement(writerId, next);
+      const object = await sealMessage(keys, name, WriterAnnouncementSchema, message);
+      isNew = await storage.put(name, object, { ifAbsent: true, signal: during });
+    }
   };
-  await put(true, signal);
+  // The one before the last stays: a folder that is read while a file in it is replaced may show neither the old nor the new.
+  const refreshNow = async () => {
+    await put(closing.signal);
+    if (next > 2) await storage.delete(objectNames.announcement(writerId, next - 3), closing.signal);
+  };
+  await put(signal);
   const condemned = await readCondemnations({ storage, keys }, signal);
   condemnations = [...condemned.keys()];
-  if (condemnations.length > 0) await put(false, signal);
+  if (condemnations.length > 0) await put(signal);
 
   // A refresh that fails is tried again a minute later. When all fail for an hour another process may give this writer up;
   // its manifest is then refused, whatever it still believes.
-  const closing = new AbortController();
   let refresh = Promise.resolve();
   const timer = setInterval(() => {
-    refresh = refresh.then(() => put(false, closing.signal)).catch(() => undefined);
+    refresh = refresh.then(refreshNow).catch(() => undefined);
   }, REFRESH_MS);
   timer.unref();
 
@@ -65,7 +80,7 @@ export async function announce({ storage, keys }: Place, backupId: string, signa
       closing.abort();
       await refresh; // a late refresh would bring it back
       // Where this fails it expires by itself, and what the writer has to tell is more important.
-      await storage.delete(name, AbortSignal.timeout(FAREWELL_MS)).catch(() => undefined);
+      await removeAnnouncements(storage, writerId, AbortSignal.timeout(FAREWELL_MS)).catch(() => undefined);
     },
   };
 }
@@ -73,11 +88,41 @@ export async function announce({ storage, keys }: Place, backupId: string, signa
 /** The writers that are at work, or died less than an hour ago. */
 export async function readAnnouncements(place: Place, signal: AbortSignal): Promise<WriterAnnouncement[]> {
   const announcements: WriterAnnouncement[] = [];
-  for await (const { name } of place.storage.list(objectNames.writers, signal)) {
-    const announcement = await opened(readMessage(place, name, WriterAnnouncementSchema, signal), name);
-    if (announcement !== undefined) announcements.push(announcement);
+  for (let name of await newestAnnouncements(place.storage, objectNames.writers, signal)) {
+    // One that vanishes between listing and reading was removed or has two successors. Nobody gets as far often.
+    for (let attempt = 1; ; attempt++) {
+      const announcement = await opened(readMessage(place, name, WriterAnnouncementSchema, signal), name);
+      if (announcement !== undefined) {
+        announcements.push(announcement);
+        break;
+      }
+      const [newer] = await newestAnnouncements(place.storage, name.slice(0, name.lastIndexOf("/") + 1), signal);
+      if (newer === undefined) break;
+      if (attempt === MOST_ATTEMPTS) throw new Error("A writer announces itself faster than that can be read");
+      name = newer;
+    }
   }
   return announcements;
+}
+
+/** Takes a writer's announcements away. */
+export async function removeAnnouncements(
+  storage: ObjectStorage,
+  writerId: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
+  const announcements = await Array.fromAsync(storage.list(objectNames.announcements(writerId), signal));
+  for (const { name } of announcements) await storage.delete(name, signal);
+}
+
+/** The last announcement of each writer. */
+async function newestAnnouncements(storage: ObjectStorage, prefix: string, signal: AbortSignal): Promise<string[]> {
+  const newest = new Map<string, string>();
+  for await (const { name } of storage.list(prefix, signal)) {
+    const writer = name.slice(0, name.lastIndexOf("/"));
+    if (name > (newest.get(writer) ?? "")) newest.set(writer, name);
+  }
+  return [...newest.values()];
 }
 
 /** Whether a writer was not heard of for so long that it may be given up. */
