@@ -29,7 +29,7 @@ await runCommand(async () => {
   const listeners = { grpc: await listener("GRPC", 50_051), http: await listener("HTTP", 8080) };
   say("Starting the service …");
   await using service = await startService(folder, stores, listeners);
-  using _environment = writeEnvironment(folder, stores, listeners);
+  using _ = writeEnvironment(folder, stores, listeners);
   process.stdout.write(whatToTry(listeners, await grpcurl));
   stop.isReady = true;
 

@@ -51,7 +51,11 @@ export const settings = {
     port: integer("LUCID_GRPC_PORT", 50_051, [0, 65_535], "Port of the gRPC listener; 0 takes a free one."),
   },
   http: {
-    host: text("LUCID_HTTP_HOST", "127.0.0.1", "Address that the HTTP listener (Connect, gRPC-Web, JSON, metrics) binds to."),
+    host: text(
+      "LUCID_HTTP_HOST",
+      "127.0.0.1",
+      "Address that the HTTP listener (Connect, gRPC-Web, JSON, metrics) binds to.",
+    ),
     port: integer("LUCID_HTTP_PORT", 8080, [0, 65_535], "Port of the HTTP listener; 0 takes a free one."),
   },
   server: {
@@ -100,7 +104,11 @@ export const settings = {
     mode: oneOf("LUCID_REDIS_MODE", ["single", "cluster"], "single", "Whether LUCID_REDIS_URI names a cluster's node."),
   },
   search: {
-    uri: text("LUCID_SEARCH_URI", "http://127.0.0.1:9200", "Elasticsearch or OpenSearch, with user and password where needed. Secret."),
+    uri: text(
+      "LUCID_SEARCH_URI",
+      "http://127.0.0.1:9200",
+      "Elasticsearch or OpenSearch, with user and password where needed. Secret.",
+    ),
   },
   backup: {
     dir: text("LUCID_BACKUP_DIR", "", "Folder of the backup repository. Empty: backups are refused."),
@@ -109,7 +117,12 @@ export const settings = {
       "",
       "File whose content unlocks the repository's key, at least 32 bytes. A repository that is made without one is not encrypted.",
     ),
-    parallelism: integer("LUCID_BACKUP_PARALLELISM", 4, [1, 64], "Readers of MongoDB ranges and writers of restores at once."),
+    parallelism: integer(
+      "LUCID_BACKUP_PARALLELISM",
+      4,
+      [1, 64],
+      "Readers of MongoDB ranges and writers of restores at once.",
+    ),
   },
   jobs: {
     leaseMs: integer(
@@ -121,11 +134,21 @@ export const settings = {
     concurrency: integer("LUCID_JOB_CONCURRENCY", 2, [1, 32], "Jobs that one process runs at once."),
   },
   users: {
-    lockAfterFailures: integer("LUCID_LOCK_AFTER_FAILURES", 5, [1, 1000], "Failed logins in a row that lock an account."),
+    lockAfterFailures: integer(
+      "LUCID_LOCK_AFTER_FAILURES",
+      5,
+      [1, 1000],
+      "Failed logins in a row that lock an account.",
+    ),
     lockMinutes: integer("LUCID_LOCK_MINUTES", 15, [1, 525_600], "Minutes that an account stays locked."),
   },
   log: {
-    level: oneOf("LUCID_LOG_LEVEL", ["debug", "info", "warn", "error", "silent"], "info", "Least severe level that is logged, JSON to stdout."),
+    level: oneOf(
+      "LUCID_LOG_LEVEL",
+      ["debug", "info", "warn", "error", "silent"],
+      "info",
+      "Least severe level that is logged, JSON to stdout.",
+    ),
   },
 } as const;
 
@@ -161,7 +184,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
       { host: config.grpc.host, name: settings.grpc.host.name },
       { host: config.http.host, name: settings.http.host.name },
     ]) {
-      if (!isLoopback(host)) wrong.push(`${name} is not a loopback address; set LUCID_EXPOSURE=open to serve unauthenticated callers`);
+      if (!isLoopback(host))
+        wrong.push(`${name} is not a loopback address; set LUCID_EXPOSURE=open to serve unauthenticated callers`);
     }
   }
   if (wrong.length > 0) throw new Error(`Bad settings: ${wrong.join("; ")}`);
