@@ -25,6 +25,7 @@ const checks: readonly Check[] = [
   },
   { name: "contracts: compatible with main (buf)", run: breaksMain },
   { name: "gen/ is fresh", run: generatedIsStale },
+  { name: "docs/configuration.md is fresh", run: [process.execPath, "docs/configuration.ts", "--check"] },
 ];
 
 /** Runs every check and tells each result; true where all passed. */
@@ -74,7 +75,10 @@ async function generatedIsStale(): Promise<readonly string[]> {
   try {
     const failure = await outputIfFailing(["buf", "generate", "--output", folder]);
     if (failure !== "") return lines(failure);
-    const files = (root: string) => new Set(existsSync(root) ? globSync("**/*.ts", { cwd: root }) : []);
+    const described = join(folder, "gen", "descriptors.binpb");
+    const undescribed = await outputIfFailing(["buf", "build", "--as-file-descriptor-set", "-o", described]);
+    if (undescribed !== "") return lines(undescribed);
+    const files = (root: string) => new Set(existsSync(root) ? globSync("**/*.{ts,binpb}", { cwd: root }) : []);
     const [fresh, committed] = [files(join(folder, "gen")), files(join(projectFolder, "gen"))];
     return [...fresh.union(committed)]
       .filter((file) => {

@@ -6,7 +6,7 @@ import { dirname, join, relative, sep } from "node:path";
  * hold handlers → jobs → stores, schema. A file that lies in `src/` itself is a room of its own.
  */
 const allowed: Readonly<Record<string, readonly string[]>> = {
-  main: ["app", "config", "errors"],
+  main: ["app", "config", "errors", "log"],
   app: ["admin", "backup", "config", "errors", "jobs", "repository", "schema", "search", "server", "stores"],
   cli: ["errors"],
   server: ["config", "errors", "schema"],
@@ -17,6 +17,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   jobs: ["config", "errors", "schema", "stores"],
   stores: ["config", "errors"],
   schema: ["config", "errors"],
+  log: ["config"],
   errors: [],
   config: [],
 };

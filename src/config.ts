@@ -77,6 +77,11 @@ export const settings = {
       [100, 3_600_000],
       "Deadline in milliseconds of a unary call that brings none.",
     ),
+    pageTokenSecret: text(
+      "LUCID_PAGE_TOKEN_SECRET",
+      "",
+      "What page tokens are sealed with; the same on every replica. Empty: a random one, and tokens end with the process. Secret.",
+    ),
     maxConnectionAgeMs: integer(
       "LUCID_MAX_CONNECTION_AGE_MS",
       3_600_000,

@@ -1,0 +1,104 @@
+import type { Logger } from "pino";
+import { collectDefaultMetrics, Registry } from "prom-client";
+
+import { Health } from "../gen/grpc/health/v1/health_pb.ts";
+import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
+import { backupJobs } from "./backup/backup-jobs.ts";
+import { lazyRepository } from "./backup/lazy-repository.ts";
+import { mongodbSource } from "./backup/mongodb/source.ts";
+import { mongodbTarget } from "./backup/mongodb/target.ts";
+import { backupService } from "./backup/service.ts";
+import type { Config } from "./config.ts";
+import { openJobs } from "./jobs/jobs.ts";
+import { pageTokens } from "./schema/page-tokens.ts";
+import { grpcListener, type Listener } from "./server/grpc.ts";
+import { healthService } from "./server/health.ts";
+import { httpListener } from "./server/http.ts";
+import { errorInterceptor, validationInterceptor } from "./server/interceptors.ts";
+import { reflection } from "./server/reflection.ts";
+import { serve } from "./server/registration.ts";
+import { translateStoreError } from "./stores/errors.ts";
+import { openMongodb } from "./stores/mongodb.ts";
+
+/** The running service. Disposing it closes everything at once; `drain` lets what runs come to an end before. */
+export interface App extends AsyncDisposable {
+  readonly grpc: Pick<Listener, "host" | "port">;
+  readonly http: Pick<Listener, "host" | "port">;
+  drain(graceMs: number): Promise<void>;
+}
+
+/** Puts the parts together and serves. Does not wait for a store: what needs one that is away says so. */
+export async function start(config: Config, log: Logger): Promise<App> {
+  await using parts = new AsyncDisposableStack();
+  const draining = new AbortController();
+
+  const mongodb = parts.use(openMongodb(config.mongodb));
+  const systemDatabase = config.mongodb.systemDatabase;
+  const repository = parts.use(lazyRepository(config.backup));
+  const jobs = parts.use(openJobs({ db: mongodb.system, ...config.jobs, log, translate: translateStoreError }));
+  const backups = {
+    jobs,
+    repository: () => repository.open(),
+    sources: [mongodbSource({ client: mongodb.client, systemDatabase })],
+    targets: [mongodbTarget({ client: mongodb.client, systemDatabase })],
+    parallelism: config.backup.parallelism,
+  };
+  backupJobs(backups);
+
+  const mongodbServes = async (signal: AbortSignal): Promise<boolean> => {
+    try {
+      await mongodb.client.db("admin").command({ ping: 1 }, { signal, timeoutMS: 2000 });
+      return true;
+    } catch {
+      // That it does not serve is the answer; callers that need it are told why.
+      return false;
+    }
+  };
+  const domain = [
+    serve(
+      BackupService,
+      backupService({
+        ...backups,
+        pageTokens: pageTokens(config.server.pageTokenSecret),
+        systemDatabase,
+        translate: translateStoreError,
+      }),
+    ),
+  ];
+  const services = domain.map(({ service }) => service.typeName);
+  const status = {
+    services: new Set(["", ...services]),
+    serves: async (_: string, signal: AbortSignal) => mongodbServes(signal),
+    draining: draining.signal,
+  };
+  const registrations = [
+    ...domain,
+    serve(Health, healthService(status)),
+    ...reflection([...services, Health.typeName]),
+  ];
+  const interceptors = [errorInterceptor({ translate: translateStoreError, log }), validationInterceptor()];
+
+  const metrics = new Registry();
+  collectDefaultMetrics({ register: metrics });
+  const pages = {
+    ready: async () => !draining.signal.aborted && (await mongodbServes(AbortSignal.timeout(2000))),
+    metrics: async () => ({ type: metrics.contentType, text: await metrics.metrics() }),
+  };
+  const { maxMessageBytes, maxConnectionAgeMs } = config.server;
+  const common = { registrations, interceptors, maxMessageBytes };
+  const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
+  const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
+  jobs.start();
+  log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");
+
+  const running = parts.move();
+  return {
+    grpc,
+    http,
+    async drain(graceMs) {
+      draining.abort();
+      await Promise.all([jobs.drain(graceMs), grpc.drain(graceMs), http.drain(graceMs)]);
+    },
+    [Symbol.asyncDispose]: () => running.disposeAsync(),
+  };
+}

@@ -1,0 +1,54 @@
+import { create, toBinary } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
+import { Code, type ConnectError, decodeBinaryHeader, encodeBinaryHeader } from "@connectrpc/connect";
+import { Metadata, type ServiceError, type status as Status } from "@grpc/grpc-js";
+
+import { StatusSchema } from "../../gen/google/rpc/status_pb.ts";
+
+/** gRPC metadata as headers; values of names that end with `-bin` are base64 there. */
+export function headersOf(metadata: Metadata): Headers {
+  const headers = new Headers();
+  for (const key of Object.keys(metadata.getMap())) {
+    for (const value of metadata.get(key)) {
+      headers.append(key, typeof value === "string" ? value : encodeBinaryHeader(value));
+    }
+  }
+  return headers;
+}
+
+/** Headers as gRPC metadata. */
+export function metadataOf(headers: Headers | undefined, into: Metadata = new Metadata()): Metadata {
+  for (const [key, joined] of headers ?? []) {
+    if (!key.endsWith("-bin")) {
+      into.add(key, joined);
+      continue;
+    }
+    for (const value of joined.split(",")) into.add(key, Buffer.from(decodeBinaryHeader(value.trim())));
+  }
+  return into;
+}
+
+/** An error as @grpc/grpc-js sends it: details go into `grpc-status-details-bin`, its metadata into the trailers. */
+export function serviceErrorOf(error: ConnectError, trailer: Headers | undefined): Partial<ServiceError> {
+  const metadata = metadataOf(error.metadata, metadataOf(trailer));
+  if (error.details.length > 0) {
+    const details = error.details.map((detail) =>
+      "desc" in detail
+        ? anyPack(detail.desc, create(detail.desc, detail.value))
+        : {
+            $typeName: "google.protobuf.Any" as const,
+            typeUrl: `type.googleapis.com/${detail.type}`,
+            value: detail.value,
+          },
+    );
+    const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details });
+    metadata.set("grpc-status-details-bin", Buffer.from(toBinary(StatusSchema, status)));
+  }
+  // Connect's codes and those of gRPC are the same numbers.
+  return { code: error.code as number as Status, details: error.rawMessage, metadata };
+}
+
+/** Codes that are a caller's doing or the stores', not a fault of this service. */
+export function isFault(code: Code): boolean {
+  return code === Code.Internal || code === Code.Unknown || code === Code.DataLoss;
+}
