@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import type { Dirent } from "node:fs";
 import { type FileHandle, link, mkdir, open, readdir, rename, rmdir, stat, unlink } from "node:fs/promises";
 import { dirname, join, relative, resolve, sep } from "node:path";
 
@@ -8,6 +9,13 @@ import type { ByteRange, ObjectInfo, ObjectStorage } from "./storage.ts";
 /** A temporary file this old belongs to a process that died: no put takes that long. */
 const TEMPORARY_AGE_MS = 24 * 60 * 60 * 1000;
 const TEMPORARY_FOLDER = "tmp";
+/**
+ * Room that is given up where a disk is full, so that small objects can still be written: without it nothing could be deleted
+ * there, since a deletion begins with a note that it has.
+ */
+const RESERVE_BYTES = 256 * 1024;
+const RESERVE_FILE = "reserve";
+const MOST_ATTEMPTS = 50;
 /** How many files a listing looks at together. */
 const STAT_BATCH = 64;
 
@@ -18,9 +26,12 @@ const STAT_BATCH = 64;
  */
 export async function openLocalStorage(dir: string): Promise<ObjectStorage> {
   const root = resolve(dir);
+  const temporaryFolder = join(root, TEMPORARY_FOLDER);
+  const reserve = join(temporaryFolder, RESERVE_FILE);
   await guarded("", async () => {
-    await makeFolder(join(root, TEMPORARY_FOLDER));
-    await removeLeftovers(join(root, TEMPORARY_FOLDER));
+    await makeFolder(temporaryFolder);
+    await removeLeftovers(temporaryFolder);
+    await keepReserve(reserve);
   });
   const pathOf = (name: string) => {
     // Names come from this code, but a backup id is a part of some: none may point out of the folder.
@@ -33,13 +44,13 @@ export async function openLocalStorage(dir: string): Promise<ObjectStorage> {
     put: (name, bytes, { ifAbsent, signal }) =>
       guarded(name, async () => {
         signal.throwIfAborted();
-        const temporary = join(root, TEMPORARY_FOLDER, randomUUID());
+        const store = () => putFile(join(temporaryFolder, randomUUID()), pathOf(name), bytes, { ifAbsent, signal });
         try {
-          await writeDurably(temporary, bytes);
-          signal.throwIfAborted();
-          return await publish(temporary, pathOf(name), ifAbsent);
-        } finally {
-          await unlink(temporary).catch(ignoreMissing);
+          return await store();
+        } catch (error) {
+          if (bytes.byteLength > RESERVE_BYTES / 4 || !hasCode(error, ...FULL)) throw error;
+          await unlink(reserve).catch(ignoreMissing);
+          return await store();
         }
       }),
 
@@ -61,16 +72,7 @@ export async function openLocalStorage(dir: string): Promise<ObjectStorage> {
       }),
 
     async *list(prefix, signal) {
-      const folder = join(root, ...prefix.split("/"));
-      const entries = await guarded(prefix, async () => {
-        try {
-          return await readdir(folder, { recursive: true, withFileTypes: true });
-        } catch (error) {
-          if (hasCode(error, "ENOENT")) return [];
-          throw error;
-        }
-      });
-      const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+      const files = await guarded(prefix, () => filesBelow(join(root, ...prefix.split("/"))));
       for (let i = 0; i < files.length; i += STAT_BATCH) {
         signal.throwIfAborted();
         const infos = await guarded(prefix, () =>
@@ -85,12 +87,39 @@ export async function openLocalStorage(dir: string): Promise<ObjectStorage> {
         signal.throwIfAborted();
         const path = pathOf(name);
         await unlink(path).catch(ignoreMissing);
+        await keepReserve(reserve);
         // The folder of a writer goes with its last pack. Where something was added meanwhile, it stays.
         await rmdir(dirname(path)).catch((error: unknown) => {
           if (!hasCode(error, "ENOTEMPTY", "EEXIST", "ENOENT", "EBUSY")) throw error;
         });
       }),
   };
+}
+
+async function putFile(
+  temporary: string,
+  path: string,
+  bytes: Uint8Array,
+  { ifAbsent, signal }: { readonly ifAbsent: boolean; readonly signal: AbortSignal },
+): Promise<boolean> {
+  try {
+    await writeDurably(temporary, bytes);
+    signal.throwIfAborted();
+    return await publish(temporary, path, ifAbsent);
+  } finally {
+    await unlink(temporary).catch(ignoreMissing);
+  }
+}
+
+/** Takes the reserve again where it was given up and there is room. */
+async function keepReserve(path: string): Promise<void> {
+  try {
+    await writeDurably(path, Buffer.alloc(RESERVE_BYTES));
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) return;
+    if (!hasCode(error, ...FULL)) throw error;
+    await unlink(path).catch(ignoreMissing); // what there was room for is no reserve
+  }
 }
 
 async function writeDurably(path: string, bytes: Uint8Array): Promise<void> {
@@ -104,18 +133,20 @@ async function writeDurably(path: string, bytes: Uint8Array): Promise<void> {
 }
 
 async function publish(temporary: string, path: string, ifAbsent: boolean): Promise<boolean> {
-  // The folder may be removed by a delete between its making and its use; it is then made again.
+  const folder = dirname(path);
+  // A delete takes an empty folder away, perhaps between its making here and its use. It is then made again.
   for (let attempt = 1; ; attempt++) {
-    await makeFolder(dirname(path));
     try {
+      await makeFolder(folder);
       await (ifAbsent ? link(temporary, path) : rename(temporary, path));
-      await syncFolder(dirname(path));
-      return true;
+      break;
     } catch (error) {
       if (ifAbsent && hasCode(error, "EEXIST")) return false;
-      if (!hasCode(error, "ENOENT") || attempt === 5) throw error;
+      if (!hasCode(error, "ENOENT") || attempt === MOST_ATTEMPTS) throw error;
     }
   }
+  await syncFolder(folder).catch(ignoreMissing); // where it is gone, the object has been deleted again
+  return true;
 }
 
 async function readRange(file: FileHandle, range: ByteRange | undefined): Promise<Buffer> {
@@ -136,6 +167,32 @@ async function readRange(file: FileHandle, range: ByteRange | undefined): Promis
     filled += bytesRead;
   }
   return bytes.subarray(0, filled);
+}
+
+/**
+ * The files in a folder and those below it. Each folder is read by itself: one that another process removes meanwhile is empty,
+ * and says nothing of the others.
+ */
+async function filesBelow(folder: string): Promise<string[]> {
+  const files: string[] = [];
+  const folders = [folder];
+  for (let next = folders.pop(); next !== undefined; next = folders.pop()) {
+    for (const entry of await entriesOf(next)) {
+      const path = join(next, entry.name);
+      if (entry.isDirectory()) folders.push(path);
+      else if (entry.isFile()) files.push(path);
+    }
+  }
+  return files;
+}
+
+async function entriesOf(folder: string): Promise<Dirent[]> {
+  try {
+    return await readdir(folder, { withFileTypes: true });
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return [];
+    throw error;
+  }
 }
 
 async function infoOf(root: string, path: string): Promise<ObjectInfo | undefined> {
@@ -165,6 +222,7 @@ async function syncFolder(path: string): Promise<void> {
 
 async function removeLeftovers(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
+    if (name === RESERVE_FILE) continue;
     const path = join(folder, name);
     try {
       if ((await stat(path)).mtimeMs < Date.now() - TEMPORARY_AGE_MS) await unlink(path);
@@ -180,7 +238,7 @@ async function guarded<T>(name: string, work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (error) {
     const metadata = name === "" ? {} : { object: name };
-    if (hasCode(error, "ENOSPC", "EDQUOT", "EFBIG")) {
+    if (hasCode(error, ...FULL)) {
       throw fail("BACKUP_REPOSITORY_FULL", "There is no room left for the backup repository", {
         metadata,
         cause: error,
@@ -194,7 +252,9 @@ async function guarded<T>(name: string, work: () => Promise<T>): Promise<T> {
   }
 }
 
-function hasCode(error: unknown, ...codes: string[]): boolean {
+const FULL = ["ENOSPC", "EDQUOT", "EFBIG"] as const;
+
+function hasCode(error: unknown, ...codes: readonly string[]): boolean {
   return error instanceof Error && "code" in error && typeof error.code === "string" && codes.includes(error.code);
 }
 

@@ -12,8 +12,8 @@ import { sealMessage } from "./sealed-object.ts";
 import { Slots } from "./slots.ts";
 import type { ObjectStorage } from "./storage.ts";
 
-/** One pack is filled while two are put. Together with their buffers that is 25 MiB. */
-const PACK_BUFFERS = 3;
+/** One pack is filled while another one is put. A local disk takes one in less time than it takes to fill one. */
+const PACK_BUFFERS = 2;
 
 /** Puts chunks into packs, packs into the storage, and an index behind every 64 packs. */
 export class PackWriter {

@@ -78,6 +78,30 @@ describe.for(Object.entries(implementations))("storage: %s", ([, make]) => {
   });
 });
 
+test("a listing shows what is there all the time, while folders beside it come and go", async () => {
+  await using folder = await newFolder();
+  const storage = await openLocalStorage(folder.dir);
+  const steady = Array.from({ length: 20 }, (_, i) => `packs/steady-${i}/1`);
+  for (const name of steady) await storage.put(name, Buffer.alloc(1), { ifAbsent: true, signal: never });
+  const writers = { stopped: false };
+  const coming = Promise.all(
+    Array.from({ length: 4 }, async (_, i) => {
+      while (!writers.stopped) {
+        await storage.put(`packs/a-${i}/1`, Buffer.alloc(1), { ifAbsent: true, signal: never });
+        await storage.delete(`packs/a-${i}/1`, never);
+      }
+    }),
+  );
+  const missing: string[] = [];
+  for (let round = 0; round < 60; round++) {
+    const names = new Set((await Array.fromAsync(storage.list("packs/", never))).map(({ name }) => name));
+    missing.push(...steady.filter((name) => !names.has(name)));
+  }
+  writers.stopped = true;
+  await coming;
+  expect(missing).toEqual([]);
+});
+
 test("puts and deletes in one folder at once lose nothing", async () => {
   await using folder = await newFolder();
   const storage = await openLocalStorage(folder.dir);
