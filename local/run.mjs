@@ -87,7 +87,9 @@ function run(file, args, env) {
     const signals = ["SIGINT", "SIGTERM", "SIGHUP"];
     const pass = (signal) => child.kill(signal);
     for (const signal of signals) process.on(signal, pass);
+    const watch = watchParent(() => pass("SIGTERM"));
     const finish = (code) => {
+      clearInterval(watch);
       for (const signal of signals) process.off(signal, pass);
       resolve(code);
     };
@@ -100,6 +102,15 @@ function run(file, args, env) {
       finish(128 + ({ SIGHUP: 1, SIGINT: 2, SIGKILL: 9, SIGTERM: 15 }[signal] ?? 0));
     });
   });
+}
+
+/** npm passes signals to a shell, which ends without passing them on: then the end of the shell is the signal. */
+function watchParent(onEnd) {
+  if (process.env.npm_lifecycle_event === undefined) return undefined;
+  const parent = process.ppid;
+  return setInterval(() => {
+    if (process.ppid !== parent) onEnd();
+  }, 500).unref();
 }
 
 function complain(line) {

@@ -46,6 +46,8 @@ export interface Recipe {
   /** Says whether the server does its work, not only listens. May throw while it does not. */
   readonly isReady: (uri: string) => Promise<boolean>;
   readonly readyWithinMs: number;
+  /** How long it may take to stop in good order before it is killed; 15 s where nothing is said. */
+  readonly stopWithinMs?: number;
 }
 
 /** Starts a server and waits until it does its work. */
@@ -88,7 +90,7 @@ function handle(recipe: Recipe, port: number, folder: string, throwaway: boolean
       if (running === undefined) throw new Error(`${recipe.name} is stopped`);
       return running.pid;
     },
-    ended: async () => running?.ended,
+    ended: async () => running?.ended(),
     stop: () => stop("SIGTERM"),
     kill: () => stop("SIGKILL"),
     start: async () => {
@@ -106,7 +108,7 @@ class PortTaken extends Complaint {}
 
 interface Running {
   readonly pid: number;
-  readonly ended: Promise<void>;
+  ended(): Promise<void>;
   end(signal: NodeJS.Signals): Promise<void>;
 }
 
@@ -123,11 +125,17 @@ async function run(recipe: Recipe, port: number, folder: string, throwaway: bool
   );
   const running: Running = {
     pid: identity.pid,
-    ended: exit,
+    ended: () => {
+      child.ref(); // whoever waits for the end wants to live until then
+      return exit;
+    },
     end: async (signal) => {
       child.ref();
       signalGroup(identity, signal);
-      const inTime = await Promise.race([exit.then(() => true), waitUntil(() => ended, { withinMs: 15_000 })]);
+      const inTime = await Promise.race([
+        exit.then(() => true),
+        waitUntil(() => ended, { withinMs: recipe.stopWithinMs ?? 15_000 }),
+      ]);
       if (!inTime) signalGroup(identity, "SIGKILL");
       await exit;
     },

@@ -16,7 +16,7 @@ await runCommand(async () => {
   const { values } = parseArgs({ options: { folder: { type: "string", default: join(localFolder, "start") } } });
   const folder = resolve(values.folder);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  using _ = lockFolder(folder);
+  using _lock = lockFolder(folder);
 
   const grpcurl = goTool("grpcurl").catch((error: unknown) => {
     say(error instanceof Error ? error.message : String(error));
@@ -29,7 +29,7 @@ await runCommand(async () => {
   const listeners = { grpc: await listener("GRPC", 50_051), http: await listener("HTTP", 8080) };
   say("Starting the service …");
   await using service = await startService(folder, stores, listeners);
-  using _ = writeEnvironment(folder, stores, listeners);
+  using _environment = writeEnvironment(folder, stores, listeners);
   process.stdout.write(whatToTry(listeners, await grpcurl));
   stop.isReady = true;
 
