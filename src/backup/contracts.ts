@@ -13,7 +13,10 @@ import type { Stream, Unit, UnitSchema } from "../../gen/lucid/backup/v1/manifes
 
 /** Writes one sequence of records into the repository. Disposing it unsealed abandons it. */
 export interface StreamWriter extends AsyncDisposable {
-  /** Appends records; resolves when there is room for more, so awaiting it is the back-pressure. Keeps no reference to the bytes. */
+  /**
+   * Appends records; resolves when there is room for more, so awaiting it is the back-pressure. One call at a time. Keeps no
+   * reference to the bytes after that.
+   */
   write(records: readonly Uint8Array[]): Promise<void>;
   /**
    * Ends the sequence. Its last chunks may still be on their way: all is durable when the backup itself is sealed, and what a

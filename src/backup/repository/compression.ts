@@ -70,7 +70,10 @@ export class ChunkCompression {
  * collector: V8 counts each context's megabyte, again and again.
  */
 class Compressor {
-  /** Whatever is written becomes a frame of its own, in one visit to the pool. */
+  /**
+   * Whatever is written becomes a frame of its own, in one visit to the pool. Where that ends exactly with the output buffer, zstd
+   * is asked once more and adds an empty frame, which readers pass over.
+   */
   readonly #stream: ZstdCompress = createZstdCompress({
     chunkSize: OUTPUT_BYTES,
     params: { ...PARAMETERS, [constants.ZSTD_c_windowLog]: WINDOW_LOG },
