@@ -1,5 +1,11 @@
 import { errors as searchErrors } from "@elastic/elasticsearch";
-import { MongoError, MongoNetworkError, MongoOperationTimeoutError, MongoServerSelectionError } from "mongodb";
+import {
+  MongoError,
+  MongoNetworkError,
+  MongoOperationTimeoutError,
+  MongoServerSelectionError,
+  MongoTopologyClosedError,
+} from "mongodb";
 
 import { fail, type FailOptions } from "../errors.ts";
 
@@ -33,6 +39,8 @@ function mongodbFailure(error: MongoError): unknown {
   if (
     error instanceof MongoNetworkError ||
     error instanceof MongoServerSelectionError ||
+    // Calls that wait for the same first connection as one that gave up.
+    error instanceof MongoTopologyClosedError ||
     error.name === "MongoWaitQueueTimeoutError" ||
     mongodbCodes.away.has(error.code)
   ) {

@@ -1,0 +1,79 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import type { DescService } from "@bufbuild/protobuf";
+import { type Client, createClient, type Transport } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { MongoClient } from "mongodb";
+import { pino } from "pino";
+
+import { start } from "../../src/app.ts";
+import { readConfig } from "../../src/config.ts";
+import { storeAddresses, uniqueName } from "./stores.ts";
+
+/** The whole service on real stores, with databases and a repository of its own. */
+export interface TestApp extends AsyncDisposable {
+  /** A client on each listener. */
+  client<S extends DescService>(service: S): Client<S>;
+  http<S extends DescService>(service: S): Client<S>;
+  readonly transports: Readonly<Record<"grpc" | "http", Transport>>;
+  readonly grpcAddress: string;
+  readonly httpAddress: string;
+  /** A client of MongoDB, beside the service's own. */
+  readonly mongodb: MongoClient;
+  /** Name of a database that is removed at the end. */
+  databaseName(): string;
+  drain(graceMs: number): Promise<void>;
+}
+
+export async function testApp(environment: Readonly<Record<string, string>> = {}): Promise<TestApp> {
+  await using stack = new AsyncDisposableStack();
+  const { mongodbUri, redisUri, searchUri } = storeAddresses();
+  const dir = await mkdtemp(join(tmpdir(), "lucid-app-"));
+  stack.defer(() => rm(dir, { recursive: true, force: true }));
+  const keyFile = join(dir, "key");
+  await writeFile(keyFile, "a key that is long enough for the tests");
+  const mongodb = await MongoClient.connect(mongodbUri);
+  stack.defer(() => mongodb.close());
+  const databases: string[] = [];
+  stack.defer(async () => {
+    for (const name of databases) await mongodb.db(name).dropDatabase();
+  });
+  const databaseName = () => {
+    const name = uniqueName("data");
+    databases.push(name);
+    return name;
+  };
+  const config = readConfig({
+    LUCID_GRPC_PORT: "0",
+    LUCID_HTTP_PORT: "0",
+    LUCID_MONGODB_URI: mongodbUri,
+    LUCID_REDIS_URI: redisUri,
+    LUCID_SEARCH_URI: searchUri,
+    LUCID_MONGODB_DATABASE: databaseName(),
+    LUCID_MONGODB_SYSTEM_DATABASE: databaseName(),
+    LUCID_BACKUP_DIR: join(dir, "repository"),
+    LUCID_BACKUP_KEY_FILE: keyFile,
+    LUCID_JOB_LEASE_MS: "5000",
+    ...environment,
+  });
+  const app = stack.use(await start(config, pino({ level: "silent" })));
+  const [grpcAddress, httpAddress] = [`127.0.0.1:${app.grpc.port}`, `127.0.0.1:${app.http.port}`];
+  const transports = {
+    grpc: createGrpcTransport({ baseUrl: `http://${grpcAddress}` }),
+    http: createConnectTransport({ baseUrl: `http://${httpAddress}`, httpVersion: "1.1" }),
+  };
+  const running = stack.move();
+  return {
+    client: (service) => createClient(service, transports.grpc),
+    http: (service) => createClient(service, transports.http),
+    transports,
+    grpcAddress,
+    httpAddress,
+    mongodb,
+    databaseName,
+    drain: (graceMs) => app.drain(graceMs),
+    [Symbol.asyncDispose]: () => running.disposeAsync(),
+  };
+}
