@@ -60,6 +60,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       backupService({
         ...backups,
         pageTokens: pageTokens(config.server.pageTokenSecret),
+        stores: backups.sources.map(({ store }) => store),
         systemDatabase,
         translate: translateStoreError,
       }),

@@ -50,6 +50,7 @@ const reasons = {
   BACKUP_NOT_COMPLETE: { code: Code.FailedPrecondition },
   BACKUP_IN_USE: { code: Code.FailedPrecondition },
   BACKUP_TYPE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
+  BACKUP_STORE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
   BACKUP_SELECTION_EMPTY: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_NOT_CONFIGURED: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },

@@ -6,6 +6,7 @@ import { Health, HealthCheckResponse_ServingStatus as Status } from "../../gen/g
 import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { BackupService } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import { reasonOf } from "../../src/errors.ts";
 import { testApp } from "../support/app.ts";
 import { NobodyService } from "./nobody.ts";
@@ -55,6 +56,12 @@ const refusals: readonly {
     reason: "BACKUP_NOT_FOUND",
   },
   {
+    name: "a store that cannot be backed up",
+    call: (transport) => createClient(BackupService, transport).createBackup({}),
+    code: Code.FailedPrecondition,
+    reason: "BACKUP_STORE_NOT_SUPPORTED",
+  },
+  {
     name: "a deadline that has passed",
     call: (transport) => Array.fromAsync(createClient(Health, transport).watch({}, { timeoutMs: 200 })),
     code: Code.DeadlineExceeded,
@@ -88,7 +95,7 @@ test("a store that is away is told so on both listeners, and the process still s
   await using app = await testApp({ LUCID_MONGODB_URI: "mongodb://127.0.0.1:1/?directConnection=true" });
   for (const transport of Object.values(app.transports)) {
     const backups = createClient(BackupService, transport);
-    const [outcome] = await Promise.allSettled([backups.createBackup({})]);
+    const [outcome] = await Promise.allSettled([backups.createBackup({ selection: { stores: [Store.MONGODB] } })]);
     const error = ConnectError.from(outcome.status === "rejected" ? outcome.reason : undefined);
     expect(reasonOf(error)).toMatchObject({ reason: "STORE_UNAVAILABLE", metadata: { store: "mongodb" } });
     expect(error.rawMessage).not.toContain("127.0.0.1");
