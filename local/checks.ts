@@ -1,7 +1,6 @@
 import { execFile } from "node:child_process";
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
 
 import { checkLayers } from "./layers.ts";
 import { localPath, projectFolder, runCommand, say } from "./project.ts";
@@ -99,6 +98,6 @@ function indent(text: string): string {
   return text.replaceAll(/^/gm, "    ");
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+if (import.meta.main) {
   await runCommand(async () => ((await runChecks()) ? 0 : 1));
 }
