@@ -13,6 +13,7 @@ import {
   timestampElement,
   timestampValue,
   valueBytes,
+  withIdInFront,
 } from "./raw-bson.ts";
 
 /** How a document was changed. */
@@ -226,7 +227,7 @@ export function changed(document: Uint8Array | undefined, change: DocumentChange
   switch (change.operation) {
     case "insert":
     case "replace":
-      return change.content;
+      return change.content === undefined ? undefined : withIdInFront(change.content);
     case "delete":
       return undefined;
     case "update":

@@ -45,6 +45,8 @@ export class TrackedCollections {
   /** Counts what has happened to collections that are selected. */
   version = 0;
   readonly #byName = new Map<string, TrackedCollection>();
+  /** What has happened to collections that are selected, by name. */
+  readonly #versions = new Map<string, number>();
   readonly #namespaces: Namespaces;
 
   constructor(namespaces: Namespaces) {
@@ -53,6 +55,11 @@ export class TrackedCollections {
 
   find(database: string, collection: string): TrackedCollection | undefined {
     return this.#byName.get(nameOf({ database, collection }));
+  }
+
+  /** Counts what has happened to what has that name, or had. */
+  versionOf(at: { readonly database: string; readonly collection: string }): number {
+    return this.#versions.get(nameOf(at)) ?? 0;
   }
 
   /** Follows a collection from now on. */
@@ -85,7 +92,7 @@ export class TrackedCollections {
         this.#created(event);
         break;
       case "drop":
-        if (this.#namespaces.holds(database, collection)) this.version++;
+        this.#happened(event);
         this.#remove(this.find(database, collection));
         break;
       case "rename":
@@ -97,13 +104,20 @@ export class TrackedCollections {
         break;
       default:
         // Indexes, options, shard keys: what is listed in the end has them.
-        if (!isDocumentChange(event) && this.#namespaces.holds(database, collection)) this.version++;
+        if (!isDocumentChange(event)) this.#happened(event);
     }
   }
 
-  #created({ database, collection, namespaceType = "collection" }: ChangeEvent): void {
-    if (!this.#namespaces.holds(database, collection)) return;
+  #happened(at: { readonly database: string; readonly collection: string }): void {
+    if (!this.#namespaces.holds(at.database, at.collection)) return;
     this.version++;
+    this.#versions.set(nameOf(at), this.versionOf(at) + 1);
+  }
+
+  #created(event: ChangeEvent): void {
+    const { database, collection, namespaceType = "collection" } = event;
+    if (!this.#namespaces.holds(database, collection)) return;
+    this.#happened(event);
     if (namespaceType === "view") return;
     const kind = namespaceType === "timeseries" ? "timeseries" : "collection";
     // The changes of a time series are not told; it has to be read.
@@ -118,7 +132,8 @@ export class TrackedCollections {
   ): void {
     const moved = this.find(from.database, from.collection);
     const arrives = this.#namespaces.holds(to.database, to.collection);
-    if (moved !== undefined || arrives) this.version++;
+    this.#happened(from);
+    this.#happened(to);
     if (arrives) this.#remove(this.find(to.database, to.collection));
     if (moved === undefined) {
       // It comes from what is not selected, so that nothing is known of it: it is read from here on.

@@ -101,6 +101,16 @@ export function idOf(document: Uint8Array): Uint8Array | undefined {
   return element === undefined ? undefined : document.subarray(element.start, element.end);
 }
 
+/** The document with its `_id` as the first element, where servers put it however the document was sent. */
+export function withIdInFront(document: Uint8Array): Uint8Array {
+  const id = idOf(document);
+  if (id === undefined || id.byteOffset === document.byteOffset + 4) return document;
+  const others = Array.from(elementsOf(document), ({ name, start, end }) =>
+    name === "_id" ? new Uint8Array(0) : document.subarray(start, end),
+  );
+  return documentOf([id, ...others]);
+}
+
 /** A key of maps for what `idOf` returns. */
 export function keyText(id: Uint8Array): string {
   return Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString("latin1");

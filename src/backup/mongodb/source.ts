@@ -109,6 +109,7 @@ class MongodbRun implements SourceRun {
   #changes: StreamWriter | undefined;
   #from = 0n;
   #cut = 0n;
+  readonly #indexes = new Map<string, { readonly version: number; readonly indexes: readonly Uint8Array[] }>();
   #final: readonly FinalCollection[] = [];
 
   constructor(options: RunOptions) {
@@ -307,11 +308,16 @@ class MongodbRun implements SourceRun {
     this.#options.work.meter.add(Store.MONGODB, copy.meterName, documents, bytes);
   }
 
+  /** Indexes are listed again only where something happened to their collection: quickly, where things happen all the time. */
   async #withIndexes(listed: readonly ListedCollection[]): Promise<FinalCollection[]> {
     const final: FinalCollection[] = [];
-    for (const each of listed) {
-      const db = this.#options.client.db(each.database);
-      final.push({ listed: each, indexes: each.kind === "view" ? [] : await listIndexes(db, each.collection) });
+    for (const one of listed) {
+      const version = this.#collections.versionOf(one);
+      const known = this.#indexes.get(nameOf(one));
+      const db = this.#options.client.db(one.database);
+      const fresh = known?.version === version ? known.indexes : await listIndexes(db, one.collection);
+      this.#indexes.set(nameOf(one), { version, indexes: fresh });
+      final.push({ listed: one, indexes: one.kind === "view" ? [] : fresh });
     }
     return final;
   }
