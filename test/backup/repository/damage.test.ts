@@ -20,11 +20,12 @@ const detailOf = { config: "object", manifests: "backup_id", indexes: "object", 
 
 test.for([{ encrypted: true }, { encrypted: false }])(
   "a flipped bit anywhere in any object is found (encrypted: $encrypted)",
+  { timeout: 120_000 },
   async (options) => {
     await using place = await newRepository(options);
     const { dir } = place;
     const keyFile = options.encrypted ? { keyFile: place.keyFile } : {};
-    const written = [makeRecords(300, 1), [Buffer.concat(makeRecords(400, 2))], []];
+    const written = [makeRecords(100, 1), [Buffer.concat(makeRecords(300, 2))], []];
     await takeBackup(place.repository, "b", written);
     const objects = await objectsIn(dir);
     const sizes = await Promise.all(objects.map(async (path) => (await stat(path)).size));
@@ -54,7 +55,7 @@ test.for([{ encrypted: true }, { encrypted: false }])(
           await flip(path, offset, bit);
         }
       }),
-      { seed: 77, numRuns: 120 },
+      { seed: 77, numRuns: 60 },
     );
     expect(await readBackup(place.repository, "b")).toEqual(written);
   },

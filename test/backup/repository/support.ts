@@ -93,10 +93,11 @@ export function makeRecords(count: number, seed = 1, bytes = 1000): Buffer[] {
   });
 }
 
-/** Objects of a local repository, with their paths. */
+/** Objects of a local repository, with their paths. What is in `tmp` is none. */
 export async function objectsIn(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
-  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+  const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+  return files.filter((path) => !path.startsWith(join(dir, "tmp")));
 }
 
 /** The reason of what `work` fails with, and its metadata; fails where it does not fail, or without a reason. */
