@@ -29,7 +29,7 @@ export async function startMongodb(options: ServerOptions = {}): Promise<Server>
       }),
       uri: (port) => `mongodb://127.0.0.1:${port}/?directConnection=true`,
       isReady: answersPing,
-      readyWithinMs: 60_000,
+      readyWithinMs: 120_000,
     },
     options,
   );

@@ -61,7 +61,7 @@ async function recipe(home: string, installation: string, archive: string): Prom
     }),
     uri: (port) => `http://127.0.0.1:${port}`,
     isReady: answersYellow,
-    readyWithinMs: 120_000,
+    readyWithinMs: 240_000,
     stopWithinMs: 60_000,
   };
 }

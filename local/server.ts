@@ -41,6 +41,8 @@ export interface Recipe {
     readonly file: string;
     readonly arguments: readonly string[];
     readonly environment?: Readonly<Record<string, string>>;
+    /** Runs as this user, where the starter is root and the server must not be. */
+    readonly user?: { readonly uid: number; readonly gid: number };
   };
   readonly uri: (port: number) => string;
   /** Says whether the server does its work, not only listens. May throw while it does not. */
@@ -171,6 +173,7 @@ async function spawnLogged(
       detached: true,
       stdio: ["ignore", log, log],
       env: { ...process.env, ...command.environment },
+      ...command.user,
     });
     await new Promise<void>((resolve, reject) => {
       child.once("spawn", resolve);

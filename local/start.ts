@@ -107,7 +107,7 @@ async function startService(
       }),
       uri: (port) => `http://${http.host === "0.0.0.0" ? "127.0.0.1" : http.host}:${port}`,
       isReady: async (uri) => (await fetch(`${uri}/readyz`, { signal: AbortSignal.timeout(2000) })).ok,
-      readyWithinMs: 60_000,
+      readyWithinMs: 120_000,
     },
     { folder, port: http.port },
   );
