@@ -214,7 +214,7 @@ function handlerOf(
     const message = complete(method, await spec.impl(requests, context));
     return new LazyResponse(context, true, justOne(message)) as unknown as StreamResponse;
   };
-  const chain = chainOf(method, innermost as AnyFn, interceptors);
+  const chain = chainOf(method, innermost, interceptors);
   const run = (context: CallContext, stream: boolean, message: unknown) =>
     chain(new LazyRequest(context, stream, message) as unknown as UnaryRequest);
 

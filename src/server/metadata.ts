@@ -1,7 +1,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
-import { Code, type ConnectError, decodeBinaryHeader, encodeBinaryHeader } from "@connectrpc/connect";
-import { Metadata, type ServiceError, type status as Status } from "@grpc/grpc-js";
+import { type Code, type ConnectError, decodeBinaryHeader, encodeBinaryHeader } from "@connectrpc/connect";
+import { Metadata, type ServiceError, status as grpcStatus } from "@grpc/grpc-js";
 
 import { StatusSchema } from "../../gen/google/rpc/status_pb.ts";
 
@@ -45,10 +45,15 @@ export function serviceErrorOf(error: ConnectError, trailer: Headers | undefined
     metadata.set("grpc-status-details-bin", Buffer.from(toBinary(StatusSchema, status)));
   }
   // Connect's codes and those of gRPC are the same numbers.
-  return { code: error.code as number as Status, details: error.rawMessage, metadata };
+  return { code: codeOf(error.code), details: error.rawMessage, metadata };
 }
 
-/** Codes that are a caller's doing or the stores', not a fault of this service. */
-export function isFault(code: Code): boolean {
-  return code === Code.Internal || code === Code.Unknown || code === Code.DataLoss;
+type Status = ServiceError["code"];
+
+const statuses = new Map<number, Status>(
+  Object.values(grpcStatus).flatMap((value) => (typeof value === "number" ? [[value, value]] : [])),
+);
+
+function codeOf(code: Code): Status {
+  return statuses.get(code) ?? grpcStatus.UNKNOWN;
 }

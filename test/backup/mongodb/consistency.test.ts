@@ -1,4 +1,4 @@
-import { type Db, type Document, type MongoClient, Timestamp } from "mongodb";
+import { type Db, type Document, type MongoClient, type Timestamp } from "mongodb";
 import { expect, test } from "vitest";
 
 import { contentNames, rawContent, restore, rig, take } from "./harness.ts";
@@ -185,7 +185,7 @@ async function watched(client: MongoClient, db: Db) {
   const stream = client.watch([{ $match: { "ns.db": db.databaseName } }], { showExpandedEvents: true });
   const first = stream.tryNext();
   await first;
-  const take = (event: Document): boolean => {
+  const note = (event: Document): boolean => {
     if (event["ns"].coll === "end_of_test") return false;
     const moving = String(event["ns"].coll).startsWith("moving_");
     const time = event["clusterTime"] as Timestamp;
@@ -203,7 +203,7 @@ async function watched(client: MongoClient, db: Db) {
     /** Reads all that has happened. */
     async end(): Promise<void> {
       await db.collection<Doc>("end_of_test").insertOne({ _id: "end" });
-      for await (const event of stream) if (!take(event)) break;
+      for await (const event of stream) if (!note(event)) break;
       await stream.close();
     },
   };
