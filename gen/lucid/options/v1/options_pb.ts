@@ -6,7 +6,7 @@
 
 import type { GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { MessageOptions } from "@bufbuild/protobuf/wkt";
+import type { FieldOptions, MessageOptions } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lucid/options/v1/options.proto.
  */
 export const file_lucid_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiRAoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4IooBCgVJbmRleBIMCgRrZXlzGAEgAygJEg4KBnVuaXF1ZRgCIAEoCBIUCgxwcmVzZW50X29ubHkYAyABKAgSEQoJbGl2ZV9vbmx5GAQgASgIEiEKFGV4cGlyZV9hZnRlcl9zZWNvbmRzGAUgASgFSACIAQFCFwoVX2V4cGlyZV9hZnRlcl9zZWNvbmRzOl8KCmNvbGxlY3Rpb24SHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMY0YYDIAEoCzIcLmx1Y2lkLm9wdGlvbnMudjEuQ29sbGVjdGlvblIKY29sbGVjdGlvbkKGAQoUY29tLmx1Y2lkLm9wdGlvbnMudjFCDE9wdGlvbnNQcm90b1ABogIDTE9YqgIQTHVjaWQuT3B0aW9ucy5WMcoCEEx1Y2lkXE9wdGlvbnNcVjHiAhxMdWNpZFxPcHRpb25zXFYxXEdQQk1ldGFkYXRh6gISTHVjaWQ6Ok9wdGlvbnM6OlYxYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAgiigEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBAUIXChVfZXhwaXJlX2FmdGVyX3NlY29uZHM6XwoKY29sbGVjdGlvbhIfLmdvb2dsZS5wcm90b2J1Zi5NZXNzYWdlT3B0aW9ucxjRhgMgASgLMhwubHVjaWQub3B0aW9ucy52MS5Db2xsZWN0aW9uUgpjb2xsZWN0aW9uOkAKC291dHB1dF9vbmx5Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjRhgMgASgIUgpvdXRwdXRPbmx5OjsKCHJlcXVpcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjShgMgASgIUghyZXF1aXJlZEKGAQoUY29tLmx1Y2lkLm9wdGlvbnMudjFCDE9wdGlvbnNQcm90b1ABogIDTE9YqgIQTHVjaWQuT3B0aW9ucy5WMcoCEEx1Y2lkXE9wdGlvbnNcVjHiAhxMdWNpZFxPcHRpb25zXFYxXEdQQk1ldGFkYXRh6gISTHVjaWQ6Ok9wdGlvbnM6OlYxYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * The MongoDB collection that stores a message, one document for each.
@@ -35,6 +35,14 @@ export type Collection = Message<"lucid.options.v1.Collection"> & {
    * @generated from field: repeated lucid.options.v1.Index indexes = 2;
    */
   indexes: Index[];
+
+  /**
+   * Whether documents are created by calls with a `request_id`, which is kept beside the document with a digest of the
+   * call, under an index of its own, so that a retry finds what the first try made.
+   *
+   * @generated from field: bool keeps_request_id = 3;
+   */
+  keepsRequestId: boolean;
 };
 
 /**
@@ -100,4 +108,20 @@ export const IndexSchema: GenMessage<Index> = /*@__PURE__*/
  */
 export const collection: GenExtension<MessageOptions, Collection> = /*@__PURE__*/
   extDesc(file_lucid_options_v1_options, 0);
+
+/**
+ * Whether only the service sets the field: what a caller sends in it is ignored, also where an update mask names it.
+ *
+ * @generated from extension: bool output_only = 50001;
+ */
+export const output_only: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_lucid_options_v1_options, 1);
+
+/**
+ * Whether every stored document must have the field: it is needed to create one and cannot be cleared.
+ *
+ * @generated from extension: bool required = 50002;
+ */
+export const required: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_lucid_options_v1_options, 2);
 
