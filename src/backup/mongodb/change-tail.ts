@@ -97,7 +97,7 @@ export class ChangeTail implements AsyncDisposable {
       tail.#running = tail.#follow();
       await tail.mark();
       // What processes that died have left.
-      await tail.#markCollection().deleteMany({ create_time: { $lt: new Date(Date.now() - markDeadlineMs * 10) } });
+      await tail.#marksAt().deleteMany({ create_time: { $lt: new Date(Date.now() - markDeadlineMs * 10) } });
       return tail;
     } catch (error) {
       await tail[Symbol.asyncDispose]();
@@ -128,9 +128,7 @@ export class ChangeTail implements AsyncDisposable {
     // Awaited below; until then a failure is nobody's.
     promise.catch(() => undefined);
     try {
-      const marks = this.#markCollection();
-      await marks.insertOne({ _id: id, create_time: new Date() }, { writeConcern: { w: "majority" } });
-      await marks.deleteOne({ _id: id });
+      await this.#marksAt().insertOne({ _id: id, create_time: new Date() }, { writeConcern: { w: "majority" } });
       return await promise;
     } finally {
       clearTimeout(timer);
@@ -138,7 +136,7 @@ export class ChangeTail implements AsyncDisposable {
     }
   }
 
-  #markCollection() {
+  #marksAt() {
     const { client, systemDatabase } = this.#options;
     return client.db(systemDatabase).collection<{ _id: string; create_time: Date }>(marksCollection);
   }
@@ -164,6 +162,12 @@ export class ChangeTail implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stop();
+    try {
+      await this.#marksAt().deleteMany({ _id: { $gte: `${this.#run}:`, $lt: `${this.#run};` } });
+    } catch (error) {
+      // The next backup removes them.
+      if (!isInterruption(error)) throw error;
+    }
     for (const mark of this.#marks.values()) mark.failed(new Error("The change stream was closed"));
   }
 

@@ -147,6 +147,7 @@ async function write(
   field: string,
   documents: readonly Uint8Array[],
 ): Promise<WriteError[]> {
+  if (documents.length === 0) return [];
   const sequence = new DocumentSequence(field);
   for (const document of documents) sequence.push(document, document);
   const result = await db.command({ ...command, [field]: sequence });
