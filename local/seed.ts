@@ -22,9 +22,18 @@ export interface Seed {
   readonly searchDocuments: number;
 }
 
+/** Where it goes. */
+export interface Names {
+  readonly database: string;
+  /** What the aliases of the indices start with. */
+  readonly indexPrefix: string;
+}
+
+const usualNames: Names = { database: "lucid", indexPrefix: "lucid-" };
+
 /** Fills the three stores. What an earlier seed wrote is deleted first; documents, keys and entries of others stay.
  * Gives what was written. */
-export async function writeSeed(addresses: StoreAddresses, seed: Seed, database = "lucid"): Promise<Seed> {
+export async function writeSeed(addresses: StoreAddresses, seed: Seed, names: Names = usualNames): Promise<Seed> {
   await using client = new MongoClient(addresses.mongodbUri, {
     appName: "lucid-seed",
     serverSelectionTimeoutMS: 10_000,
@@ -33,25 +42,24 @@ export async function writeSeed(addresses: StoreAddresses, seed: Seed, database 
   redis.on("error", () => {}); // the command that fails says it
   const search = new SearchClient(addresses.searchUri);
   try {
-    const db = client.db(database);
+    const db = client.db(names.database);
     const all = collections(seed.seed, seed.documents);
-    await removeEarlier(db, redis, search);
+    await removeEarlier(db, redis, search, names);
     // Noted before the first write, so that a seed that is cut off is cleared too.
     await redis.hset(RECORD, { ...seed });
     for (const collection of all) await writeCollection(db, collection);
     await inBatches("Redis keys", seed.keys, (first, end) =>
       writeKeys(redis, planFor(seed.seed, seed.documents), first, end),
     );
-    const filled = indices(all, seed.searchDocuments);
+    const filled = indices(all, seed.searchDocuments, names.indexPrefix);
     for (const index of filled) await writeIndex(search, index);
-    await search.refresh();
     return { ...seed, searchDocuments: filled.reduce((sum, { count }) => sum + count, 0) };
   } finally {
     redis.disconnect();
   }
 }
 
-async function removeEarlier(db: Db, redis: Redis, search: SearchClient): Promise<void> {
+async function removeEarlier(db: Db, redis: Redis, search: SearchClient, names: Names): Promise<void> {
   const record = await redis.hgetall(RECORD);
   for (const { name } of collections(0, 0)) await db.collection(name).deleteMany({ created_by: AUTHOR });
   if (record["seed"] === undefined) return;
@@ -59,7 +67,7 @@ async function removeEarlier(db: Db, redis: Redis, search: SearchClient): Promis
   say(`Deleting what the seed ${seed} wrote earlier`);
   const plan = planFor(seed, documents);
   await inBatches(undefined, Number(record["keys"]), (first, end) => deleteKeys(redis, plan, first, end));
-  for (const index of indices(collections(seed, documents), Number(record["searchDocuments"]))) {
+  for (const index of indices(collections(seed, documents), Number(record["searchDocuments"]), names.indexPrefix)) {
     await inBatches(undefined, index.count, (first, end) => search.remove(index, first, end));
   }
 }
@@ -75,6 +83,7 @@ async function writeCollection(db: Db, { name, count, document }: Collection): P
 async function writeIndex(search: SearchClient, index: Index): Promise<void> {
   await search.ensureIndex(index);
   await inBatches(`Search ${index.alias}`, index.count, (first, end) => search.write(index, first, end));
+  await search.refresh(index);
 }
 
 /** Works through `count` things in batches, one after the other: memory stays small whatever the size. */
@@ -136,8 +145,8 @@ if (import.meta.main) {
   await runCommand(async () => {
     const seed = readOptions();
     const began = performance.now();
-    const database = process.env["LUCID_MONGODB_DATABASE"] ?? "lucid";
-    const written = await writeSeed(findStores(), seed, database);
+    const database = process.env["LUCID_MONGODB_DATABASE"] ?? usualNames.database;
+    const written = await writeSeed(findStores(), seed, { ...usualNames, database });
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     process.stdout.write(
       `Seed ${written.seed}: ${written.documents} documents, ${written.keys} keys and ${written.searchDocuments} search documents in ${seconds} s\n`,

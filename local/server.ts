@@ -4,7 +4,7 @@ import { mkdtemp } from "node:fs/promises";
 import { join } from "node:path";
 
 import { identify, type ProcessIdentity } from "./identity.ts";
-import { freePort } from "./ports.ts";
+import { freePort, isFree } from "./ports.ts";
 import { Complaint, localPath } from "./project.ts";
 import { clearStale, forgetFolder, forgetServer, noteFolder, noteServer, signalGroup } from "./registry.ts";
 import { waitUntil } from "./wait.ts";
@@ -115,6 +115,8 @@ interface Running {
 }
 
 async function run(recipe: Recipe, port: number, folder: string, throwaway: boolean): Promise<Running> {
+  // Whoever holds the port would answer in place of a server that could not take it.
+  if (!(await isFree(port))) throw new PortTaken(`Port ${port}, meant for ${recipe.name}, is taken`);
   const logFile = join(folder, `${recipe.name}.log`);
   const { child, identity } = await spawnLogged(recipe, { port, folder, logFile, throwaway });
   let ended = false;

@@ -108,6 +108,7 @@ async function startService(
       uri: (port) => `http://${http.host === "0.0.0.0" ? "127.0.0.1" : http.host}:${port}`,
       isReady: async (uri) => (await fetch(`${uri}/readyz`, { signal: AbortSignal.timeout(2000) })).ok,
       readyWithinMs: 120_000,
+      stopWithinMs: 30_000, // longer than it drains
     },
     { folder, port: http.port },
   );

@@ -6,6 +6,8 @@ import type { Collection } from "./documents.ts";
 /** A search index that holds some of a collection's documents. */
 export interface Index {
   readonly alias: string;
+  /** Mapping of its fields beside the id and what every entity carries. */
+  readonly fields: Readonly<Record<string, object>>;
   readonly collection: Collection;
   readonly count: number;
   readonly idField: string;
@@ -16,9 +18,9 @@ const date = { type: "date" } as const;
 const long = { type: "long" } as const;
 const text = { type: "text", fields: { keyword } } as const;
 
-/** Alias → the collection, the field that is the id, its share of the documents, and its mapping beside ids and times. */
+/** Alias after the prefix → the collection, the field that is the id, its share of the documents, and its mapping beside ids and times. */
 const tables = {
-  "lucid-users": [
+  users: [
     "users",
     "user_id",
     0.25,
@@ -31,7 +33,7 @@ const tables = {
       profile: { properties: { display_name: text, bio: text, location: keyword } },
     },
   ],
-  "lucid-sessions": [
+  sessions: [
     "sessions",
     "session_id",
     0.3,
@@ -46,7 +48,7 @@ const tables = {
       ended_at: date,
     },
   ],
-  "lucid-blocks": [
+  blocks: [
     "blocks",
     "block_id",
     0.05,
@@ -60,7 +62,7 @@ const tables = {
       transactions: keyword,
     },
   ],
-  "lucid-transactions": [
+  transactions: [
     "transactions",
     "transaction_id",
     0.15,
@@ -74,13 +76,13 @@ const tables = {
       submitted_at: date,
     },
   ],
-  "lucid-manifests": [
+  manifests: [
     "manifests",
     "manifest_id",
     0.1,
     { session_id: keyword, merkle_root: keyword, chunk_count: long, total_size: long, validation_status: keyword },
   ],
-  "lucid-audit-logs": [
+  "audit-logs": [
     "audit_logs",
     "audit_id",
     0.15,
@@ -95,12 +97,12 @@ const tables = {
 } as const;
 
 /** Gives the indices that hold `total` documents together; fewer where there are not as many in the collections. */
-export function indices(all: readonly Collection[], total: number): readonly Index[] {
-  return Object.entries(tables).flatMap(([alias, [name, idField, share]]) => {
-    const collection = all.find((candidate) => candidate.name === name);
-    return collection === undefined
-      ? []
-      : [{ alias, collection, idField, count: Math.min(collection.count, Math.round(total * share)) }];
+export function indices(all: readonly Collection[], total: number, prefix: string): readonly Index[] {
+  return Object.entries(tables).flatMap(([name, [collectionName, idField, share, fields]]) => {
+    const collection = all.find((candidate) => candidate.name === collectionName);
+    if (collection === undefined) return [];
+    const count = Math.min(collection.count, Math.round(total * share));
+    return [{ alias: `${prefix}${name}`, fields, collection, idField, count }];
   });
 }
 
@@ -121,11 +123,10 @@ export class SearchClient {
   }
 
   /** Makes the index behind the alias where neither is there. */
-  async ensureIndex({ alias }: Index): Promise<void> {
+  async ensureIndex({ alias, fields, idField }: Index): Promise<void> {
     const there = await this.#send("HEAD", `/_alias/${alias}`);
     const taken = there.status === 404 ? await this.#send("HEAD", `/${alias}`) : there;
     if (taken.status !== 404) return;
-    const [, idField, , fields] = tables[alias as keyof typeof tables]; // made from these keys
     const properties = {
       [idField]: keyword,
       ...fields,
@@ -160,8 +161,9 @@ export class SearchClient {
     await this.#bulk(lines);
   }
 
-  async refresh(): Promise<void> {
-    await this.#expectOk(await this.#send("POST", "/lucid-*/_refresh"));
+  /** Makes what was written visible to searches. */
+  async refresh({ alias }: Index): Promise<void> {
+    await this.#expectOk(await this.#send("POST", `/${alias}/_refresh`));
   }
 
   async #bulk(lines: readonly string[]): Promise<void> {
