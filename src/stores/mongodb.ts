@@ -1,30 +1,84 @@
-import { type Db, MongoClient } from "mongodb";
+import { type Db, MongoClient, type MongoClientOptions } from "mongodb";
 
 import type { Config } from "../config.ts";
+import type { LatencyRecorder } from "./latency.ts";
+import { measured } from "./measured-db.ts";
+
+/** What the server can do. It may change while the process runs: a standalone becomes a replica set. */
+export interface MongodbFeatures {
+  readonly version: string;
+  /** Whether the driver talks to a mongos. */
+  readonly sharded: boolean;
+  /** Empty where there is none, and behind a mongos. */
+  readonly replicaSet: string;
+  /** Both need a replica set or a sharded cluster. */
+  readonly changeStreams: boolean;
+  readonly transactions: boolean;
+}
 
 /** The shared client of MongoDB. Opening it does not wait: the store may be away, and comes back by itself. */
 export interface MongodbStore extends AsyncDisposable {
   readonly client: MongoClient;
-  /** The domain's collections. */
+  /** The domain's collections. int64 is read as `bigint`, exact; latencies are recorded. */
   readonly domain: Db;
   /** What the service keeps for itself. */
   readonly system: Db;
+  /** Asks the server; fails with `STORE_UNAVAILABLE` after translation where it is away. */
+  features(signal: AbortSignal): Promise<MongodbFeatures>;
 }
 
-/** Opens the client. int64 values are read as `Long` by readers that ask for it; nothing is promoted twice. */
-export function openMongodb(config: Config["mongodb"]): MongodbStore {
-  const client = new MongoClient(config.uri, {
-    appName: "lucid-data",
-    // A call that finds MongoDB away says so in seconds; the driver's default is half a minute.
-    serverSelectionTimeoutMS: 2000,
-    connectTimeoutMS: 2000,
-    maxPoolSize: 100,
-    waitQueueTimeoutMS: 10_000,
-  });
+/** The driver's own limits are made for scripts: half a minute until it says that a server is away, and no end of waiting. */
+const limits = {
+  serverSelectionTimeoutMS: 2000,
+  connectTimeoutMS: 2000,
+  // A server that went silent is noticed, and the calls that wait for it fail, after this and the time to connect.
+  heartbeatFrequencyMS: 5000,
+  maxPoolSize: 100,
+  waitQueueTimeoutMS: 5000,
+  // Firewalls forget connections that say nothing for long, without telling either side.
+  maxIdleTimeMS: 600_000,
+} satisfies MongoClientOptions;
+
+/**
+ * Opens the client. What the connection string names wins over the limits here. The driver retries a read or a write once
+ * when a primary changes, which it can do safely (writes carry a number); nothing above it retries.
+ * Commands are not monitored: the driver would deserialise every reply once more for that, raw ones too.
+ */
+export function openMongodb(config: Config["mongodb"], options: { latency?: LatencyRecorder } = {}): MongodbStore {
+  const named = optionsNamedBy(config.uri);
+  const unnamed = Object.entries(limits).filter(([name]) => !named.has(name.toLowerCase()));
+  const client = new MongoClient(config.uri, { appName: "lucid-data", ...Object.fromEntries(unnamed) });
+  const domain = client.db(config.database, { useBigInt64: true });
   return {
     client,
-    domain: client.db(config.database),
+    domain: options.latency === undefined ? domain : measured(domain, options.latency),
     system: client.db(config.systemDatabase),
+    features: (signal) => featuresOf(client, signal),
     [Symbol.asyncDispose]: () => client.close(),
+  };
+}
+
+/** A connection string with several hosts is no URL. */
+function optionsNamedBy(uri: string): ReadonlySet<string> {
+  const query = uri.split("?").slice(1).join("?");
+  return new Set(Array.from(new URLSearchParams(query).keys(), (name) => name.toLowerCase()));
+}
+
+async function featuresOf(client: MongoClient, signal: AbortSignal): Promise<MongodbFeatures> {
+  const admin = client.db("admin");
+  const options = { signal, readPreference: "primaryPreferred" } as const;
+  const [hello, build] = await Promise.all([
+    admin.command({ hello: 1 }, options),
+    admin.command({ buildInfo: 1 }, options),
+  ]);
+  const sharded = hello["msg"] === "isdbgrid";
+  const replicaSet = String(hello["setName"] ?? "");
+  const replicated = sharded || replicaSet !== "";
+  return {
+    version: String(build["version"]),
+    sharded,
+    replicaSet,
+    changeStreams: replicated,
+    transactions: replicated,
   };
 }

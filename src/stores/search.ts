@@ -1,6 +1,7 @@
-import { Client, errors, UndiciConnection } from "@elastic/elasticsearch";
+import { Client, type ClientOptions, errors, type Transport, UndiciConnection } from "@elastic/elasticsearch";
 
 import type { Config } from "../config.ts";
+import type { LatencyRecorder } from "./latency.ts";
 
 /** What the server is. */
 export interface SearchProduct {
@@ -8,11 +9,58 @@ export interface SearchProduct {
   readonly version: string;
 }
 
+/** How long a request may take and who ends it. */
+export interface SearchRequest {
+  readonly signal: AbortSignal;
+  /** Limit in milliseconds; 30 s where not given. */
+  readonly requestTimeout?: number;
+}
+
+/** Where the two families differ in what the service needs. Everything else they do alike. */
+export interface SearchDialect {
+  readonly product: SearchProduct;
+  /** Field that puts all hits of a point in time into one order, for paging through them. */
+  readonly tieBreak: "_shard_doc" | "_id";
+  /** Type of a field that holds an object of any form. */
+  readonly freeForm: "flattened" | "flat_object";
+  /** Freezes what `indices` hold now; the id goes into a search's `pit`. `keepAlive` as in `2m`. */
+  openPointInTime(indices: readonly string[], keepAlive: string, request: SearchRequest): Promise<string>;
+  /** Releases it; it is no error where it has already expired. */
+  closePointInTime(id: string, request: SearchRequest): Promise<void>;
+}
+
 /** The shared client of Elasticsearch or OpenSearch. Opening it does not wait. */
 export interface SearchStore extends AsyncDisposable {
   readonly client: Client;
   /** Asks the server what it is; remembers the answer. */
   product(signal: AbortSignal): Promise<SearchProduct>;
+  /** What is said differently to this server; asks once which one it is. */
+  dialect(signal: AbortSignal): Promise<SearchDialect>;
+}
+
+const connectTimeoutMs = 2000;
+
+/** Opens the client. Nothing is retried here: whoever calls knows whether a call may be repeated. */
+export function openSearch(config: Config["search"], options: { latency?: LatencyRecorder } = {}): SearchStore {
+  const client = new Client({
+    node: config.uri,
+    Connection: PlainConnection,
+    requestTimeout: 30_000,
+    maxRetries: 0,
+    // Undici takes the time to connect from the options of TLS where there are some, else from its own, which the client's
+    // types leave out. Its default is 10 s.
+    ...(config.uri.startsWith("https:") && { tls: { timeout: connectTimeoutMs } }),
+    agent: { connections: 64, connect: { timeout: connectTimeoutMs } } as NonNullable<ClientOptions["agent"]>,
+  });
+  if (options.latency !== undefined) measure(client, options.latency);
+  let known: SearchProduct | undefined;
+  const product = async (signal: AbortSignal): Promise<SearchProduct> => (known ??= await askProduct(client, signal));
+  return {
+    client,
+    product,
+    dialect: async (signal) => dialectOf(client, await product(signal)),
+    [Symbol.asyncDispose]: () => client.close(),
+  };
 }
 
 type Arguments = Parameters<UndiciConnection["request"]>;
@@ -29,9 +77,18 @@ class PlainConnection extends UndiciConnection {
       const value = headers[name];
       if (typeof value === "string") headers[name] = plainType(value);
     }
-    const response = await super.request({ ...params, headers }, options);
-    response.headers["x-elastic-product"] = "Elasticsearch";
-    return response as never;
+    // A request that takes too long is ended by an `abort` event on the signal it was given: on the caller's own, all that the
+    // caller still does would hear it.
+    const signal = options.signal === undefined ? {} : { signal: AbortSignal.any([options.signal]) };
+    try {
+      const response = await super.request({ ...params, headers }, { ...options, ...signal });
+      response.headers["x-elastic-product"] = "Elasticsearch";
+      return response as never;
+    } catch (error) {
+      // The client says that a request was aborted, but not why: cancelled or too late.
+      options.signal?.throwIfAborted();
+      throw error;
+    }
   }
 }
 
@@ -39,27 +96,24 @@ function plainType(value: string): string {
   return value.replaceAll("application/vnd.elasticsearch+", "application/").replaceAll(/;\s*compatible-with=\d+/g, "");
 }
 
-/** Opens the client. Nothing is retried here: whoever calls knows whether a call may be repeated. */
-export function openSearch(config: Config["search"]): SearchStore {
-  const client = new Client({
-    node: config.uri,
-    Connection: PlainConnection,
-    requestTimeout: 30_000,
-    maxRetries: 0,
-  });
-  let known: SearchProduct | undefined;
-  return {
-    client,
-    async product(signal) {
-      known ??= await ask(client, signal);
-      return known;
-    },
-    [Symbol.asyncDispose]: () => client.close(),
-  };
+/** Records how long requests take, by the name of their API; until the head of the reply where that is read as a stream. */
+function measure({ transport }: Client, latency: LatencyRecorder): void {
+  const request = transport.request.bind(transport) as (...args: Parameters<Transport["request"]>) => Promise<unknown>;
+  const timed = (...[params, options]: Parameters<Transport["request"]>): Promise<unknown> =>
+    latency.time("search", params.meta?.name ?? "request", () => request(params, options), isFailure);
+  // Every API of the client calls it. It is overloaded by what it returns, which only passes through here.
+  transport.request = timed as Transport["request"];
 }
 
-async function ask(client: Client, signal: AbortSignal): Promise<SearchProduct> {
-  const options = { signal, requestTimeout: 2000 };
+/** Not found, conflict and bad request are answers. */
+function isFailure(error: unknown): boolean {
+  if (error instanceof errors.RequestAbortedError) return false;
+  return !(error instanceof errors.ResponseError) || (error.statusCode ?? 500) >= 500 || error.statusCode === 429;
+}
+
+/** Asks the server what it is. */
+export async function askProduct(client: Client, signal: AbortSignal): Promise<SearchProduct> {
+  const options = { signal, requestTimeout: connectTimeoutMs };
   try {
     const { version } = await client.info({}, options);
     // OpenSearch says which distribution it is; Elasticsearch has no such field.
@@ -72,4 +126,51 @@ async function ask(client: Client, signal: AbortSignal): Promise<SearchProduct> 
     const version = Object.values(nodes)[0]?.version ?? "";
     return { name: "elasticsearch", version };
   }
+}
+
+function dialectOf(client: Client, product: SearchProduct): SearchDialect {
+  return product.name === "elasticsearch" ? elasticsearch(client, product) : opensearch(client, product);
+}
+
+function elasticsearch(client: Client, product: SearchProduct): SearchDialect {
+  return {
+    product,
+    tieBreak: "_shard_doc",
+    freeForm: "flattened",
+    async openPointInTime(indices, keepAlive, request) {
+      const { id } = await client.openPointInTime({ index: [...indices], keep_alive: keepAlive }, request);
+      return id;
+    },
+    async closePointInTime(id, request) {
+      await client.closePointInTime({ id }, { ...request, ignore: [404] });
+    },
+  };
+}
+
+function opensearch(client: Client, product: SearchProduct): SearchDialect {
+  const path = "/_search/point_in_time";
+  return {
+    product,
+    tieBreak: knowsShardDoc(product.version) ? "_shard_doc" : "_id",
+    freeForm: "flat_object",
+    async openPointInTime(indices, keepAlive, request) {
+      const names = indices.map(encodeURIComponent).join(",");
+      const open = { method: "POST", path: `/${names}${path}`, querystring: { keep_alive: keepAlive } };
+      const { pit_id: id } = await client.transport.request<{ pit_id: string }>(
+        { ...open, meta: { name: "open_point_in_time" } },
+        request,
+      );
+      return id;
+    },
+    async closePointInTime(id, request) {
+      const close = { method: "DELETE", path, body: { pit_id: [id] }, meta: { name: "close_point_in_time" } };
+      await client.transport.request(close, { ...request, ignore: [404] });
+    },
+  };
+}
+
+/** OpenSearch sorts by `_shard_doc` since 3.3. */
+function knowsShardDoc(version: string): boolean {
+  const [major = 0, minor = 0] = version.split(".").map(Number);
+  return major > 3 || (major === 3 && minor >= 3);
 }

@@ -1,7 +1,6 @@
 import { ConnectError } from "@connectrpc/connect";
 import { errors as searchErrors } from "@elastic/elasticsearch";
 import { MongoClient, MongoServerError } from "mongodb";
-import { pino } from "pino";
 import { expect, test } from "vitest";
 
 import { reasonOf } from "../../src/errors.ts";
@@ -21,7 +20,7 @@ async function failure(operation: Promise<unknown>): Promise<unknown> {
 
 test("a store that nobody serves is away, each named, no host told", async () => {
   const mongodb = new MongoClient(nobody.mongodb, { serverSelectionTimeoutMS: 500 });
-  await using redis = openRedis({ uri: nobody.redis, mode: "single" }, pino({ level: "silent" }));
+  await using redis = openRedis({ uri: nobody.redis, mode: "single" });
   await using search = openSearch({ uri: nobody.search });
   const failures = {
     mongodb: await failure(mongodb.db("any").command({ ping: 1 })),
