@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from "node:crypto";
 
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { type Duration, durationMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 
@@ -18,6 +18,7 @@ import { type Store, StoreSchema } from "../../gen/lucid/admin/v1/common_pb.ts";
 import { fail, isReason } from "../errors.ts";
 import type { Jobs } from "../jobs/jobs.ts";
 import { activeStates, type JobRecord, type JobState } from "../jobs/record.ts";
+import type { PageTokens } from "../schema/page-tokens.ts";
 import { backupNotFound, catalog, isWanted } from "./catalog.ts";
 import type { Target } from "./contracts.ts";
 import {
@@ -48,13 +49,6 @@ export interface BackupServiceOptions {
   readonly systemDatabase: string;
   /** Turns an error of a store into one that a caller can be told. */
   readonly translate: (error: unknown) => unknown;
-}
-
-/** Makes positions in lists opaque and binds them to what was listed. */
-export interface PageTokens {
-  encode(query: Uint8Array, position: string): string;
-  /** Undefined for the empty token. Fails with `PAGE_TOKEN_INVALID`. */
-  decode(query: Uint8Array, token: string): string | undefined;
 }
 
 /** A backup that left a store out without a word would be worse than none. */
@@ -172,7 +166,7 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
     },
 
     async listBackups(request, { signal }) {
-      const query = toBinary(ListBackupsRequestSchema, { ...request, pageSize: 0, pageToken: "" });
+      const query = queryOf(ListBackupsRequestSchema, request);
       const before = pageTokens.decode(query, request.pageToken);
       const { backups: all, repositoryOnly } = await backups.list({ before, signal });
       const { items, last } = await pageOf(all, request.pageSize, (backup) => isWanted(backup, request));
@@ -244,7 +238,7 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
     },
 
     async listRestores(request, { signal }) {
-      const query = toBinary(ListRestoresRequestSchema, { ...request, pageSize: 0, pageToken: "" });
+      const query = queryOf(ListRestoresRequestSchema, request);
       const before = pageTokens.decode(query, request.pageToken);
       const state = storedState(request.state);
       const all = jobsOf(restoreKind, { before, ...(state && { states: [state] }) }, signal);
@@ -268,6 +262,11 @@ interface WatchRequest {
 
 /** Policies that change what is there. */
 const destructive: ReadonlySet<ConflictPolicy> = new Set([ConflictPolicy.DROP, ConflictPolicy.OVERWRITE]);
+
+/** What a page token is bound to: all that decides what is in the list. */
+function queryOf<D extends DescMessage>(desc: D, request: MessageShape<D>): Uint8Array {
+  return Buffer.concat([Buffer.from(desc.typeName), toBinary(desc, { ...request, pageSize: 0, pageToken: "" })]);
+}
 
 /** A page of what is wanted of `all`, and its last item where there is more. */
 async function pageOf<T>(

@@ -170,6 +170,9 @@ async function childReplica(rig: BackupRig, database: string, { first = 1 } = {}
   };
 }
 
+/** Tests that wait for a dead process's lease wait so long; the killed process has the same. */
+const leaseMs = 3000;
+
 test("a process that is killed in the middle of a backup leaves nothing that looks whole, and another one takes it", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(200);
@@ -177,6 +180,7 @@ test("a process that is killed in the middle of a backup leaves nothing that loo
     sources: [plainSource(db)],
     targets: [plainTarget(db.client)],
     start: false,
+    leaseMs,
   });
   const { backup } = await client.createBackup({ selection: { stores: [Store.MONGODB] } });
   const backupId = backup?.backupId ?? "";
@@ -205,7 +209,7 @@ test("what a killed process has made durable is not stored again", async () => {
   const count = 3000;
   const documents = Array.from({ length: count }, () => ({ bytes: randomBytes(8192) }));
   await db.collection("large").insertMany(documents);
-  const { client, jobs } = await rig.replica({ sources: [plainSource(db)], start: false });
+  const { client, jobs } = await rig.replica({ sources: [plainSource(db)], start: false, leaseMs });
   const { backup } = await client.createBackup({ selection: { stores: [Store.MONGODB] } });
   const backupId = backup?.backupId ?? "";
   {
@@ -226,7 +230,7 @@ test("a process that is killed in the middle of a restore interrupts it, with wh
   const first = await rig.replica({ sources: [plainSource(db)] });
   const backupId = await takenBackup(first.client);
   await first.jobs.drain(0);
-  const { client, jobs } = await rig.replica({ targets: [plainTarget(db.client)], start: false });
+  const { client, jobs } = await rig.replica({ targets: [plainTarget(db.client)], start: false, leaseMs });
   const to = rig.databaseName();
   const { restore } = await client.createRestore({
     backupId,

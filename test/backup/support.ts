@@ -3,13 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { type Client, type Code, ConnectError, createClient, createRouterTransport } from "@connectrpc/connect";
-import {
-  type Db,
-  MongoClient,
-  MongoNetworkError,
-  MongoOperationTimeoutError,
-  MongoServerSelectionError,
-} from "mongodb";
+import { type Db, MongoClient } from "mongodb";
 
 import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { BackupService, type JobEvent, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
@@ -17,31 +11,14 @@ import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import { backupJobs } from "../../src/backup/backup-jobs.ts";
 import type { Source, Target } from "../../src/backup/contracts.ts";
 import { lazyRepository } from "../../src/backup/lazy-repository.ts";
-import { backupService, type PageTokens } from "../../src/backup/service.ts";
-import { fail, reasonOf } from "../../src/errors.ts";
+import { backupService } from "../../src/backup/service.ts";
+import { reasonOf } from "../../src/errors.ts";
 import { type Jobs, openJobs } from "../../src/jobs/jobs.ts";
+import { pageTokens } from "../../src/schema/page-tokens.ts";
+import { translateStoreError } from "../../src/stores/errors.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
 export const systemDatabase = "lucid_system";
-
-/** Page tokens as plain text: what makes them opaque is tested elsewhere. */
-const plainTokens: PageTokens = {
-  encode: (query, position) => JSON.stringify([Buffer.from(query).toString("hex"), position]),
-  decode(query, token) {
-    if (token === "") return undefined;
-    const [asked, position] = JSON.parse(token) as [string, string];
-    if (asked !== Buffer.from(query).toString("hex"))
-      throw fail("PAGE_TOKEN_INVALID", "The page token is of another list");
-    return position;
-  },
-};
-
-function translate(error: unknown): unknown {
-  const away = [MongoNetworkError, MongoServerSelectionError, MongoOperationTimeoutError].some(
-    (kind) => error instanceof kind,
-  );
-  return away ? fail("STORE_UNAVAILABLE", "MongoDB cannot be reached", { cause: error }) : error;
-}
 
 /** One replica of the service's backups: its client, and its jobs. */
 export interface Replica {
@@ -68,6 +45,8 @@ export interface BackupRig extends AsyncDisposable {
     readonly database?: string;
     readonly mongodbUri?: string;
     readonly start?: boolean;
+    /** Short where a test waits for it to run out; a busy machine needs some room otherwise. */
+    readonly leaseMs?: number;
   }): Promise<Replica>;
 }
 
@@ -112,17 +91,29 @@ export async function backupRig(): Promise<BackupRig> {
       database = ownDatabase,
       mongodbUri,
       start = true,
+      leaseMs = 15_000,
     } = {}) {
       databases.add(database);
       const connection = new MongoClient(mongodbUri ?? storeAddresses().mongodbUri, { serverSelectionTimeoutMS: 1000 });
       stack.defer(() => connection.close());
       const lazy = stack.use(lazyRepository(repository));
       const log = { info() {}, warn() {}, error() {} };
-      const jobs = openJobs({ db: connection.db(database), leaseMs: 3000, concurrency: 4, log, translate });
+      const jobs = openJobs({
+        db: connection.db(database),
+        leaseMs,
+        concurrency: 4,
+        log,
+        translate: translateStoreError,
+      });
       stack.defer(() => jobs[Symbol.asyncDispose]());
       const parts = { jobs, repository: () => lazy.open(), sources, targets, parallelism: 2 };
       backupJobs(parts);
-      const service = backupService({ ...parts, pageTokens: plainTokens, systemDatabase, translate });
+      const service = backupService({
+        ...parts,
+        pageTokens: pageTokens("a secret"),
+        systemDatabase,
+        translate: translateStoreError,
+      });
       const transport = createRouterTransport(({ service: serve }) => serve(BackupService, service));
       if (start) jobs.start();
       return { client: createClient(BackupService, transport), jobs };

@@ -4,7 +4,7 @@ import { array, assert, asyncProperty, integer, record } from "fast-check";
 import { expect, test } from "vitest";
 
 import { storeAddresses } from "../support/stores.ts";
-import { progress } from "./lease.ts";
+import { leaseMs, progress } from "./lease.ts";
 import { cuttable } from "./proxy.ts";
 import { eventsOf, rig, sequences, upTo, utf8 } from "./support.ts";
 
@@ -30,7 +30,7 @@ test("whatever is cut off and whenever, a job ends, and its events are 1 to n, o
       const wires = [one, other];
       const calm = new AbortController();
       for (const wire of wires) {
-        const replica = await r.replica({ uri: wire.uri, maxAttempts: 1000 });
+        const replica = await r.replica({ uri: wire.uri, maxAttempts: 1000, leaseMs });
         replica.handle("work", {
           onOwnerLost: "rerun",
           async run(_job, context) {

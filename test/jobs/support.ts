@@ -4,7 +4,6 @@ import { type Jobs, openJobs } from "../../src/jobs/jobs.ts";
 import type { JobEvent } from "../../src/jobs/record.ts";
 import type { JobLog } from "../../src/jobs/runner.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
-import { leaseMs as shortLeaseMs } from "./lease.ts";
 
 export const utf8 = new TextEncoder();
 
@@ -39,7 +38,7 @@ export async function rig(): Promise<Rig> {
     async replica({
       concurrency = 2,
       maxAttempts = 3,
-      leaseMs = shortLeaseMs,
+      leaseMs = 10_000,
       uri = storeAddresses().mongodbUri,
       log = silent,
       onCommand,

@@ -43,7 +43,7 @@ async function childReplica(r: Rig, onOwnerLost: JobHandler["onOwnerLost"]) {
 
 test("a killed process's job is taken over within the lease, and a watcher elsewhere sees every event once", async () => {
   await using r = await rig();
-  const other = await r.replica();
+  const other = await r.replica({ leaseMs });
   await using child = await childReplica(r, "rerun");
   await other.create("work", { jobId: "a", spec });
   const watched = eventsOf(other, "a");
@@ -78,11 +78,11 @@ test("work that must not run twice ends INTERRUPTED, also when the dead process 
   await using r = await rig();
   {
     await using child = await childReplica(r, "interrupt");
-    const asking = await r.replica();
+    const asking = await r.replica({ leaseMs });
     await asking.create("work", { jobId: "a", spec });
     await child.said("working");
   }
-  const next = await r.replica();
+  const next = await r.replica({ leaseMs });
   next.handle("work", { onOwnerLost: "interrupt", run: () => Promise.reject(new Error("must not run")) });
   next.start();
   const events = await eventsOf(next, "a");
@@ -93,7 +93,7 @@ test("work that must not run twice ends INTERRUPTED, also when the dead process 
 
 test("an owner that was stalled beyond its lease writes nothing when it wakes", async () => {
   await using r = await rig();
-  const other = await r.replica();
+  const other = await r.replica({ leaseMs });
   await using child = await childReplica(r, "rerun");
   await other.create("work", { jobId: "a", spec });
   await child.said("working");
@@ -113,13 +113,13 @@ test("an owner that was stalled beyond its lease writes nothing when it wakes", 
 
 test("a job that kills every process that takes it up ends after so many", async () => {
   await using r = await rig();
-  const asking = await r.replica();
+  const asking = await r.replica({ leaseMs });
   await asking.create("work", { jobId: "a", spec });
   for (let attempt = 1; attempt <= 2; attempt += 1) {
     await using child = await childReplica(r, "rerun");
     await child.said("working");
   }
-  const last = await r.replica({ maxAttempts: 2 });
+  const last = await r.replica({ maxAttempts: 2, leaseMs });
   last.handle("work", { onOwnerLost: "rerun", run: () => Promise.reject(new Error("must not run")) });
   last.start();
   const events = await eventsOf(last, "a");
@@ -129,7 +129,7 @@ test("a job that kills every process that takes it up ends after so many", async
 
 test("a death between the two writes of an event loses and repeats nothing", async () => {
   await using r = await rig();
-  const jobs = await r.replica();
+  const jobs = await r.replica({ leaseMs });
   await jobs.create("work", { jobId: "a", spec });
   // What a process leaves that copied event 1 and died before it wrote event 2.
   const job = await r.db.collection<{ _id: string; event: object }>("jobs").findOne({ _id: "a" });
@@ -151,7 +151,7 @@ test("a store that is away for less than the lease costs nothing", async () => {
   await using r = await rig();
   await using wire = await cuttable(storeAddresses().mongodbUri);
   // Long enough for the driver to find its server again.
-  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs: 15_000 }), await r.replica()];
+  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs: 15_000 }), await r.replica({ leaseMs })];
   const cut = Promise.withResolvers<void>();
   owner.handle("work", {
     onOwnerLost: "rerun",
@@ -178,7 +178,7 @@ test("a store that is away for less than the lease costs nothing", async () => {
 test("work stops when the store is away for longer than the lease, and is done again", async () => {
   await using r = await rig();
   await using wire = await cuttable(storeAddresses().mongodbUri);
-  const [owner, other] = [await r.replica({ uri: wire.uri }), await r.replica()];
+  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs }), await r.replica({ leaseMs })];
   const stopped = Promise.withResolvers<unknown>();
   owner.handle("work", {
     onOwnerLost: "rerun",
@@ -203,7 +203,7 @@ test("work stops when the store is away for longer than the lease, and is done a
 test("a watch whose store does not answer goes on when it does", async () => {
   await using r = await rig();
   await using wire = await cuttable(storeAddresses().mongodbUri);
-  const [owner, watching] = [await r.replica(), await r.replica({ uri: wire.uri })];
+  const [owner, watching] = [await r.replica({ leaseMs }), await r.replica({ uri: wire.uri, leaseMs })];
   const end = Promise.withResolvers<void>();
   owner.handle("work", { onOwnerLost: "rerun", run: () => end.promise });
   owner.start();
@@ -226,8 +226,9 @@ test("a watch whose store does not answer goes on when it does", async () => {
 
 test("a job whose owner lives is nobody else's, however long it takes", async () => {
   await using r = await rig();
-  const asking = await r.replica();
-  const replicas = [asking, await r.replica(), await r.replica()];
+  const longerMs = 4000;
+  const asking = await r.replica({ leaseMs: longerMs });
+  const replicas = [asking, await r.replica({ leaseMs: longerMs }), await r.replica({ leaseMs: longerMs })];
   const jobs = r.db.collection<{ _id: string; lease_expire_time: Date }>("jobs");
   let runs = 0;
   for (const replica of replicas) {
@@ -237,7 +238,7 @@ test("a job whose owner lives is nobody else's, however long it takes", async ()
         runs += 1;
         const leaseEnd = async () => (await jobs.findOne({ _id: job.jobId }))?.lease_expire_time.getTime() ?? 0;
         const firstEnd = await leaseEnd();
-        await expect.poll(leaseEnd, { timeout: 20_000, interval: 200 }).toBeGreaterThan(firstEnd + 2 * leaseMs);
+        await expect.poll(leaseEnd, { timeout: 20_000, interval: 200 }).toBeGreaterThan(firstEnd + 2 * longerMs);
       },
     });
     replica.start();

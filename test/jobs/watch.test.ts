@@ -113,7 +113,7 @@ test("all watchers of a process together ask the store once in each interval", a
     asked += 1;
     if (asked === 4) fourth.resolve();
   };
-  const jobs = await r.replica({ onCommand });
+  const jobs = await r.replica({ leaseMs, onCommand });
   await jobs.create("work", { jobId: "a", spec });
   const gone = new AbortController();
   const count = 200;
