@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lucid/backup/v1/manifest.proto.
  */
 export const file_lucid_backup_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9iYWNrdXAvdjEvbWFuaWZlc3QucHJvdG8SD2x1Y2lkLmJhY2t1cC52MSKoBAoITWFuaWZlc3QSFgoOZm9ybWF0X3ZlcnNpb24YASABKA0SEQoJYmFja3VwX2lkGAIgASgJEigKBHR5cGUYAyABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlEiwKCXNlbGVjdGlvbhgEIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhITCgtkZXNjcmlwdGlvbhgFIAEoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI7ChFjb25zaXN0ZW5jeV9wb2ludBgKIAEoCzIgLmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQSJAoFdW5pdHMYCyADKAsyFS5sdWNpZC5iYWNrdXAudjEuVW5pdBISCgppdGVtX2NvdW50GAwgASgEEhUKDWxvZ2ljYWxfYnl0ZXMYDSABKAQSFAoMc3RvcmVkX2J5dGVzGA4gASgEEhEKCXJvb3RfaGFzaBgPIAEoDBINCgVwYWNrcxgQIAEoDCLDAwoEVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEgwKBG5hbWUYAiABKAkSQAoSbW9uZ29kYl9jb2xsZWN0aW9uGAMgASgLMiIubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDb2xsZWN0aW9uSAASOgoPbW9uZ29kYl9jaGFuZ2VzGAQgASgLMh8ubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDaGFuZ2VzSAASMAoKcmVkaXNfa2V5cxgFIAEoCzIaLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0tleXNIABI0CgxzZWFyY2hfaW5kZXgYBiABKAsyHC5sdWNpZC5iYWNrdXAudjEuU2VhcmNoSW5kZXhIABI8ChBzZWFyY2hfdGVtcGxhdGVzGAcgASgLMiAubHVjaWQuYmFja3VwLnYxLlNlYXJjaFRlbXBsYXRlc0gAEigKB3N0cmVhbXMYCCADKAsyFy5sdWNpZC5iYWNrdXAudjEuU3RyZWFtEhQKDHJlY29yZF9jb3VudBgJIAEoBBIUCgxyZWNvcmRfYnl0ZXMYCiABKARCDQoLZGVzY3JpcHRpb24igAEKBlN0cmVhbRIUCgxyZWNvcmRfY291bnQYASABKAQSFAoMcmVjb3JkX2J5dGVzGAIgASgEEg4KBmNodW5rcxgDIAEoDBIQCghpbmRpcmVjdBgEIAEoCBITCgtjaHVua19jb3VudBgFIAEoBBITCgtjaHVua3NfaGFzaBgGIAEoDCKYAQoRTW9uZ29kYkNvbGxlY3Rpb24SEAoIZGF0YWJhc2UYASABKAkSEgoKY29sbGVjdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg8KB29wdGlvbnMYBCABKAwSDwoHaW5kZXhlcxgFIAMoDBIMCgR1dWlkGAYgASgMEg4KBm51bWJlchgHIAEoDRIPCgdidWNrZXRzGAggASgIIloKDk1vbmdvZGJDaGFuZ2VzEhkKEWZyb21fY2x1c3Rlcl90aW1lGAEgASgEEhcKD3RvX2NsdXN0ZXJfdGltZRgCIAEoBBIUCgxyZXN1bWVfdG9rZW4YAyABKAwiSgoJUmVkaXNLZXlzEhYKDnNlcnZlcl92ZXJzaW9uGAEgASgJEhMKC3JkYl92ZXJzaW9uGAIgASgNEhAKCGRhdGFiYXNlGAMgASgNIkAKC1JlZGlzUmVjb3JkEgsKA2tleRgBIAEoDBIWCg5leHBpcmVfdGltZV9tcxgCIAEoAxIMCgRkdW1wGAMgASgMIl4KC1NlYXJjaEluZGV4Eg0KBWluZGV4GAEgASgJEhcKD2RlZmluaXRpb25fanNvbhgCIAEoCRIPCgdwcm9kdWN0GAMgASgJEhYKDnNlcnZlcl92ZXJzaW9uGAQgASgJIkwKDFNlYXJjaFJlY29yZBIKCgJpZBgBIAEoCRIPCgdyb3V0aW5nGAIgASgJEg8KB3ZlcnNpb24YAyABKAMSDgoGc291cmNlGAQgASgMIlEKD1NlYXJjaFRlbXBsYXRlcxIcChRpbmRleF90ZW1wbGF0ZXNfanNvbhgBIAEoCRIgChhjb21wb25lbnRfdGVtcGxhdGVzX2pzb24YAiABKAlCggEKE2NvbS5sdWNpZC5iYWNrdXAudjFCDU1hbmlmZXN0UHJvdG9QAaICA0xCWKoCD0x1Y2lkLkJhY2t1cC5WMcoCD0x1Y2lkXEJhY2t1cFxWMeICG0x1Y2lkXEJhY2t1cFxWMVxHUEJNZXRhZGF0YeoCEUx1Y2lkOjpCYWNrdXA6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_common]);
+  fileDesc("Ch5sdWNpZC9iYWNrdXAvdjEvbWFuaWZlc3QucHJvdG8SD2x1Y2lkLmJhY2t1cC52MSKoBAoITWFuaWZlc3QSFgoOZm9ybWF0X3ZlcnNpb24YASABKA0SEQoJYmFja3VwX2lkGAIgASgJEigKBHR5cGUYAyABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlEiwKCXNlbGVjdGlvbhgEIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhITCgtkZXNjcmlwdGlvbhgFIAEoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI7ChFjb25zaXN0ZW5jeV9wb2ludBgKIAEoCzIgLmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQSJAoFdW5pdHMYCyADKAsyFS5sdWNpZC5iYWNrdXAudjEuVW5pdBISCgppdGVtX2NvdW50GAwgASgEEhUKDWxvZ2ljYWxfYnl0ZXMYDSABKAQSFAoMc3RvcmVkX2J5dGVzGA4gASgEEhEKCXJvb3RfaGFzaBgPIAEoDBINCgVwYWNrcxgQIAEoDCLDAwoEVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEgwKBG5hbWUYAiABKAkSQAoSbW9uZ29kYl9jb2xsZWN0aW9uGAMgASgLMiIubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDb2xsZWN0aW9uSAASOgoPbW9uZ29kYl9jaGFuZ2VzGAQgASgLMh8ubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDaGFuZ2VzSAASMAoKcmVkaXNfa2V5cxgFIAEoCzIaLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0tleXNIABI0CgxzZWFyY2hfaW5kZXgYBiABKAsyHC5sdWNpZC5iYWNrdXAudjEuU2VhcmNoSW5kZXhIABI8ChBzZWFyY2hfdGVtcGxhdGVzGAcgASgLMiAubHVjaWQuYmFja3VwLnYxLlNlYXJjaFRlbXBsYXRlc0gAEigKB3N0cmVhbXMYCCADKAsyFy5sdWNpZC5iYWNrdXAudjEuU3RyZWFtEhQKDHJlY29yZF9jb3VudBgJIAEoBBIUCgxyZWNvcmRfYnl0ZXMYCiABKARCDQoLZGVzY3JpcHRpb24igAEKBlN0cmVhbRIUCgxyZWNvcmRfY291bnQYASABKAQSFAoMcmVjb3JkX2J5dGVzGAIgASgEEg4KBmNodW5rcxgDIAEoDBIQCghpbmRpcmVjdBgEIAEoCBITCgtjaHVua19jb3VudBgFIAEoBBITCgtjaHVua3NfaGFzaBgGIAEoDCKYAQoRTW9uZ29kYkNvbGxlY3Rpb24SEAoIZGF0YWJhc2UYASABKAkSEgoKY29sbGVjdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg8KB29wdGlvbnMYBCABKAwSDwoHaW5kZXhlcxgFIAMoDBIMCgR1dWlkGAYgASgMEg4KBm51bWJlchgHIAEoDRIPCgdidWNrZXRzGAggASgIIloKDk1vbmdvZGJDaGFuZ2VzEhkKEWZyb21fY2x1c3Rlcl90aW1lGAEgASgEEhcKD3RvX2NsdXN0ZXJfdGltZRgCIAEoBBIUCgxyZXN1bWVfdG9rZW4YAyABKAwiXQoJUmVkaXNLZXlzEhYKDnNlcnZlcl92ZXJzaW9uGAEgASgJEhMKC3JkYl92ZXJzaW9uGAIgASgNEhAKCGRhdGFiYXNlGAMgASgNEhEKCWtleV9jb3VudBgEIAEoBCJqCgtSZWRpc1JlY29yZBILCgNrZXkYASABKAwSFgoOZXhwaXJlX3RpbWVfbXMYAiABKAMSDAoEZHVtcBgDIAEoDBIoCgRwYXJ0GAQgASgLMhoubHVjaWQuYmFja3VwLnYxLlJlZGlzUGFydCKEAgoJUmVkaXNQYXJ0Eg4KBm51bWJlchgBIAEoDRIMCgR0eXBlGAIgASgJEhAKCGVsZW1lbnRzGAMgAygMEh0KFWZpZWxkX2V4cGlyZV90aW1lc19tcxgEIAMoAxIyCgdlbnRyaWVzGAUgAygLMiEubHVjaWQuYmFja3VwLnYxLlJlZGlzU3RyZWFtRW50cnkSMQoGc3RyZWFtGAYgASgLMiEubHVjaWQuYmFja3VwLnYxLlJlZGlzU3RyZWFtU3RhdGUSMwoHcGVuZGluZxgHIAMoCzIiLmx1Y2lkLmJhY2t1cC52MS5SZWRpc1BlbmRpbmdFbnRyeRIMCgRsYXN0GAggASgIIi4KEFJlZGlzU3RyZWFtRW50cnkSCgoCaWQYASABKAkSDgoGZmllbGRzGAIgAygMIp4BChBSZWRpc1N0cmVhbVN0YXRlEg8KB2xhc3RfaWQYASABKAkSGgoNZW50cmllc19hZGRlZBgCIAEoBEgAiAEBEhYKDm1heF9kZWxldGVkX2lkGAMgASgJEjMKBmdyb3VwcxgEIAMoCzIjLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0NvbnN1bWVyR3JvdXBCEAoOX2VudHJpZXNfYWRkZWQifAoSUmVkaXNDb25zdW1lckdyb3VwEgwKBG5hbWUYASABKAwSGQoRbGFzdF9kZWxpdmVyZWRfaWQYAiABKAkSGQoMZW50cmllc19yZWFkGAMgASgESACIAQESEQoJY29uc3VtZXJzGAQgAygMQg8KDV9lbnRyaWVzX3JlYWQicgoRUmVkaXNQZW5kaW5nRW50cnkSDQoFZ3JvdXAYASABKAwSEAoIY29uc3VtZXIYAiABKAwSCgoCaWQYAyABKAkSGAoQZGVsaXZlcnlfdGltZV9tcxgEIAEoAxIWCg5kZWxpdmVyeV9jb3VudBgFIAEoBCJeCgtTZWFyY2hJbmRleBINCgVpbmRleBgBIAEoCRIXCg9kZWZpbml0aW9uX2pzb24YAiABKAkSDwoHcHJvZHVjdBgDIAEoCRIWCg5zZXJ2ZXJfdmVyc2lvbhgEIAEoCSJMCgxTZWFyY2hSZWNvcmQSCgoCaWQYASABKAkSDwoHcm91dGluZxgCIAEoCRIPCgd2ZXJzaW9uGAMgASgDEg4KBnNvdXJjZRgEIAEoDCJRCg9TZWFyY2hUZW1wbGF0ZXMSHAoUaW5kZXhfdGVtcGxhdGVzX2pzb24YASABKAkSIAoYY29tcG9uZW50X3RlbXBsYXRlc19qc29uGAIgASgJQoIBChNjb20ubHVjaWQuYmFja3VwLnYxQg1NYW5pZmVzdFByb3RvUAGiAgNMQliqAg9MdWNpZC5CYWNrdXAuVjHKAg9MdWNpZFxCYWNrdXBcVjHiAhtMdWNpZFxCYWNrdXBcVjFcR1BCTWV0YWRhdGHqAhFMdWNpZDo6QmFja3VwOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_common]);
 
 /**
  * Everything that is known of one backup. It is written last: a backup without a manifest does not exist.
@@ -406,20 +406,21 @@ export const MongodbChangesSchema: GenMessage<MongodbChanges> = /*@__PURE__*/
   messageDesc(file_lucid_backup_v1_manifest, 4);
 
 /**
- * The keys of a Redis deployment. Its records are `RedisRecord` messages.
+ * The keys of one database of a Redis deployment. Its records are `RedisRecord` messages; each stream holds keys of one
+ * server. The copy is not of one point in time: each key is as it was at a moment after the cut.
  *
  * @generated from message lucid.backup.v1.RedisKeys
  */
 export type RedisKeys = Message<"lucid.backup.v1.RedisKeys"> & {
   /**
-   * Version of the server.
+   * Version of the server; where it is not Redis, with its name before it: `valkey 8.0.1`.
    *
    * @generated from field: string server_version = 1;
    */
   serverVersion: string;
 
   /**
-   * Version of the RDB format in the dumps.
+   * Highest version of the RDB format in the dumps; 0 where there are none.
    *
    * @generated from field: uint32 rdb_version = 2;
    */
@@ -431,6 +432,13 @@ export type RedisKeys = Message<"lucid.backup.v1.RedisKeys"> & {
    * @generated from field: uint32 database = 3;
    */
   database: number;
+
+  /**
+   * Number of keys. Less than that of the records where large values are in parts.
+   *
+   * @generated from field: uint64 key_count = 4;
+   */
+  keyCount: bigint;
 };
 
 /**
@@ -454,18 +462,25 @@ export type RedisRecord = Message<"lucid.backup.v1.RedisRecord"> & {
   key: Uint8Array;
 
   /**
-   * When it expires, milliseconds since 1970; 0 where it does not.
+   * When it expires, milliseconds since 1970; 0 where it does not. Of parts the last one says it.
    *
    * @generated from field: int64 expire_time_ms = 2;
    */
   expireTimeMs: bigint;
 
   /**
-   * Its value as DUMP returns it.
+   * Its value as DUMP returns it. Not set in a part.
    *
    * @generated from field: bytes dump = 3;
    */
   dump: Uint8Array;
+
+  /**
+   * A part of a value that is too large for one record.
+   *
+   * @generated from field: lucid.backup.v1.RedisPart part = 4;
+   */
+  part?: RedisPart | undefined;
 };
 
 /**
@@ -474,6 +489,241 @@ export type RedisRecord = Message<"lucid.backup.v1.RedisRecord"> & {
  */
 export const RedisRecordSchema: GenMessage<RedisRecord> = /*@__PURE__*/
   messageDesc(file_lucid_backup_v1_manifest, 6);
+
+/**
+ * A part of a large value. The parts of a key follow each other in one stream. Parts without a last one are of an attempt
+ * that was given up because the value was changed meanwhile, and do not count: what comes next is another attempt, the whole
+ * value, or another key.
+ *
+ * @generated from message lucid.backup.v1.RedisPart
+ */
+export type RedisPart = Message<"lucid.backup.v1.RedisPart"> & {
+  /**
+   * Counts up by one from 1.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * Type of the value as TYPE says it: `string`, `list`, `set`, `zset`, `hash` or `stream`.
+   *
+   * @generated from field: string type = 2;
+   */
+  type: string;
+
+  /**
+   * Of a string its next bytes; of a list the next elements from its head on; of a set members; of a sorted set members,
+   * each followed by its score; of a hash fields, each followed by its value.
+   *
+   * @generated from field: repeated bytes elements = 3;
+   */
+  elements: Uint8Array[];
+
+  /**
+   * Of a hash with fields that expire: for each field of this part when, milliseconds since 1970, 0 where it does not. Empty
+   * where no field of the part expires.
+   *
+   * @generated from field: repeated int64 field_expire_times_ms = 4;
+   */
+  fieldExpireTimesMs: bigint[];
+
+  /**
+   * The next entries of a stream, in their order.
+   *
+   * @generated from field: repeated lucid.backup.v1.RedisStreamEntry entries = 5;
+   */
+  entries: RedisStreamEntry[];
+
+  /**
+   * What a stream is besides its entries. In one part behind them.
+   *
+   * @generated from field: lucid.backup.v1.RedisStreamState stream = 6;
+   */
+  stream?: RedisStreamState | undefined;
+
+  /**
+   * Entries that were delivered to consumers of a stream and not acknowledged. In parts behind `stream`.
+   *
+   * @generated from field: repeated lucid.backup.v1.RedisPendingEntry pending = 7;
+   */
+  pending: RedisPendingEntry[];
+
+  /**
+   * Whether the value is complete with this part.
+   *
+   * @generated from field: bool last = 8;
+   */
+  last: boolean;
+};
+
+/**
+ * Describes the message lucid.backup.v1.RedisPart.
+ * Use `create(RedisPartSchema)` to create a new message.
+ */
+export const RedisPartSchema: GenMessage<RedisPart> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 7);
+
+/**
+ * An entry of a stream.
+ *
+ * @generated from message lucid.backup.v1.RedisStreamEntry
+ */
+export type RedisStreamEntry = Message<"lucid.backup.v1.RedisStreamEntry"> & {
+  /**
+   * Its id, `milliseconds-sequence`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Its fields, each followed by its value.
+   *
+   * @generated from field: repeated bytes fields = 2;
+   */
+  fields: Uint8Array[];
+};
+
+/**
+ * Describes the message lucid.backup.v1.RedisStreamEntry.
+ * Use `create(RedisStreamEntrySchema)` to create a new message.
+ */
+export const RedisStreamEntrySchema: GenMessage<RedisStreamEntry> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 8);
+
+/**
+ * What a stream is besides its entries.
+ *
+ * @generated from message lucid.backup.v1.RedisStreamState
+ */
+export type RedisStreamState = Message<"lucid.backup.v1.RedisStreamState"> & {
+  /**
+   * The highest id that it ever had.
+   *
+   * @generated from field: string last_id = 1;
+   */
+  lastId: string;
+
+  /**
+   * How many entries were ever added. Not set before Redis 7.
+   *
+   * @generated from field: optional uint64 entries_added = 2;
+   */
+  entriesAdded?: bigint | undefined;
+
+  /**
+   * The highest id that was deleted. Empty before Redis 7.
+   *
+   * @generated from field: string max_deleted_id = 3;
+   */
+  maxDeletedId: string;
+
+  /**
+   * Its consumer groups.
+   *
+   * @generated from field: repeated lucid.backup.v1.RedisConsumerGroup groups = 4;
+   */
+  groups: RedisConsumerGroup[];
+};
+
+/**
+ * Describes the message lucid.backup.v1.RedisStreamState.
+ * Use `create(RedisStreamStateSchema)` to create a new message.
+ */
+export const RedisStreamStateSchema: GenMessage<RedisStreamState> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 9);
+
+/**
+ * A consumer group of a stream.
+ *
+ * @generated from message lucid.backup.v1.RedisConsumerGroup
+ */
+export type RedisConsumerGroup = Message<"lucid.backup.v1.RedisConsumerGroup"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: bytes name = 1;
+   */
+  name: Uint8Array;
+
+  /**
+   * The id of the last entry that was delivered to it.
+   *
+   * @generated from field: string last_delivered_id = 2;
+   */
+  lastDeliveredId: string;
+
+  /**
+   * How many entries it has read. Not set where that is unknown, and before Redis 7.
+   *
+   * @generated from field: optional uint64 entries_read = 3;
+   */
+  entriesRead?: bigint | undefined;
+
+  /**
+   * Names of its consumers.
+   *
+   * @generated from field: repeated bytes consumers = 4;
+   */
+  consumers: Uint8Array[];
+};
+
+/**
+ * Describes the message lucid.backup.v1.RedisConsumerGroup.
+ * Use `create(RedisConsumerGroupSchema)` to create a new message.
+ */
+export const RedisConsumerGroupSchema: GenMessage<RedisConsumerGroup> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 10);
+
+/**
+ * An entry that was delivered and not acknowledged.
+ *
+ * @generated from message lucid.backup.v1.RedisPendingEntry
+ */
+export type RedisPendingEntry = Message<"lucid.backup.v1.RedisPendingEntry"> & {
+  /**
+   * Name of the group.
+   *
+   * @generated from field: bytes group = 1;
+   */
+  group: Uint8Array;
+
+  /**
+   * Name of the consumer.
+   *
+   * @generated from field: bytes consumer = 2;
+   */
+  consumer: Uint8Array;
+
+  /**
+   * Id of the entry, which is in the stream.
+   *
+   * @generated from field: string id = 3;
+   */
+  id: string;
+
+  /**
+   * When it was delivered last, milliseconds since 1970.
+   *
+   * @generated from field: int64 delivery_time_ms = 4;
+   */
+  deliveryTimeMs: bigint;
+
+  /**
+   * How often it was delivered.
+   *
+   * @generated from field: uint64 delivery_count = 5;
+   */
+  deliveryCount: bigint;
+};
+
+/**
+ * Describes the message lucid.backup.v1.RedisPendingEntry.
+ * Use `create(RedisPendingEntrySchema)` to create a new message.
+ */
+export const RedisPendingEntrySchema: GenMessage<RedisPendingEntry> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 11);
 
 /**
  * An index of Elasticsearch or OpenSearch. Its records are `SearchRecord` messages.
@@ -515,7 +765,7 @@ export type SearchIndex = Message<"lucid.backup.v1.SearchIndex"> & {
  * Use `create(SearchIndexSchema)` to create a new message.
  */
 export const SearchIndexSchema: GenMessage<SearchIndex> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 7);
+  messageDesc(file_lucid_backup_v1_manifest, 12);
 
 /**
  * One document of an index.
@@ -557,7 +807,7 @@ export type SearchRecord = Message<"lucid.backup.v1.SearchRecord"> & {
  * Use `create(SearchRecordSchema)` to create a new message.
  */
 export const SearchRecordSchema: GenMessage<SearchRecord> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 8);
+  messageDesc(file_lucid_backup_v1_manifest, 13);
 
 /**
  * Index and component templates of a search cluster.
@@ -585,5 +835,5 @@ export type SearchTemplates = Message<"lucid.backup.v1.SearchTemplates"> & {
  * Use `create(SearchTemplatesSchema)` to create a new message.
  */
 export const SearchTemplatesSchema: GenMessage<SearchTemplates> = /*@__PURE__*/
-  messageDesc(file_lucid_backup_v1_manifest, 9);
+  messageDesc(file_lucid_backup_v1_manifest, 14);
 
