@@ -24,12 +24,14 @@ const reasons = {
   USER_NOT_FOUND: { code: Code.NotFound },
   USER_ALREADY_EXISTS: { code: Code.AlreadyExists },
   USER_NOT_DELETED: { code: Code.FailedPrecondition },
+  USER_LOCKED: { code: Code.FailedPrecondition },
 
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   STORE_REFUSED: { code: Code.FailedPrecondition },
   STORE_CONFLICT: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
   DOCUMENT_INVALID: { code: Code.FailedPrecondition },
+  DOCUMENT_DAMAGED: { code: Code.DataLoss },
   DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, registry: "LUCID_ERR_5007" },
   CANCELLED: { code: Code.Canceled },
   INTERNAL: { code: Code.Internal },
