@@ -11,10 +11,12 @@ import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
 import { pageTokens } from "./schema/page-tokens.ts";
-import { grpcListener, type Listener } from "./server/grpc.ts";
+import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
 import { httpListener } from "./server/http.ts";
-import { errorInterceptor, validationInterceptor } from "./server/interceptors.ts";
+import { errorInterceptor } from "./server/interceptors/errors.ts";
+import { validationInterceptor } from "./server/interceptors/validation.ts";
+import type { Listener } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
 import { serve } from "./server/registration.ts";
 import { translateStoreError } from "./stores/errors.ts";
@@ -85,8 +87,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
     ready: async () => !draining.signal.aborted && (await mongodbServes(AbortSignal.timeout(2000))),
     metrics: async () => ({ type: metrics.contentType, text: await metrics.metrics() }),
   };
-  const { maxMessageBytes, maxConnectionAgeMs } = config.server;
-  const common = { registrations, interceptors, maxMessageBytes };
+  const { maxMessageBytes, maxConnectionAgeMs, defaultDeadlineMs } = config.server;
+  const common = { registrations, interceptors, maxMessageBytes, defaultDeadlineMs, log };
   const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
   const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
   jobs.start();

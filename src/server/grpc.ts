@@ -1,343 +1,191 @@
-import {
-  create,
-  fromBinary,
-  isMessage,
-  toBinary,
-  type DescMessage,
-  type DescMethod,
-  type Message,
-} from "@bufbuild/protobuf";
-import {
-  Code,
-  ConnectError,
-  type Interceptor,
-  type MethodImplSpec,
-  type StreamRequest,
-  type StreamResponse,
-  type UnaryRequest,
-  type UnaryResponse,
-} from "@connectrpc/connect";
+import type { Http2Server, IncomingHttpHeaders, ServerHttp2Session, ServerHttp2Stream } from "node:http2";
+import { Server as NetServer } from "node:net";
+
 import * as grpc from "@grpc/grpc-js";
 
-import { CallContext } from "./call-context.ts";
-import { metadataOf, serviceErrorOf } from "./metadata.ts";
-import { methodsOf, type Registration } from "./registration.ts";
+import { fail } from "../errors.ts";
+import { farewellMs, goAway, settled } from "./connections.ts";
+import { bridgedMethods, type BridgedMethod, type Route } from "./grpc-bridge.ts";
+import type { Arrival, GrpcCall } from "./grpc-call.ts";
+import { interrupted } from "./interceptors/interruption.ts";
+import type { Listener, ListenerOptions } from "./listener.ts";
 
-/** A listener that serves. Disposing it cuts off what still runs. */
-export interface Listener extends AsyncDisposable {
-  readonly host: string;
-  readonly port: number;
-  /** Takes no new calls and resolves when those that run have ended, or after `graceMs`. */
-  drain(graceMs: number): Promise<void>;
+/** What only the gRPC listener takes. */
+export interface GrpcOptions {
+  /** Age in milliseconds at which a connection is asked to close, give or take a tenth, so that clients spread over replicas. */
+  readonly maxConnectionAgeMs: number;
+  /** Milliseconds after that in which its calls may end by themselves; then they are interrupted. */
+  readonly maxConnectionAgeGraceMs?: number;
 }
 
-/** What both listeners take. */
-export interface ListenerOptions {
-  readonly registrations: readonly Registration[];
-  /** The first one is the outermost. Composed once for each method. */
-  readonly interceptors: readonly Interceptor[];
-  readonly host: string;
-  readonly port: number;
-  /** Largest request message in bytes, after decompression. */
-  readonly maxMessageBytes: number;
+/** A client's connection, with its calls that have not ended. */
+interface Connection {
+  readonly session: ServerHttp2Session;
+  readonly calls: Set<GrpcCall>;
+  readonly compressed: Arrival;
+  readonly plain: Arrival;
 }
 
-type AnyFn = ReturnType<Interceptor>;
+/**
+ * Serves Connect handlers on @grpc/grpc-js, the cheapest wire between services. Handlers do not run behind its own call
+ * classes but behind a server interceptor, which is handed each call while it is cheap: a stream and its headers.
+ */
+export async function grpcListener(options: ListenerOptions & GrpcOptions): Promise<Listener> {
+  const { registrations, interceptors, host, port, maxMessageBytes, defaultDeadlineMs, log } = options;
+  const routes = new Map<string, Route>();
+  const connections = new Map<ServerHttp2Session, Connection>();
+  /** Where the call comes from that @grpc/grpc-js is about to hand to the interceptor, in the same turn. */
+  let arrival: Arrival | undefined;
 
-/** Serves Connect handlers on @grpc/grpc-js, the cheapest wire between services. */
-export async function grpcListener(
-  options: ListenerOptions & { readonly maxConnectionAgeMs: number },
-): Promise<Listener> {
-  const { registrations, interceptors, host, port, maxMessageBytes, maxConnectionAgeMs } = options;
   const server = new grpc.Server({
     "grpc.max_receive_message_length": maxMessageBytes,
     "grpc.max_send_message_length": -1,
-    "grpc.max_connection_age_ms": maxConnectionAgeMs,
-    "grpc.max_connection_age_grace_ms": 60_000,
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
     "grpc.enable_channelz": 1,
     // A client may open many calls at once; more wait on its side.
     "grpc.max_concurrent_streams": 1000,
+    interceptors: [
+      ({ path }, call) => {
+        const route = routes.get(path);
+        if (route === undefined || arrival === undefined) return new grpc.ServerInterceptingCall(call);
+        route(call, arrival);
+        return taken;
+      },
+    ],
   });
   for (const registration of registrations) {
-    const definition: Record<string, grpc.MethodDefinition<Message, Message>> = {};
-    const implementation: grpc.UntypedServiceImplementation = {};
-    for (const [method, spec] of methodsOf(registration)) {
-      definition[method.name] = definitionOf(method);
-      implementation[method.name] = handlerOf(method, spec, interceptors);
-    }
-    server.addService(definition, implementation);
+    const methods = bridgedMethods(registration, interceptors, log);
+    for (const { definition, route } of methods) routes.set(definition.path, route);
+    server.addService(definitionsOf(methods), {});
   }
   grpc.addAdminServicesToServer(server);
+
   const bound = await new Promise<number>((resolve, reject) => {
     const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
     server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, found) =>
       error === null ? resolve(found) : reject(error),
     );
   });
+  const servers = http2ServersOf(server);
+  for (const http2Server of servers) {
+    http2Server.on("session", (session) => {
+      const connection = connectionOf(session, defaultDeadlineMs);
+      connections.set(session, connection);
+      session.once("close", () => connections.delete(session));
+      closeAtAge(connection, options);
+    });
+    http2Server.prependListener("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
+      const connection =
+        stream.session === undefined ? undefined : connections.get(stream.session as ServerHttp2Session);
+      arrival = headers["grpc-encoding"] === "gzip" ? connection?.compressed : connection?.plain;
+      mend(headers);
+    });
+  }
+  const lateCalls = setInterval(() => endLateCalls(connections.values()), Math.min(1000, defaultDeadlineMs / 4));
+  lateCalls.unref();
+
   return {
     host,
     port: bound,
-    drain: (graceMs) =>
-      new Promise((resolve) => {
-        const timer = setTimeout(() => server.forceShutdown(), graceMs);
-        server.tryShutdown(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      }),
+    async drain(graceMs) {
+      // Not `close` of an HTTP/2 server, which cuts calls off that are on their way.
+      for (const http2Server of servers) if (http2Server.listening) NetServer.prototype.close.call(http2Server);
+      const open = [...connections.values()];
+      const closed = Promise.all(open.map(({ session }) => new Promise((resolve) => session.once("close", resolve))));
+      for (const { session } of open) goAway(session, "draining");
+      if (!(await settled(closed, graceMs))) {
+        for (const { calls } of open) interrupt(calls);
+        await settled(closed, farewellMs);
+      }
+      clearInterval(lateCalls);
+      server.forceShutdown();
+    },
     async [Symbol.asyncDispose]() {
+      clearInterval(lateCalls);
       server.forceShutdown();
     },
   };
 }
 
-function definitionOf(method: DescMethod): grpc.MethodDefinition<Message, Message> {
-  const { methodKind, input, output, parent, name } = method;
-  return {
-    path: `/${parent.typeName}/${name}`,
-    requestStream: methodKind === "client_streaming" || methodKind === "bidi_streaming",
-    responseStream: methodKind === "server_streaming" || methodKind === "bidi_streaming",
-    requestSerialize: (message) => bytesOf(input, message),
-    requestDeserialize: (bytes) => fromBinary(input, bytes),
-    responseSerialize: (message) => bytesOf(output, message),
-    responseDeserialize: (bytes) => fromBinary(output, bytes),
+function definitionsOf(methods: readonly BridgedMethod[]): grpc.ServiceDefinition {
+  return Object.fromEntries(methods.map(({ name, definition }) => [name, definition]));
+}
+
+/**
+ * The HTTP/2 servers behind a server. Private in @grpc/grpc-js, and the one place where this project reaches there: only they
+ * tell of connections and how a request was compressed.
+ */
+function http2ServersOf(server: grpc.Server): readonly Http2Server[] {
+  const found = (server as unknown as { http2Servers?: Map<Http2Server, unknown> }).http2Servers;
+  if (found === undefined || found.size === 0) throw new Error("@grpc/grpc-js keeps its HTTP/2 servers elsewhere now");
+  return [...found.keys()];
+}
+
+/** What @grpc/grpc-js gets to run a call that the bridge has taken: it never starts. */
+const taken: grpc.ServerInterceptingCall = new grpc.ServerInterceptingCall(
+  // Nothing is asked of the next call, since `start` is not passed on.
+  {} as unknown as grpc.ServerInterceptingCallInterface,
+  { start() {} },
+);
+
+function connectionOf(session: ServerHttp2Session, defaultDeadlineMs: number): Connection {
+  const calls = new Set<GrpcCall>();
+  const plain = { calls, defaultDeadlineMs, gzip: false };
+  return { session, calls, plain, compressed: { ...plain, gzip: true } };
+}
+
+/** Longest `grpc-timeout` that fits a timer, in hours. @grpc/grpc-js takes a longer one for one that has passed. */
+const mostTimeoutMs = 2 ** 31 - 1;
+
+const unitMs: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000 };
+
+/** Keeps @grpc/grpc-js from what it takes for something else. */
+function mend(headers: IncomingHttpHeaders): void {
+  const type = headers["content-type"];
+  // It would take gRPC-Web and JSON for gRPC with protobuf; so it refuses them with HTTP's own status.
+  if (type !== "application/grpc" && type !== "application/grpc+proto" && !isGrpc(type)) headers["content-type"] = "";
+  const timeout = headers["grpc-timeout"];
+  if (typeof timeout === "string" && timeout.length > 5) {
+    const ms = Number(timeout.slice(0, -1)) * (unitMs[timeout.slice(-1)] ?? 0);
+    if (ms > mostTimeoutMs) delete headers["grpc-timeout"];
+  }
+}
+
+function isGrpc(type: string | undefined): boolean {
+  return type !== undefined && /^application\/grpc(\+proto)?\s*(;|$)/i.test(type);
+}
+
+function closeAtAge({ session, calls }: Connection, options: GrpcOptions): void {
+  const { maxConnectionAgeMs, maxConnectionAgeGraceMs = 60_000 } = options;
+  const later = (run: () => void, ms: number) => {
+    const timer = setTimeout(run, ms);
+    timer.unref();
+    session.once("close", () => clearTimeout(timer));
   };
+  // Spread, so that clients that came together do not come back together.
+  const age = Math.min(maxConnectionAgeMs * (0.9 + Math.random() * 0.2), 2 ** 31 - 1);
+  later(() => {
+    goAway(session, "max_age");
+    later(() => {
+      interrupt(calls);
+      later(() => session.destroy(), farewellMs);
+    }, maxConnectionAgeGraceMs);
+  }, age);
 }
 
-function bytesOf(schema: DescMessage, message: Message): Buffer {
-  const bytes = toBinary(schema, message);
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}
-
-/** The handler of a method behind its interceptors, with the context of a call in reach. */
-function chainOf(method: DescMethod, innermost: AnyFn, interceptors: readonly Interceptor[]): AnyFn {
-  return interceptors.reduceRight((next, interceptor) => interceptor(next), innermost);
-}
-
-/** Interceptors pass their request on, or a copy of it with other members; the context goes along. */
-interface WithContext {
-  readonly context: CallContext;
-}
-
-/** A request whose members are made when they are asked for. */
-class LazyRequest {
-  readonly stream: boolean;
-  readonly message: unknown;
-  readonly context: CallContext;
-  constructor(context: CallContext, stream: boolean, message: unknown) {
-    this.context = context;
-    this.stream = stream;
-    this.message = message;
-  }
-  get method() {
-    return this.context.method;
-  }
-  get service() {
-    return this.context.service;
-  }
-  get requestMethod() {
-    return this.context.requestMethod;
-  }
-  get url() {
-    return this.context.url;
-  }
-  get signal() {
-    return this.context.signal;
-  }
-  get header() {
-    return this.context.requestHeader;
-  }
-  get contextValues() {
-    return this.context.values;
+/** Ends calls whose connection ends, so that their callers know that they may call again. */
+function interrupt(calls: ReadonlySet<GrpcCall>): void {
+  for (const call of calls) {
+    const { methodKind } = call.method;
+    call.fail(interrupted(methodKind === "server_streaming" || methodKind === "bidi_streaming"));
   }
 }
 
-/** A response whose headers are made when they are asked for. */
-class LazyResponse {
-  readonly stream: boolean;
-  readonly message: unknown;
-  readonly #context: CallContext;
-  constructor(context: CallContext, stream: boolean, message: unknown) {
-    this.#context = context;
-    this.stream = stream;
-    this.message = message;
+/** Calls that brought a deadline have a timer of @grpc/grpc-js; this ends those that were given one. */
+function endLateCalls(connections: Iterable<Connection>): void {
+  const now = Date.now();
+  for (const { calls } of connections) {
+    for (const call of calls) if (call.isLate(now)) call.fail(fail("DEADLINE_EXCEEDED", "The deadline has passed"));
   }
-  get method() {
-    return this.#context.method;
-  }
-  get service() {
-    return this.#context.service;
-  }
-  get header() {
-    return this.#context.responseHeader;
-  }
-  get trailer() {
-    return this.#context.responseTrailer;
-  }
-}
-
-/** A handler returns a message or what one is made from; its type was checked by `serve`. */
-function complete(method: DescMethod, init: object): Message {
-  return isMessage(init, method.output) ? init : create(method.output, init as Record<string, unknown>);
-}
-
-async function* completed(method: DescMethod, inits: AsyncIterable<object>): AsyncGenerator<Message> {
-  for await (const init of inits) yield complete(method, init);
-}
-
-function handlerOf(
-  method: DescMethod,
-  spec: MethodImplSpec,
-  interceptors: readonly Interceptor[],
-): grpc.UntypedHandleCall {
-  // The bridge hands on what the contract of the method says; `serve` checked the handlers against it.
-  const innermost = async (request: UnaryRequest | StreamRequest) => {
-    const { context } = request as unknown as WithContext;
-    if (spec.kind === "unary") {
-      const message = complete(method, await spec.impl(request.message as Message, context));
-      return new LazyResponse(context, false, message) as unknown as UnaryResponse;
-    }
-    const requests = request.message as AsyncIterable<Message>;
-    if (spec.kind === "server_streaming") {
-      const messages = completed(method, spec.impl(await only(requests), context));
-      return new LazyResponse(context, true, messages) as unknown as StreamResponse;
-    }
-    if (spec.kind === "bidi_streaming") {
-      return new LazyResponse(
-        context,
-        true,
-        completed(method, spec.impl(requests, context)),
-      ) as unknown as StreamResponse;
-    }
-    const message = complete(method, await spec.impl(requests, context));
-    return new LazyResponse(context, true, justOne(message)) as unknown as StreamResponse;
-  };
-  const chain = chainOf(method, innermost, interceptors);
-  const run = (context: CallContext, stream: boolean, message: unknown) =>
-    chain(new LazyRequest(context, stream, message) as unknown as UnaryRequest);
-
-  switch (spec.kind) {
-    case "unary":
-      return (call: grpc.ServerUnaryCall<Message, Message>, callback: grpc.sendUnaryData<Message>) => {
-        const context = new CallContext(method, call);
-        run(context, false, call.request).then(
-          (response) => {
-            answer(context, call, callback, response.message as Message);
-          },
-          (error: unknown) => refuse(context, call, callback, error),
-        );
-      };
-    case "client_streaming":
-      return (call: grpc.ServerReadableStream<Message, Message>, callback: grpc.sendUnaryData<Message>) => {
-        const context = new CallContext(method, call);
-        void (async () => {
-          try {
-            const response = await run(context, true, call);
-            answer(context, call, callback, await only(response.message as AsyncIterable<Message>));
-          } catch (error) {
-            refuse(context, call, callback, error);
-          }
-        })();
-      };
-    case "server_streaming":
-      return (call: grpc.ServerWritableStream<Message, Message>) => {
-        const context = new CallContext(method, call);
-        void pump(context, call, () => run(context, true, justOne(call.request)));
-      };
-    case "bidi_streaming":
-      return (call: grpc.ServerDuplexStream<Message, Message>) => {
-        const context = new CallContext(method, call);
-        void pump(context, call, () => run(context, true, call));
-      };
-  }
-}
-
-function answer(
-  context: CallContext,
-  call: { sendMetadata(metadata: grpc.Metadata): void },
-  callback: grpc.sendUnaryData<Message>,
-  message: Message,
-): void {
-  const { header, trailer } = context.sent;
-  if (header !== undefined) call.sendMetadata(metadataOf(header));
-  if (trailer === undefined) callback(null, message);
-  else callback(null, message, metadataOf(trailer));
-  context.end();
-}
-
-function refuse(
-  context: CallContext,
-  call: { sendMetadata(metadata: grpc.Metadata): void },
-  callback: grpc.sendUnaryData<Message>,
-  error: unknown,
-): void {
-  const { header, trailer } = context.sent;
-  if (header !== undefined) call.sendMetadata(metadataOf(header));
-  callback(serviceErrorOf(ConnectError.from(error), trailer));
-  context.end();
-}
-
-type Writable = grpc.ServerWritableStream<Message, Message> | grpc.ServerDuplexStream<Message, Message>;
-
-/** Sends what a handler yields at the pace of the reader, then the end of the call. */
-async function pump(
-  context: CallContext,
-  call: Writable,
-  open: () => Promise<UnaryResponse | StreamResponse>,
-): Promise<void> {
-  let headerSent = false;
-  const sendHeader = () => {
-    if (headerSent) return;
-    headerSent = true;
-    call.sendMetadata(metadataOf(context.sent.header));
-  };
-  // Made now, so that a reader that leaves while the handler waits for its next message ends that wait.
-  const { signal } = context;
-  try {
-    const { message } = await open();
-    for await (const next of message as AsyncIterable<Message>) {
-      sendHeader();
-      if (signal.aborted) break;
-      if (!call.write(next)) await drained(call, signal);
-    }
-    sendHeader();
-    const { trailer } = context.sent;
-    if (trailer === undefined) call.end();
-    else call.end(metadataOf(trailer));
-  } catch (error) {
-    sendHeader();
-    call.emit("error", serviceErrorOf(ConnectError.from(error), context.sent.trailer));
-  } finally {
-    context.end();
-  }
-}
-
-/** Resolves when there is room for more, or nobody reads any longer. */
-function drained(call: Writable, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      call.off("drain", done);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    call.once("drain", done);
-    signal.addEventListener("abort", done);
-    if (signal.aborted) done();
-  });
-}
-
-async function* justOne<T>(value: T): AsyncGenerator<T> {
-  yield value;
-}
-
-async function only(messages: AsyncIterable<Message>): Promise<Message> {
-  let found: Message | undefined;
-  for await (const message of messages) {
-    if (found !== undefined) throw new ConnectError("The call takes one message and got more", Code.Unimplemented);
-    found = message;
-  }
-  if (found === undefined) throw new ConnectError("The call takes one message and got none", Code.Unimplemented);
-  return found;
 }

@@ -1,0 +1,34 @@
+import type { Interceptor } from "@connectrpc/connect";
+
+import type { Registration } from "./registration.ts";
+
+/** A listener that serves. Disposing it cuts off what still runs. */
+export interface Listener extends AsyncDisposable {
+  readonly host: string;
+  readonly port: number;
+  /**
+   * Takes no new connections, asks clients to leave and resolves when their calls have ended. Calls that still run after
+   * `graceMs` end with UNAVAILABLE: `WATCH_INTERRUPTED` where they stream to the client, `DRAINING` else.
+   */
+  drain(graceMs: number): Promise<void>;
+}
+
+/** Where a listener tells what went wrong that no caller can act on. */
+export interface ErrorLog {
+  error(facts: object, message: string): void;
+}
+
+/** What both listeners take. */
+export interface ListenerOptions {
+  readonly registrations: readonly Registration[];
+  /** The first one is the outermost. Composed once for each method; each passes on its request, or a copy of it. */
+  readonly interceptors: readonly Interceptor[];
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  /** Largest request message in bytes, after decompression. */
+  readonly maxMessageBytes: number;
+  /** Deadline in milliseconds of a unary call that brings none. */
+  readonly defaultDeadlineMs: number;
+  readonly log: ErrorLog;
+}
