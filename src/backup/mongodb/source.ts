@@ -7,7 +7,7 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { Stream, UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
 import type { RecordSink, Source, SourceRun, StreamWriter, Work } from "../contracts.ts";
-import { together } from "../together.ts";
+import { each, together } from "../together.ts";
 import {
   hasOption,
   type ListedCollection,
@@ -55,7 +55,8 @@ interface FinalCollection {
  *
  * That is true of values. The order of fields could come out otherwise where a document was read after a field had been
  * removed, set again, and another one added behind it. `Reordered` knows such documents; they are read once more by
- * themselves, at a moment when nothing happens to them, and recorded as they then are.
+ * themselves, at a moment when nothing happens to them, and recorded as they then are. (An update with a pipeline that only
+ * moves fields is not told apart from one that sets them; there the order may differ.)
  *
  * Collections are followed through being made, renamed and dropped; what was read of one while something happened to its name
  * is read again. The catalogue that restores use is listed at T: nothing happened to it between two marks around the listing.
@@ -231,8 +232,8 @@ class MongodbRun implements SourceRun {
   }
 
   #follow(listed: readonly ListedCollection[]): void {
-    for (const each of listed) {
-      if (each.kind !== "view") this.#collections.add(each, { read: true, capped: isCapped(each) });
+    for (const one of listed) {
+      if (one.kind !== "view") this.#collections.add(one, { read: true, capped: isCapped(one) });
     }
   }
 
@@ -241,11 +242,13 @@ class MongodbRun implements SourceRun {
   }
 
   async #plan(): Promise<void> {
-    for (const tracked of this.#collections.all) {
-      if (tracked.gone || tracked.kind === "timeseries") continue;
-      tracked.count = await countOf(this.#options.client.db(tracked.database), tracked.collection);
-      this.#options.work.meter.plan(Store.MONGODB, nameOf(tracked), tracked.count);
-    }
+    const { client, work } = this.#options;
+    const counted = this.#collections.all.filter(({ gone, kind }) => !gone && kind === "collection");
+    await each(counted, { atOnce: work.parallelism, stop: this.#stop }, async (tracked) => {
+      tracked.count = await countOf(client.db(tracked.database), tracked.collection);
+      work.meter.plan(Store.MONGODB, nameOf(tracked), tracked.count);
+    });
+    this.#signal.throwIfAborted();
   }
 
   /** Reads what is not read; again what something happened to meanwhile. */
