@@ -28,8 +28,12 @@ async function main([name, ...rest]) {
   }
   if (!areDependenciesThere()) {
     complain("Installing the dependencies (npm ci) …");
-    // Scripts of packages are not needed, so none runs.
-    const code = await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], process.env);
+    // Scripts of packages are not needed, so none runs; that an older Node is no matter, npm need not say.
+    const code = await run(
+      "npm",
+      ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+      process.env,
+    );
     if (code !== 0) return code;
   }
   const node = findNode();

@@ -29,9 +29,10 @@ await runCommand(async () => {
   const listeners = { grpc: await listener("GRPC", 50_051), http: await listener("HTTP", 8080) };
   say("Starting the service …");
   await using service = await startService(folder, stores, listeners);
-  using _environment = writeEnvironment(folder, stores, listeners);
-  process.stdout.write(whatToTry(listeners, await grpcurl));
+  const tool = await grpcurl;
   stop.isReady = true;
+  using _environment = writeEnvironment(folder, stores, listeners);
+  process.stdout.write(whatToTry(listeners, tool));
 
   const died = await Promise.race([stop.asked, firstToEnd({ service, ...stores })]);
   if (died !== undefined) {

@@ -86,13 +86,15 @@ async function installStores(named: Partial<StoreAddresses>): Promise<void> {
   if (named.searchUri === undefined) tools["jdk"] = jdk;
   if (named.searchUri === undefined && missing("search")) tools["maven"] = maven;
   need(tools);
-  if (named.mongodbUri === undefined) await installMongodb();
-  if (named.redisUri === undefined) await installRedis();
-  if (named.searchUri === undefined) await installSearch();
+  await allOrNone([
+    named.mongodbUri === undefined ? installMongodb() : undefined,
+    named.redisUri === undefined ? installRedis() : undefined,
+    named.searchUri === undefined ? installSearch() : undefined,
+  ]);
 }
 
 /** Waits for all even where one fails, so that what the others start is known and can be stopped. */
-async function allOrNone<T extends readonly unknown[]>(promises: { [K in keyof T]: Promise<T[K]> }): Promise<T> {
+async function allOrNone<T extends readonly unknown[]>(promises: { [K in keyof T]: T[K] | Promise<T[K]> }): Promise<T> {
   const ends = await Promise.allSettled(promises);
   const failed = ends.find((end) => end.status === "rejected");
   if (failed !== undefined) throw failed.reason;

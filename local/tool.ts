@@ -76,7 +76,7 @@ export async function installed(installation: Installation): Promise<string> {
     rmSync(logFile, { force: true });
     await install(folder, logFile);
     writeFileSync(marker, version);
-    say(`  done after ${seconds(began)} s`);
+    say(`  ${plainName} is installed after ${seconds(began)} s`);
     return folder;
   });
 }

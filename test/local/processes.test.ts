@@ -89,20 +89,15 @@ test("a server that dies at the start is reported with the end of its log", asyn
   await expect(start).rejects.toThrow(/^broken ended at once \(exit code 3\)[^]*the disk is gone$/);
 });
 
-test("a server that never answers is given up and ended", async () => {
-  let pid = 0;
+test("a server that never answers is given up", async () => {
   const start = startServer({
     name: "mute",
-    command: ({ folder }) => ({ file: "/bin/sh", arguments: ["-c", `echo $$ > ${folder}/pid; exec sleep 60`] }),
+    command: () => ({ file: "/bin/sleep", arguments: ["60"] }),
     uri: (port) => `http://127.0.0.1:${port}`,
-    isReady: async (uri) => {
-      pid = Number(new URL(uri).port);
-      return false;
-    },
+    isReady: async () => false,
     readyWithinMs: 300,
   });
   await expect(start).rejects.toThrow("mute was not ready after 0.3 s");
-  expect(pid).toBeGreaterThan(0);
 });
 
 test("a lock is held by one at a time, and is free once its holder has ended", async () => {
