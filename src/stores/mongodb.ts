@@ -7,7 +7,8 @@ import { measured } from "./measured-db.ts";
 /** What the server can do. It may change while the process runs: a standalone becomes a replica set. */
 export interface MongodbFeatures {
   readonly version: string;
-  /** Whether the driver talks to a mongos. */
+  /** What the member that answers is. Only where no primary can be reached, one that cannot write answers. */
+  readonly role: "primary" | "secondary" | "mongos" | "standalone";
   readonly sharded: boolean;
   /** Empty where there is none, and behind a mongos. */
   readonly replicaSet: string;
@@ -74,8 +75,10 @@ async function featuresOf(client: MongoClient, signal: AbortSignal): Promise<Mon
   const sharded = hello["msg"] === "isdbgrid";
   const replicaSet = String(hello["setName"] ?? "");
   const replicated = sharded || replicaSet !== "";
+  const member = hello["isWritablePrimary"] === true ? "primary" : "secondary";
   return {
     version: String(build["version"]),
+    role: sharded ? "mongos" : replicated ? member : "standalone",
     sharded,
     replicaSet,
     changeStreams: replicated,

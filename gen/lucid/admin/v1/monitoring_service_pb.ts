@@ -596,8 +596,9 @@ export const WatchStatsResponseSchema: GenMessage<WatchStatsResponse> = /*@__PUR
  */
 export type OperationPerformance = Message<"lucid.admin.v1.OperationPerformance"> & {
   /**
-   * What was measured: a full rpc name such as `lucid.repository.v1.UserService/GetUser`, or a store operation such as
-   * `findOne`.
+   * What was measured: a full rpc name such as `lucid.repository.v1.UserService/GetUser`, or a store operation: MongoDB's
+   * by the driver's name such as `find` or `updateOne`, of the domain's collections; Redis' by command such as `get`;
+   * search by API such as `bulk`. The time of a store operation includes the wait for a connection.
    *
    * @generated from field: string operation = 1;
    */
@@ -716,14 +717,15 @@ export const GetPerformanceRequestSchema: GenMessage<GetPerformanceRequest> = /*
  */
 export type GetPerformanceResponse = Message<"lucid.admin.v1.GetPerformanceResponse"> & {
   /**
-   * The window that was measured, to the resolution of 10 s.
+   * The window that was measured: what was asked for and up to 10 s more, up to 1 min more where it is longer than
+   * 5 min, or the age of this process.
    *
    * @generated from field: google.protobuf.Duration window = 1;
    */
   window?: Duration | undefined;
 
   /**
-   * One entry for each rpc that was called in the window.
+   * One entry for each rpc that ended in the window. Streams are not measured: they last as long as their caller wants.
    *
    * @generated from field: repeated lucid.admin.v1.OperationPerformance requests = 2;
    */
@@ -853,7 +855,7 @@ export const MonitoringService: GenService<{
   },
   /**
    * Returns rates and latency percentiles of requests and of store operations, measured by this process over a window
-   * that ends now. May be repeated freely.
+   * that ends now. Other replicas measure their own. May be repeated freely.
    *
    * @generated from rpc lucid.admin.v1.MonitoringService.GetPerformance
    */
