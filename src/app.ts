@@ -3,6 +3,8 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
+import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
 import { mongodbSource } from "./backup/mongodb/source.ts";
@@ -15,12 +17,18 @@ import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
 import { httpListener } from "./server/http.ts";
 import { errorInterceptor } from "./server/interceptors/errors.ts";
+import { measurementInterceptor } from "./server/interceptors/measurement.ts";
 import { validationInterceptor } from "./server/interceptors/validation.ts";
 import type { Listener } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
 import { serve } from "./server/registration.ts";
 import { translateStoreError } from "./stores/errors.ts";
+import { healthMonitor } from "./stores/health-monitor.ts";
+import { checkStores } from "./stores/health.ts";
+import { latencyRecorder } from "./stores/latency.ts";
 import { openMongodb } from "./stores/mongodb.ts";
+import { openRedis } from "./stores/redis.ts";
+import { openSearch } from "./stores/search.ts";
 
 /** The running service. Disposing it closes everything at once; `drain` lets what runs come to an end before. */
 export interface App extends AsyncDisposable {
@@ -34,7 +42,12 @@ export async function start(config: Config, log: Logger): Promise<App> {
   await using parts = new AsyncDisposableStack();
   const draining = new AbortController();
 
-  const mongodb = parts.use(openMongodb(config.mongodb));
+  const latency = latencyRecorder();
+  const mongodb = parts.use(openMongodb(config.mongodb, { latency }));
+  const redis = parts.use(openRedis(config.redis, { latency, log }));
+  const search = parts.use(openSearch(config.search, { latency }));
+  const stores = { mongodb, redis, search };
+  const monitor = parts.use(healthMonitor({ check: (signal) => checkStores(stores, signal) }));
   const systemDatabase = config.mongodb.systemDatabase;
   const repository = parts.use(lazyRepository(config.backup));
   const jobs = parts.use(openJobs({ db: mongodb.system, ...config.jobs, log, translate: translateStoreError }));
@@ -47,15 +60,9 @@ export async function start(config: Config, log: Logger): Promise<App> {
   };
   backupJobs(backups);
 
-  const mongodbServes = async (signal: AbortSignal): Promise<boolean> => {
-    try {
-      await mongodb.client.db("admin").command({ ping: 1 }, { signal, timeoutMS: 2000 });
-      return true;
-    } catch {
-      // That it does not serve is the answer; callers that need it are told why.
-      return false;
-    }
-  };
+  // What needs no MongoDB, the data of record, tells how things are without it.
+  const serves = async (service: string, signal: AbortSignal): Promise<boolean> =>
+    service === MonitoringService.typeName || (await monitor.known(signal)).status !== "unhealthy";
   const domain = [
     serve(
       BackupService,
@@ -67,24 +74,25 @@ export async function start(config: Config, log: Logger): Promise<App> {
         translate: translateStoreError,
       }),
     ),
+    serve(MonitoringService, monitoringService({ stores, monitor, latency, draining: draining.signal })),
   ];
   const services = domain.map(({ service }) => service.typeName);
-  const status = {
-    services: new Set(["", ...services]),
-    serves: async (_: string, signal: AbortSignal) => mongodbServes(signal),
-    draining: draining.signal,
-  };
+  const status = { services: new Set(["", ...services]), serves, draining: draining.signal };
   const registrations = [
     ...domain,
     serve(Health, healthService(status)),
     ...reflection([...services, Health.typeName]),
   ];
-  const interceptors = [errorInterceptor({ translate: translateStoreError, log }), validationInterceptor()];
+  const interceptors = [
+    measurementInterceptor((rpc, elapsedMs, failed) => latency.record("requests", rpc, elapsedMs, failed)),
+    errorInterceptor({ translate: translateStoreError, log }),
+    validationInterceptor(),
+  ];
 
   const metrics = new Registry();
   collectDefaultMetrics({ register: metrics });
   const pages = {
-    ready: async () => !draining.signal.aborted && (await mongodbServes(AbortSignal.timeout(2000))),
+    ready: async () => !draining.signal.aborted && (await serves("", AbortSignal.timeout(5000))),
     metrics: async () => ({ type: metrics.contentType, text: await metrics.metrics() }),
   };
   const { maxMessageBytes, maxConnectionAgeMs, defaultDeadlineMs } = config.server;

@@ -12,11 +12,20 @@ export interface HealthEvent {
 export interface HealthMonitor extends AsyncDisposable {
   /** What is held to be true now; undefined until the first check has ended, which takes seconds at most. */
   current(): Health | undefined;
+  /** The same, once it is known. Throws the signal's reason when that aborts, or when the monitor is disposed. */
+  known(signal: AbortSignal): Promise<Health>;
   /**
    * Yields the health at once, or as soon as it is known, then whenever it changed, and at least every `heartbeatMs`. Whoever
    * is slow gets the newest state and misses what was between. Ends when the monitor is disposed; throws the signal's reason.
    */
-  changes(options: { readonly signal: AbortSignal; readonly heartbeatMs?: number }): AsyncGenerator<HealthEvent>;
+  changes(options: WatchOptions): AsyncGenerator<HealthEvent>;
+}
+
+/** How a watcher watches. */
+export interface WatchOptions {
+  readonly signal: AbortSignal;
+  /** Longest time without an event; endless where not given. */
+  readonly heartbeatMs?: number;
 }
 
 /** How a monitor looks. */
@@ -60,25 +69,33 @@ export function healthMonitor({ check, intervalMs = 3000, confirmMs = 500 }: Hea
     if (!closing.signal.aborted) throw error;
   });
 
+  async function* changes({ signal, heartbeatMs = Infinity }: WatchOptions): AsyncGenerator<HealthEvent> {
+    const ending = AbortSignal.any([signal, closing.signal]);
+    let [seen, sentMs] = [0, performance.now()];
+    for (;;) {
+      signal.throwIfAborted();
+      if (closing.signal.aborted) return;
+      const late = performance.now() - sentMs >= heartbeatMs;
+      if (state !== undefined && (state.number !== seen || late)) {
+        const heartbeat = state.number === seen;
+        seen = state.number;
+        sentMs = performance.now();
+        yield { health: state.health, heartbeat };
+        continue;
+      }
+      await pause(Math.max(0, sentMs + heartbeatMs - performance.now()), ending, wakers);
+    }
+  }
+
   return {
     current: () => state?.health,
-    async *changes({ signal, heartbeatMs = Infinity }) {
-      const ending = AbortSignal.any([signal, closing.signal]);
-      let [seen, sentMs] = [0, performance.now()];
-      for (;;) {
-        signal.throwIfAborted();
-        if (closing.signal.aborted) return;
-        const late = performance.now() - sentMs >= heartbeatMs;
-        if (state !== undefined && (state.number !== seen || late)) {
-          const heartbeat = state.number === seen;
-          seen = state.number;
-          sentMs = performance.now();
-          yield { health: state.health, heartbeat };
-          continue;
-        }
-        await pause(Math.max(0, sentMs + heartbeatMs - performance.now()), ending, wakers);
-      }
+    async known(signal) {
+      if (state !== undefined) return state.health;
+      const first = await changes({ signal }).next();
+      if (first.done === true) throw new Error("The monitor is closed");
+      return first.value.health;
     },
+    changes,
     async [Symbol.asyncDispose]() {
       closing.abort();
       await looking;
