@@ -9,6 +9,8 @@ import { backupJobs } from "./backup/backup-jobs.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
 import { mongodbSource } from "./backup/mongodb/source.ts";
 import { mongodbTarget } from "./backup/mongodb/target.ts";
+import { redisSource } from "./backup/redis/source.ts";
+import { redisTarget } from "./backup/redis/target.ts";
 import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
@@ -54,8 +56,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const backups = {
     jobs,
     repository: () => repository.open(),
-    sources: [mongodbSource({ client: mongodb.client, systemDatabase })],
-    targets: [mongodbTarget({ client: mongodb.client, systemDatabase })],
+    sources: [mongodbSource({ client: mongodb.client, systemDatabase }), redisSource({ redis })],
+    targets: [mongodbTarget({ client: mongodb.client, systemDatabase }), redisTarget({ redis })],
     parallelism: config.backup.parallelism,
   };
   backupJobs(backups);
