@@ -4,6 +4,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
@@ -14,7 +15,9 @@ import { redisTarget } from "./backup/redis/target.ts";
 import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
-import { pageTokens } from "./schema/page-tokens.ts";
+import { domainCollections } from "./repository/collections.ts";
+import { userService } from "./repository/user.ts";
+import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
 import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
 import { httpListener } from "./server/http.ts";
@@ -62,6 +65,14 @@ export async function start(config: Config, log: Logger): Promise<App> {
   };
   backupJobs(backups);
 
+  const repositories = {
+    db: mongodb.domain,
+    collections: domainCollections(mongodb.domain, (conflict) =>
+      log.warn(conflict, "A collection is not as it should be"),
+    ),
+    pageTokens: sharedPageTokens(config.server.pageTokenSecret, mongodb.system),
+  };
+
   // What needs no MongoDB, the data of record, tells how things are without it.
   const serves = async (service: string, signal: AbortSignal): Promise<boolean> =>
     service === MonitoringService.typeName || (await monitor.known(signal)).status !== "unhealthy";
@@ -77,6 +88,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       }),
     ),
     serve(MonitoringService, monitoringService({ stores, monitor, latency, draining: draining.signal })),
+    serve(UserService, userService({ ...repositories, settings: config.users })),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };
@@ -102,6 +114,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
   const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
   jobs.start();
+  // Whoever writes first tries again.
+  repositories.collections
+    .refresh()
+    .catch((err: unknown) => log.warn({ err }, "The collections could not be seen to yet"));
   log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");
 
   const running = parts.move();

@@ -80,7 +80,7 @@ export const settings = {
     pageTokenSecret: text(
       "LUCID_PAGE_TOKEN_SECRET",
       "",
-      "What page tokens are sealed with; the same on every replica. Empty: a random one, and tokens end with the process. Secret.",
+      "What page tokens are sealed with; the same on every replica. Empty: lists of the domain share one that is kept in MongoDB, and tokens of other lists end with the process. Secret.",
     ),
     maxConnectionAgeMs: integer(
       "LUCID_MAX_CONNECTION_AGE_MS",

@@ -54,6 +54,7 @@ const reasons = {
   BACKUP_TYPE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
   BACKUP_STORE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
   BACKUP_SELECTION_EMPTY: { code: Code.FailedPrecondition },
+  BACKUP_INDEX_UNREADABLE: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_NOT_CONFIGURED: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   BACKUP_REPOSITORY_WRONG_KEY: { code: Code.FailedPrecondition },

@@ -164,7 +164,7 @@ function structOf(fields: object, path: string, level: number): Map<string, unkn
 
 /** Stores a value of a JsonObject. */
 function jsonOf(value: unknown, path: string, level: number): unknown {
-  if (typeof value === "number") return numberOf(value);
+  if (typeof value === "number") return numberOf(value, path);
   if (typeof value !== "object" || value === null) return value;
   if (!Array.isArray(value)) return structOf(value, path, level);
   if (level >= mostLevels) throw unstorable(path, `must have at most ${mostLevels} levels`);
@@ -175,7 +175,7 @@ function anyOf({ kind }: Value, path: string, level: number): unknown {
   if (level >= mostLevels) throw unstorable(path, `must have at most ${mostLevels} levels`);
   switch (kind.case) {
     case "numberValue":
-      return numberOf(kind.value);
+      return numberOf(kind.value, path);
     case "stringValue":
     case "boolValue":
       return kind.value;
@@ -196,7 +196,9 @@ function listOf({ values }: ListValue, path: string, level: number): unknown[] {
 }
 
 /** Whole numbers are ints where they fit, as every driver and shell stores them; the rest are doubles. */
-function numberOf(value: number): unknown {
+function numberOf(value: number, path: string): unknown {
+  // Protobuf's JSON form of free data has no others, so who reads JSON could never read the message again.
+  if (!Number.isFinite(value)) throw unstorable(path, "must have finite numbers");
   return Object.is(value | 0, value) ? value : new Double(value);
 }
 

@@ -1,4 +1,6 @@
-import { createHmac, hkdfSync, randomBytes, timingSafeEqual } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes, timingSafeEqual } from "node:crypto";
+
+import type { Db } from "mongodb";
 
 import { fail } from "../errors.ts";
 
@@ -14,27 +16,69 @@ const sealBytes = 16;
 /** Page tokens that whoever knows `secret` can read again; an empty one is replaced by a random one. */
 export function pageTokens(secret: string): PageTokens {
   const input = secret === "" ? randomBytes(32) : secret;
-  const key = Buffer.from(hkdfSync("sha256", input, "", "lucid page tokens", 32));
+  const keyFor = (use: string) => Buffer.from(hkdfSync("sha256", input, "", `lucid page tokens ${use}`, 32));
+  const [sealKey, cipherKey] = [keyFor("seal"), keyFor("cipher")];
   const seal = (query: Uint8Array, position: Buffer): Buffer => {
     const length = Buffer.alloc(4);
     length.writeUInt32BE(query.byteLength);
-    return createHmac("sha256", key).update(length).update(query).update(position).digest().subarray(0, sealBytes);
+    return createHmac("sha256", sealKey).update(length).update(query).update(position).digest().subarray(0, sealBytes);
   };
+  // The seal of the content is what its encryption starts from, so that no number of tokens wears the key out, as random
+  // starting values of AES-GCM would.
+  const hide = (start: Buffer, bytes: Buffer) => createCipheriv("aes-256-ctr", cipherKey, start).update(bytes);
+  const show = (start: Buffer, bytes: Buffer) => createDecipheriv("aes-256-ctr", cipherKey, start).update(bytes);
   return {
     encode(query, position) {
       const bytes = Buffer.from(position);
-      return Buffer.concat([seal(query, bytes), bytes]).toString("base64url");
+      const start = seal(query, bytes);
+      return Buffer.concat([start, hide(start, bytes)]).toString("base64url");
     },
     decode(query, token) {
       if (token === "") return undefined;
       const bytes = Buffer.from(token, "base64url");
-      const position = bytes.subarray(sealBytes);
+      const start = bytes.subarray(0, sealBytes);
       const isWhole = bytes.length > sealBytes && bytes.toString("base64url") === token;
-      if (!isWhole || !timingSafeEqual(bytes.subarray(0, sealBytes), seal(query, position))) {
+      const position = isWhole ? show(start, bytes.subarray(sealBytes)) : undefined;
+      if (position === undefined || !timingSafeEqual(start, seal(query, position))) {
         const fields = [{ field: "page_token", description: "must be the token of a call with the same other fields" }];
         throw fail("PAGE_TOKEN_INVALID", "The page token is not one of this list", { fields });
       }
       return position.toString();
     },
   };
+}
+
+/** How long one replica waits for MongoDB to tell the secret that all share. */
+const secretMs = 5000;
+
+/**
+ * Page tokens for lists that are in MongoDB themselves. Where `secret` is empty, the first replica that needs one puts a random
+ * one into `system`, so that tokens outlive processes and mean the same on every replica without a setting.
+ */
+export function sharedPageTokens(secret: string, system: Db): () => Promise<PageTokens> {
+  let tokens: PageTokens | undefined = secret === "" ? undefined : pageTokens(secret);
+  return async () => {
+    tokens ??= pageTokens(await storedSecret(system));
+    return tokens;
+  };
+}
+
+async function storedSecret(system: Db): Promise<string> {
+  const secrets = system.collection<{ _id: string; secret: string }>("secrets");
+  const made = { secret: randomBytes(32).toString("base64") };
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const stored = await secrets.findOneAndUpdate(
+        { _id: "page_tokens" },
+        { $setOnInsert: made },
+        // A secret that a failover could take back would take tokens with it.
+        { upsert: true, returnDocument: "after", writeConcern: { w: "majority" }, maxTimeMS: secretMs },
+      );
+      if (stored !== null) return stored.secret;
+    } catch (error) {
+      // Another replica came first; the next attempt finds what it made.
+      const isTaken = error instanceof Error && "code" in error && error.code === 11_000;
+      if (!isTaken || attempt === 3) throw error;
+    }
+  }
 }

@@ -102,6 +102,17 @@ export function etagOf(revision: bigint): string {
   return `"${revision}"`;
 }
 
+/** The revision that an etag stands for; undefined where it is none of this service's. */
+export function revisionOfEtag(etag: string): bigint | undefined {
+  const revision = /^"(\d{1,19})"$/.exec(etag)?.[1];
+  return revision === undefined ? undefined : BigInt.asIntN(64, BigInt(revision));
+}
+
+/** The name that a value of an enum is stored under; its number where it has none. */
+export function storedName(desc: DescEnum, number: number): string | number {
+  return storedNames(desc).find((value) => value.number === number)?.name ?? number;
+}
+
 /** An enum's stored names, in the order of its values. An alias comes after the name that is written. */
 export function storedNames(desc: DescEnum): { readonly name: string; readonly number: number }[] {
   const prefix = (desc.sharedPrefix ?? "").length;

@@ -409,11 +409,12 @@ function writeListValue(source: Buffer, at: number, limit: number): void {
 
 /**
  * Writes any value as a google.protobuf.Value. What JSON has no type for is written as protobuf's JSON form has it: a long that
- * a double does not hold as text, a date as RFC 3339, binary as base64; an ObjectId as its hexadecimal digits.
+ * a double does not hold and a double that is not finite as text, a date as RFC 3339, binary as base64; an ObjectId as its
+ * hexadecimal digits.
  */
 function writeAny(source: Buffer, type: number, at: number, end: number): void {
   const number = numberAt(source, type, at);
-  if (number !== undefined) {
+  if (number !== undefined && Number.isFinite(number)) {
     writer.byte(0x11);
     writer.double(number);
     return;
@@ -450,6 +451,8 @@ function writeAny(source: Buffer, type: number, at: number, end: number): void {
 
 function textOf(source: Buffer, type: number, at: number, end: number): string {
   switch (type) {
+    case BSON.double:
+      return String(source.readDoubleLE(at));
     case BSON.long:
       return source.readBigInt64LE(at).toString();
     case BSON.date: {

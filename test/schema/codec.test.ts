@@ -130,6 +130,7 @@ test.for([
       one_struct: {
         big: Long.fromString("9007199254740993"),
         small: Long.fromNumber(5),
+        endless: -Infinity,
         time: new Date(0),
         id: new ObjectId("0123456789abcdef01234567"),
         bytes: new Binary(Buffer.from("hi")),
@@ -139,6 +140,7 @@ test.for([
       oneStruct: {
         big: "9007199254740993",
         small: 5,
+        endless: "-Infinity",
         time: "1970-01-01T00:00:00.000Z",
         id: "0123456789abcdef01234567",
         bytes: "aGk=",
@@ -217,6 +219,7 @@ test.for([
     "one_itself.one_timestamp",
   ],
   ["a null character in a name", { oneStruct: { a: { "b\0c": 1 } } }, "one_struct"],
+  ["a number in free data that JSON does not have", { oneStruct: { a: [Number.NaN] } }, "one_struct"],
   ["a null character in a key", { mapInt32: { "\0": 1 } }, "map_int32"],
   [
     "data that are nested too deep",

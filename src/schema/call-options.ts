@@ -1,0 +1,20 @@
+import type { HandlerContext } from "@connectrpc/connect";
+
+import { fail } from "../errors.ts";
+
+/** Driver options that give an operation the time that its call has left, and no more. */
+export function deadlineOf(context: Pick<HandlerContext, "timeoutMs">): { maxTimeMS?: number } {
+  const leftMs = context.timeoutMs();
+  if (leftMs === undefined) return {};
+  // The server takes 0 for no limit.
+  if (leftMs <= 0) throw fail("DEADLINE_EXCEEDED", "The deadline has passed");
+  return { maxTimeMS: Math.max(1, Math.floor(leftMs)) };
+}
+
+/** The same for what may take long: it also stops when the caller goes away. A signal costs more than a small call. */
+export function cancellable(context: Pick<HandlerContext, "timeoutMs" | "signal">): {
+  maxTimeMS?: number;
+  signal: AbortSignal;
+} {
+  return { ...deadlineOf(context), signal: context.signal };
+}

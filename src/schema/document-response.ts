@@ -1,0 +1,27 @@
+import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
+
+import { codecFor } from "./codec.ts";
+import { encoded } from "./encoded.ts";
+
+/** Makes a response of stored documents. */
+export type DocumentResponse<D extends DescMessage> = (
+  documents: readonly Uint8Array[],
+  rest?: MessageInitShape<D>,
+) => MessageShape<D>;
+
+/**
+ * How raw documents become a response that has them in the field `name`, singular or repeated, with whatever else it says.
+ * The documents are never decoded on the way to a listener that speaks protobuf.
+ */
+export function documentResponse<D extends DescMessage>(schema: D, name: string): DocumentResponse<D> {
+  const field = schema.fields.find((candidate) => candidate.name === name);
+  if (field?.message === undefined) throw new Error(`${schema.typeName} has no message in ${name}`);
+  const { transcoder } = codecFor(field.message);
+  const { number } = field;
+  return (documents, rest) => {
+    const bytes = transcoder.embedded(number, documents);
+    if (rest === undefined) return encoded(schema, bytes);
+    // Messages are merged by writing one after the other.
+    return encoded(schema, Buffer.concat([bytes, toBinary(schema, create(schema, rest))]));
+  };
+}
