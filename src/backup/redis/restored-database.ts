@@ -3,31 +3,16 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { RestoredUnitSchema } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { RedisKeys, Stream, Unit } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
+import { RecordSet } from "../record-set.ts";
 import type { Router } from "./deployment.ts";
-
-/** Which records of a stream end keys that were not written: one bit for each record. */
-export class SkippedKeys {
-  readonly #bits: Uint8Array;
-
-  constructor(stream: Stream) {
-    this.#bits = new Uint8Array(Math.ceil(Number(stream.recordCount) / 8));
-  }
-
-  add(record: number): void {
-    this.#bits[record >> 3] = (this.#bits[record >> 3] ?? 0) | (1 << (record & 7));
-  }
-
-  has(record: number): boolean {
-    return ((this.#bits[record >> 3] ?? 0) & (1 << (record & 7))) !== 0;
-  }
-}
 
 /** One database of a restore, and what has become of it. */
 export class RestoredDatabase {
   readonly unit: Unit;
   readonly description: RedisKeys;
   readonly router: Router;
-  readonly skippedKeys: ReadonlyMap<Stream, SkippedKeys>;
+  /** Records that end keys which were not written. */
+  readonly skippedKeys: ReadonlyMap<Stream, RecordSet>;
   /** Names of values that are being put together. */
   readonly interims = new Set<Buffer>();
   stage: "untouched" | "writing" | "in place" | "compared" = "untouched";
@@ -44,7 +29,7 @@ export class RestoredDatabase {
     this.description = description;
     this.router = router;
     this.expected = Number(description.keyCount);
-    this.skippedKeys = new Map(unit.streams.map((stream) => [stream, new SkippedKeys(stream)]));
+    this.skippedKeys = new Map(unit.streams.map((stream) => [stream, new RecordSet(stream)]));
   }
 
   get isEqual(): boolean {
