@@ -12,6 +12,8 @@ import { mongodbSource } from "./backup/mongodb/source.ts";
 import { mongodbTarget } from "./backup/mongodb/target.ts";
 import { redisSource } from "./backup/redis/source.ts";
 import { redisTarget } from "./backup/redis/target.ts";
+import { searchSource } from "./backup/search/source.ts";
+import { searchTarget } from "./backup/search/target.ts";
 import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
@@ -59,8 +61,16 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const backups = {
     jobs,
     repository: () => repository.open(),
-    sources: [mongodbSource({ client: mongodb.client, systemDatabase }), redisSource({ redis })],
-    targets: [mongodbTarget({ client: mongodb.client, systemDatabase }), redisTarget({ redis })],
+    sources: [
+      mongodbSource({ client: mongodb.client, systemDatabase }),
+      redisSource({ redis }),
+      searchSource({ search }),
+    ],
+    targets: [
+      mongodbTarget({ client: mongodb.client, systemDatabase }),
+      redisTarget({ redis }),
+      searchTarget({ search }),
+    ],
     parallelism: config.backup.parallelism,
   };
   backupJobs(backups);
@@ -82,7 +92,6 @@ export async function start(config: Config, log: Logger): Promise<App> {
       backupService({
         ...backups,
         pageTokens: pageTokens(config.server.pageTokenSecret),
-        stores: backups.sources.map(({ store }) => store),
         systemDatabase,
         translate: translateStoreError,
       }),

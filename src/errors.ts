@@ -52,7 +52,6 @@ const reasons = {
   BACKUP_NOT_COMPLETE: { code: Code.FailedPrecondition },
   BACKUP_IN_USE: { code: Code.FailedPrecondition },
   BACKUP_TYPE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
-  BACKUP_STORE_NOT_SUPPORTED: { code: Code.FailedPrecondition },
   BACKUP_SELECTION_EMPTY: { code: Code.FailedPrecondition },
   BACKUP_INDEX_UNREADABLE: { code: Code.FailedPrecondition },
   BACKUP_REPOSITORY_NOT_CONFIGURED: { code: Code.FailedPrecondition },

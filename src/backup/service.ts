@@ -14,7 +14,6 @@ import {
   ListRestoresRequestSchema,
   VerifyBackupRequestSchema,
 } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
-import { type Store, StoreSchema } from "../../gen/lucid/admin/v1/common_pb.ts";
 import { fail, isReason } from "../errors.ts";
 import type { Jobs } from "../jobs/jobs.ts";
 import { activeStates, type JobRecord, type JobState } from "../jobs/record.ts";
@@ -43,20 +42,10 @@ export interface BackupServiceOptions {
   /** The stores that can be restored into, for the check of a restore that is only validated. */
   readonly targets: readonly Target[];
   readonly pageTokens: PageTokens;
-  /** The stores that can be backed up here; all of them where not given. */
-  readonly stores?: readonly Store[];
   /** Database of the service's own, that nothing is restored into. */
   readonly systemDatabase: string;
   /** Turns an error of a store into one that a caller can be told. */
   readonly translate: (error: unknown) => unknown;
-}
-
-/** A backup that left a store out without a word would be worse than none. */
-function requireSupported(asked: readonly Store[], supported: readonly Store[] | undefined): void {
-  const missing = supported === undefined ? [] : asked.filter((store) => !supported.includes(store));
-  if (missing.length === 0) return;
-  const stores = missing.map((store) => StoreSchema.value[store]?.name ?? String(store)).join(", ");
-  throw fail("BACKUP_STORE_NOT_SUPPORTED", `These stores cannot be backed up yet: ${stores}`, { metadata: { stores } });
 }
 
 const pageSizes = { usual: 50, most: 1000 };
@@ -143,7 +132,6 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       const asked = create(CreateBackupRequestSchema, { type: BackupType.FULL, selection, description, retentionDays });
       const spec = toBinary(CreateBackupRequestSchema, asked);
       const job = await jobFor(backupKind, { requestId, spec }, async () => {
-        requireSupported(selection.stores, options.stores);
         await repository(); // that it is away or locked is to be told now, not by a job that fails
       });
       return { backup: await backups.ofJob(job, signal) };

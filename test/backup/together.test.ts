@@ -3,11 +3,13 @@ import { expect, test } from "vitest";
 
 import { BackupService, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
+import { latencyRecorder } from "../../src/stores/latency.ts";
+import { openSearch } from "../../src/stores/search.ts";
 import { testApp } from "../support/app.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { eventsOf } from "./support.ts";
 
-test("one backup holds MongoDB and Redis at one cut, and restores both into other names", async () => {
+test("one backup holds all three stores at one cut, and restores them into other names", async () => {
   await using app = await testApp();
   const [source, target] = [app.databaseName(), app.databaseName()];
   const [keys, restoredKeys] = [`${uniqueName("keys")}:`, `${uniqueName("restored")}:`];
@@ -19,6 +21,14 @@ test("one backup holds MongoDB and Redis at one cut, and restores both into othe
       await redis.unlink(...["text", "hash", "scores"].map((name) => prefix + name));
     }
   });
+  const [index, restoredIndex] = [uniqueName("index"), uniqueName("restored")];
+  const search = stack.use(openSearch({ uri: storeAddresses().searchUri }, { latency: latencyRecorder() }));
+  stack.defer(async () => {
+    await search.client.indices.delete({ index: [index, restoredIndex], ignore_unavailable: true });
+  });
+  for (const id of ["1", "2"]) {
+    await search.client.index({ index, id, routing: "shard", document: { number: Number(id) }, refresh: true });
+  }
   await app.mongodb
     .db(source)
     .collection("documents")
@@ -30,9 +40,9 @@ test("one backup holds MongoDB and Redis at one cut, and restores both into othe
   const backups = app.client(BackupService);
   const { backup } = await backups.createBackup({
     selection: {
-      stores: [Store.MONGODB, Store.REDIS],
       mongodbNamespaces: [source],
       redisKeyPatterns: [`${keys}*`],
+      searchIndices: [index],
     },
   });
   const backupId = backup?.backupId ?? "";
@@ -41,13 +51,14 @@ test("one backup holds MongoDB and Redis at one cut, and restores both into othe
   const { consistencyPoint, itemCount } = (await backups.getBackup({ backupId })).backup ?? {};
   expect(consistencyPoint).toMatchObject({ mongodbConsistent: true });
   expect(consistencyPoint?.redisReplicationIds).toHaveLength(1);
-  expect(itemCount).toBe(103n);
+  expect(itemCount).toBe(105n);
 
   const { restore } = await backups.createRestore({
     backupId,
     renames: [
       { store: Store.MONGODB, from: source, to: target },
       { store: Store.REDIS, from: keys, to: restoredKeys },
+      { store: Store.SEARCH, from: index, to: restoredIndex },
     ],
   });
   const restoreId = restore?.restoreId ?? "";
@@ -59,5 +70,11 @@ test("one backup holds MongoDB and Redis at one cut, and restores both into othe
   expect(await redis.get(`${restoredKeys}text`)).toBe("value");
   expect(await redis.pexpiretime(`${restoredKeys}text`)).toBe(await redis.pexpiretime(`${keys}text`));
   expect(await redis.hgetall(`${restoredKeys}hash`)).toEqual({ one: "1", two: "2" });
+  await search.client.indices.refresh({ index: restoredIndex });
+  const found = await search.client.search({ index: restoredIndex, sort: "number" });
+  expect(found.hits.hits).toMatchObject([
+    { _id: "1", _routing: "shard", _source: { number: 1 } },
+    { _id: "2", _routing: "shard", _source: { number: 2 } },
+  ]);
   expect(await redis.zscore(`${restoredKeys}scores`, "member")).toBe("1.5");
 });

@@ -57,12 +57,6 @@ const refusals: readonly {
     reason: "BACKUP_NOT_FOUND",
   },
   {
-    name: "a store that cannot be backed up",
-    call: (transport) => createClient(BackupService, transport).createBackup({}),
-    code: Code.FailedPrecondition,
-    reason: "BACKUP_STORE_NOT_SUPPORTED",
-  },
-  {
     name: "a deadline that has passed",
     call: (transport) => Array.fromAsync(createClient(Health, transport).watch({}, { timeoutMs: 200 })),
     code: Code.DeadlineExceeded,

@@ -1876,8 +1876,7 @@ export const BackupService: GenService<{
   /**
    * Stores a backup job and returns at once. Idempotent when `request_id` is set: a retry returns the same backup.
    * Fails with `INVALID_ARGUMENT` (`BAD_REQUEST`) for a bad selection, `FAILED_PRECONDITION`
-   * (`BACKUP_REPOSITORY_NOT_CONFIGURED`, `BACKUP_REPOSITORY_WRONG_KEY`, `BACKUP_TYPE_NOT_SUPPORTED`,
-   * `BACKUP_STORE_NOT_SUPPORTED`) where this service cannot take it.
+   * (`BACKUP_REPOSITORY_NOT_CONFIGURED`, `BACKUP_REPOSITORY_WRONG_KEY`, `BACKUP_TYPE_NOT_SUPPORTED`) where this service cannot take it.
    *
    * @generated from rpc lucid.admin.v1.BackupService.CreateBackup
    */
