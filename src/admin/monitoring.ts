@@ -39,7 +39,7 @@ const storeNumbers = {
 const storeNames = ["mongodb", "redis", "search"] as const satisfies readonly StoreName[];
 
 /** Time in milliseconds that a store has to tell its statistics. */
-const statsDeadlineMs = 5000;
+const statsDeadlineMs = 10_000;
 
 /** Statistics of watches are no older than this, in milliseconds, and shared by all watches. */
 const statsAgeMs = 900;

@@ -15,7 +15,7 @@ import type { SearchStore } from "../stores/search.ts";
 const ownDatabases = new Set(["admin", "config", "local"]);
 
 /** Databases whose statistics are asked for at once. */
-const databasesAtOnce = 4;
+const databasesAtOnce = 8;
 
 /** Sizes and counters of a MongoDB deployment, over all databases but the server's own. */
 export async function mongodbStats(

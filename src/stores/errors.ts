@@ -30,7 +30,7 @@ export function translateStoreError(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
   if (error instanceof MongoError) return mongodbFailure(error) ?? error;
   if (error instanceof searchErrors.ElasticsearchClientError) return searchFailure(error) ?? error;
-  return redisFailure(error) ?? signalFailure(error) ?? error;
+  return redisFailure(error) ?? networkFailure(error) ?? signalFailure(error) ?? error;
 }
 
 /** Codes of MongoDB's `error_codes.yml` that a caller can act on. */
@@ -149,6 +149,16 @@ function searchFailure(error: searchErrors.ElasticsearchClientError): unknown {
 function isUnknownPath({ body }: searchErrors.ResponseError): boolean {
   const message = typeof body === "object" && body !== null && "error" in body ? body.error : undefined;
   return typeof message === "string" && message.startsWith("no handler found for uri");
+}
+
+const networkCodes = new Set(
+  "ECONNREFUSED ECONNRESET ECONNABORTED EPIPE ETIMEDOUT EHOSTUNREACH ENETUNREACH ENOTFOUND EAI_AGAIN".split(" "),
+);
+
+/** MongoDB's driver passes on as it is what a connection says that breaks just when a command is written to it. */
+function networkFailure(error: Error): unknown {
+  if (!("code" in error) || typeof error.code !== "string" || !networkCodes.has(error.code)) return undefined;
+  return fail("STORE_UNAVAILABLE", "A store cannot be reached", { cause: error, retryAfterMs: 1000 });
 }
 
 /** An aborted signal has no store. Deadlines of callers come with a reason of their own. */

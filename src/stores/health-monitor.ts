@@ -83,7 +83,7 @@ export function healthMonitor({ check, intervalMs = 3000, confirmMs = 500 }: Hea
         yield { health: state.health, heartbeat };
         continue;
       }
-      await pause(Math.max(0, sentMs + heartbeatMs - performance.now()), ending, wakers);
+      await pause(sentMs + heartbeatMs - performance.now(), ending, wakers);
     }
   }
 

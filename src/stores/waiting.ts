@@ -23,8 +23,8 @@ export function pause(ms: number, signal: AbortSignal, wakers?: Set<() => void>)
       wakers?.delete(end);
       resolve();
     };
-    // A timer holds 2^31-1 ms at most.
-    const timer = setTimeout(end, Math.min(ms, 2 ** 31 - 1));
+    // A timer holds 2^31-1 ms at most, and warns of what is below nothing.
+    const timer = setTimeout(end, Math.min(Math.max(0, ms), 2 ** 31 - 1));
     signal.addEventListener("abort", end, { once: true });
     wakers?.add(end);
     if (signal.aborted) end();
