@@ -3,7 +3,7 @@ import { randomUUIDv7 } from "node:crypto";
 import { clone } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { Document } from "bson";
+import { type Document, serialize } from "bson";
 import { type Db, type Filter, MongoServerError } from "mongodb";
 
 import { type UserCredentials, UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
@@ -46,9 +46,6 @@ const failed = documentResponse(rpc.RecordLoginFailureResponseSchema, "user");
 const incremented = documentResponse(rpc.IncrementSessionCountResponseSchema, "user");
 const adjusted = documentResponse(rpc.AdjustStorageUsedResponseSchema, "user");
 
-/** What every write does besides its own: the store counts it and says when it was. */
-const touched = { revision: sum("$revision", 1n), updated_at: "$$NOW" };
-
 /** Keeps users. Reads go from stored bytes to wire bytes; writes are single statements that the store carries out. */
 export function userService(options: {
   readonly db: Db;
@@ -71,16 +68,20 @@ export function userService(options: {
   };
 
   /** Changes one user by an expression for each field, in one statement; returns it afterwards, null where none is found. */
-  const change = async (filter: Filter<Document>, stages: Document[], context: HandlerContext) => {
+  const change = async (filter: Filter<Document>, stages: Document[], context: HandlerContext, now = new Date()) => {
     await collections.ready();
     try {
-      const found = await users.findOneAndUpdate(filter, [...stages, { $set: touched }], {
-        returnDocument: "after",
-        raw: true,
-        ...deadlineOf(context),
-      });
-      // With `raw` the driver returns the document's bytes, which its types do not say.
-      return found as unknown as Uint8Array | null;
+      const found = await users.findOneAndUpdate(
+        filter,
+        [...stages, { $set: { revision: sum("$revision", 1n), updated_at: now } }],
+        {
+          returnDocument: "after",
+          // Not `raw`: of this command the driver would leave the failure raw too, and no longer see which it may retry.
+          useBigInt64: true,
+          ...deadlineOf(context),
+        },
+      );
+      return found === null ? null : serialize(found);
     } catch (error) {
       throw alreadyExists(error);
     }
@@ -205,10 +206,11 @@ export function userService(options: {
     },
 
     async deleteUser({ userId, etag, validateOnly }, context) {
+      const now = new Date();
       const filter = { ...live(userId), ...matching(etag) };
       const found = validateOnly
         ? await find(filter, context)
-        : await change(filter, [{ $set: { deleted_at: "$$NOW" } }], context);
+        : await change(filter, [{ $set: { deleted_at: now } }], context, now);
       if (found === null) throw await whyNot(userId, context);
       return deleted([found]);
     },
@@ -263,31 +265,29 @@ export function userService(options: {
     },
 
     async recordLoginSuccess({ userId }, context) {
-      const set = { last_login: "$$NOW", failed_login_attempts: 0, account_locked_until: "$$REMOVE" };
-      // By this process's clock: not every server knows its own in a filter.
-      const filter = { ...live(userId), account_locked_until: { $not: { $gt: new Date() } } };
-      const found = await change(filter, [{ $set: set }], context);
+      const now = new Date();
+      const set = { last_login: now, failed_login_attempts: 0, account_locked_until: "$$REMOVE" };
+      const filter = { ...live(userId), account_locked_until: { $not: { $gt: now } } };
+      const found = await change(filter, [{ $set: set }], context, now);
       if (found !== null) return succeeded([found]);
-      const user = codec.decode((await get(live(userId), context, { user_id: userId }))[0] ?? {});
-      throw userLocked(userId, user.accountLockedUntil);
+      const [user] = await get(live(userId), context, { user_id: userId });
+      throw userLocked(userId, codec.decode(user ?? {}).accountLockedUntil);
     },
 
     async recordLoginFailure({ userId }, context) {
       const { lockAfterFailures, lockMinutes } = settings;
-      // Three counts in one statement: a lock that has ended starts anew, one that holds is not prolonged.
+      const now = new Date();
+      const isLocked = { $gt: ["$account_locked_until", now] };
+      const lockEnded = { $and: [{ $gt: ["$account_locked_until", null] }, { $not: [isLocked] }] };
+      // Counts and locks in one statement: a lock that has ended starts anew, one that holds is not prolonged.
       const attempts = { $min: [2 ** 31 - 1, sum("$failed_login_attempts", 1)] };
-      const until = {
-        $cond: [
-          { $gte: ["$failed_login_attempts", lockAfterFailures] },
-          { $add: ["$$NOW", lockMinutes * 60_000] },
-          "$$REMOVE",
-        ],
-      };
+      const isOneTooMany = { $gte: ["$failed_login_attempts", lockAfterFailures] };
+      const until = { $cond: [isOneTooMany, new Date(now.getTime() + lockMinutes * 60_000), "$$REMOVE"] };
       const stages = [
-        { $set: { failed_login_attempts: { $cond: [lockEnded, 1, attempts] }, last_failed_login: "$$NOW" } },
+        { $set: { failed_login_attempts: { $cond: [lockEnded, 1, attempts] }, last_failed_login: now } },
         { $set: { account_locked_until: { $cond: [isLocked, "$account_locked_until", until] } } },
       ];
-      const found = await change(live(userId), stages, context);
+      const found = await change(live(userId), stages, context, now);
       if (found === null) throw userNotFound({ user_id: userId });
       return failed([found]);
     },
@@ -311,10 +311,6 @@ export function userService(options: {
 }
 
 const maxLong = 2n ** 63n - 1n;
-
-/** Expressions of the store: whether the account is locked now, and whether it was and no longer is. */
-const isLocked = { $gt: ["$account_locked_until", "$$NOW"] };
-const lockEnded = { $and: [{ $gt: ["$account_locked_until", null] }, { $not: [isLocked] }] };
 
 /** An expression for a stored number, 0 where it is absent, and what is added to it. */
 function sum(field: string, more: bigint | number): Document {

@@ -20,7 +20,8 @@ export function requestMark<D extends DescMessage>(
 ): RequestMark | undefined {
   if (request.requestId === "") return undefined;
   // The wire form has no order of map entries, and clients that retry may well shuffle them.
-  const json = JSON.stringify(toJson(schema, request), (_, value: unknown) => sorted(value));
+  const { requestId: _, ...said } = toJson(schema, request) as Readonly<Record<string, unknown>>; // a message is an object
+  const json = JSON.stringify(said, (__, value: unknown) => sorted(value));
   return {
     id: request.requestId.toLowerCase(),
     digest: new Binary(createHash("sha256").update(json).digest()),

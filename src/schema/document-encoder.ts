@@ -14,8 +14,11 @@ type Encode = (value: unknown, path: string) => unknown;
 /** Puts one field of a message into its document, where it has something to say. */
 type Put = (message: Readonly<Record<string, unknown>>, document: Document, path: string) => void;
 
-/** MongoDB takes 100 levels; a message around a value takes some of them. */
-const mostLevels = 80;
+/**
+ * Parsers of protobuf stop at 100 messages inside each other, and each level of a Struct takes three of them: what is nested deeper
+ * could be stored, and then not be read by anybody.
+ */
+const mostLevels = 30;
 
 const encoders = new WeakMap<DescMessage, (message: Message, path: string) => Document>();
 
