@@ -2,10 +2,12 @@ import { type AbstractCursor, type Collection, type Db, MongoServerError } from 
 
 import type { LatencyRecorder } from "./latency.ts";
 
-/** Operations of a collection that are one statement. `findOne` and `countDocuments` are cursors inside, measured as these. */
+/**
+ * Operations of a collection that are one statement. The driver makes others of them, and they are measured as what they are made
+ * of: `findOne` is a `find`, `countDocuments` an `aggregate`, `insertMany` a `bulkWrite`.
+ */
 const statements = [
   "insertOne",
-  "insertMany",
   "updateOne",
   "updateMany",
   "replaceOne",

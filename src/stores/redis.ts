@@ -108,7 +108,8 @@ function guard(client: Redis | Cluster, latency: LatencyRecorder | undefined): v
   client.sendCommand = (command: Command, ...rest: unknown[]) => {
     // ioredis sends what has waited through here once more.
     if (waiting.has(command)) return send(command, ...rest);
-    const { name } = command;
+    // `call` takes names in any case.
+    const name = command.name.toLowerCase();
     const limited = !waitsOnPurpose.has(name);
     if (limited) command.setTimeout(commandTimeoutMs);
     if (client.status === "connect" && handshake.has(name)) return send(command, ...rest);

@@ -10,7 +10,7 @@ function timed() {
   let nowMs = 0;
   return {
     recorder: latencyRecorder({ now: () => nowMs }),
-    at(ms: number) {
+    at: (ms: number): void => {
       nowMs = ms;
     },
   };
