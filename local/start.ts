@@ -172,14 +172,15 @@ function whatToTry({ grpc, http }: { grpc: Listener; http: Listener }, grpcurl: 
   const tool = grpcurl?.startsWith(localFolder) === true ? relative(projectFolder, grpcurl) : "grpcurl";
   const call = `${tool} -plaintext`;
   const address = `${grpc.host}:${grpc.port}`;
-  const backup = `{"selection": {"stores": ["STORE_MONGODB"]}}`;
+  const user = `{"user": {"email": "ada@example.com", "tron_address": "TJRabPrwbZy45sbavfcjinPJC18kjpRTv8"}}`;
   return `
 The service is ready: gRPC on ${address}, HTTP on http://${http.host}:${http.port}. Try:
 
   ${call} ${address} list
   ${call} ${address} describe lucid.admin.v1.BackupService
-  ${call} ${address} grpc.health.v1.Health/List
-  ${call} -d '${backup}' ${address} lucid.admin.v1.BackupService/CreateBackup
+  ${call} ${address} lucid.admin.v1.MonitoringService/GetHealth
+  ${call} -d '${user}' ${address} lucid.repository.v1.UserService/CreateUser
+  ${call} ${address} lucid.admin.v1.BackupService/CreateBackup
   ${call} ${address} lucid.admin.v1.BackupService/ListBackups
   curl -H 'content-type: application/json' -d '{}' http://${http.host}:${http.port}/lucid.admin.v1.BackupService/ListBackups
 

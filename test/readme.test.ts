@@ -57,7 +57,8 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain("lucid.admin.v1.BackupService");
       expect(stdout).toContain("Takes, watches, verifies and restores backups");
       expect(stdout.match(/"state": "JOB_STATE_SUCCEEDED"/g)?.length).toBeGreaterThanOrEqual(4);
-      expect(stdout).toContain('"target": "lucid_restored.users"');
+      for (const target of ["lucid_restored.users", "restored-users"]) expect(stdout).toContain(`"target": "${target}`);
+      expect(stdout).toContain("ada@example.com");
       expect(stdout).not.toContain("JOB_STATE_FAILED");
     } finally {
       const ended = once(service, "exit");
