@@ -18,11 +18,16 @@ export class RecentKeys {
   /** Notes a key; false where it is known already. Told apart by 128 bits of SHA-256. */
   add(key: Uint8Array): boolean {
     const digest = hash("sha256", key, "buffer");
-    const words = [0, 4, 8, 12].map((at) => digest.readUInt32LE(at) || 1); // 0 marks a free slot
-    if (find(this.#old, words).known) return false;
-    const { known, at } = find(this.#young, words);
-    if (known) return false;
-    this.#young.set(words, at);
+    // Little is done for each key, since it is done for every key: no arrays, no closures.
+    const a = digest.readUInt32LE(0) || 1; // 0 marks a free slot
+    const [b, c, d] = [digest.readUInt32LE(4), digest.readUInt32LE(8), digest.readUInt32LE(12)];
+    if (placeOf(this.#old, a, b, c, d) === known) return false;
+    const place = placeOf(this.#young, a, b, c, d);
+    if (place === known) return false;
+    this.#young[place] = a;
+    this.#young[place + 1] = b;
+    this.#young[place + 2] = c;
+    this.#young[place + 3] = d;
     if (++this.#count === generationKeys) {
       [this.#young, this.#old] = [this.#old, this.#young];
       this.#young.fill(0);
@@ -32,10 +37,13 @@ export class RecentKeys {
   }
 }
 
-function find(table: Uint32Array, words: readonly number[]): { readonly known: boolean; readonly at: number } {
-  for (let slot = (words[0] ?? 0) % slots; ; slot = (slot + 1) % slots) {
+const known = -1;
+
+/** Where four words belong in a table, or `known` where they are there. */
+function placeOf(table: Uint32Array, a: number, b: number, c: number, d: number): number {
+  for (let slot = a % slots; ; slot = (slot + 1) % slots) {
     const at = slot * wordsPerSlot;
-    if (table[at] === 0) return { known: false, at };
-    if (words.every((word, index) => table[at + index] === word)) return { known: true, at };
+    if (table[at] === 0) return at;
+    if (table[at] === a && table[at + 1] === b && table[at + 2] === c && table[at + 3] === d) return known;
   }
 }

@@ -124,10 +124,20 @@ export async function contents(client: Redis, database = 0): Promise<Map<string,
   return found;
 }
 
+/** To the millisecond, where the server tells it. */
+async function expiryOf(reader: Redis, key: Buffer): Promise<unknown> {
+  try {
+    return await reader.pexpiretime(key);
+  } catch (error) {
+    if (!String(error).includes("unknown command")) throw error;
+    return (await reader.pttl(key)) > 0 ? "at some time" : "never";
+  }
+}
+
 async function contentOf(reader: Redis, key: Buffer): Promise<string> {
   const type = await reader.type(key);
   const value = await valueOf(reader, key, type);
-  return JSON.stringify({ type, expires: await reader.pexpiretime(key), value });
+  return JSON.stringify({ type, expires: await expiryOf(reader, key), value });
 }
 
 async function valueOf(reader: Redis, key: Buffer, type: string): Promise<unknown> {
