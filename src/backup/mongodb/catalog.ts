@@ -2,6 +2,7 @@ import type { Db, MongoClient } from "mongodb";
 
 import type { Selection } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { serverCode, hasCode } from "./errors.ts";
+import { rawDocuments } from "./raw-batches.ts";
 import { documentIn, elementOf, elementsOf, textIn, valueBytes } from "./raw-bson.ts";
 
 /** What a namespace is, as listCollections says it. */
@@ -109,13 +110,6 @@ export async function listIndexes(db: Db, collection: string): Promise<Uint8Arra
     if (hasCode(error, serverCode.namespaceNotFound) || hasCode(error, serverCode.commandNotSupportedOnView)) return [];
     throw error;
   }
-}
-
-/** The documents of a command's cursor, undecoded. */
-export async function* rawDocuments(db: Db, command: Record<string, unknown>): AsyncGenerator<Uint8Array> {
-  await using cursor = db.runCursorCommand(command, { raw: true });
-  // With `raw`, documents are their bytes.
-  for await (const document of cursor) yield document as Uint8Array;
 }
 
 function uuidOf(info: Uint8Array | undefined): Uint8Array {

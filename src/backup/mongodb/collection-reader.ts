@@ -1,6 +1,6 @@
 import { setTimeout as pause } from "node:timers/promises";
 
-import type { Db, MongoClient, RunCommandCursor } from "mongodb";
+import type { Db, MongoClient } from "mongodb";
 
 import type { Stream } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
@@ -8,14 +8,8 @@ import type { StreamWriter } from "../contracts.ts";
 import { nameOf } from "./catalog.ts";
 import { hasCode, isInterruption, serverCode } from "./errors.ts";
 import { idValue } from "./ordered.ts";
+import { bytesOf, rawBatches } from "./raw-batches.ts";
 import { idOf, sameBytes } from "./raw-bson.ts";
-
-/** Bytes that a batch should have: large enough to keep the server busy, small enough for several readers in memory. */
-const batchBytes = 4 * 1024 * 1024;
-
-/** Documents of the first batch, by which the size of documents is judged. */
-const firstBatchDocuments = 200;
-const mostBatchDocuments = 20_000;
 
 /** Parts are cut at a sample of the `_id`s, of this many for each part. */
 const samplesPerPart = 20;
@@ -124,22 +118,12 @@ async function readThrough(readable: Readable, part: Part, copy: PartWriter, opt
   }
 }
 
-/** Reads with one cursor from where the copy ends. The next batch is under way while one is written. */
+/** Reads with one cursor from where the copy ends. */
 async function readOn(readable: Readable, part: Part, copy: PartWriter, options: ReadOptions): Promise<void> {
   const { client, signal } = options;
   signal.throwIfAborted();
-  await using cursor = client
-    .db(readable.database)
-    .runCursorCommand(findCommand(readable, part, copy, options), { raw: true });
-  let next = nextBatch(cursor);
-  for (;;) {
-    const batch = await next;
+  for await (const batch of rawBatches(client.db(readable.database), findCommand(readable, part, copy, options))) {
     signal.throwIfAborted();
-    if (batch.length === 0) return;
-    cursor.setBatchSize(documentsOf(batch));
-    next = nextBatch(cursor);
-    // Awaited in the next round; where there is none, nobody waits for it.
-    next.catch(() => undefined);
     await copy.write(batch);
   }
 }
@@ -149,7 +133,6 @@ function findCommand({ collection, order }: Readable, part: Part, copy: PartWrit
   const { to } = part;
   return {
     find: collection,
-    batchSize: firstBatchDocuments,
     ...(order === "id" && {
       hint: { _id: 1 },
       // Not $gte and $lt: these know values of one type only.
@@ -159,24 +142,6 @@ function findCommand({ collection, order }: Readable, part: Part, copy: PartWrit
     // What only one member has may be rolled back, and then no change event tells of it.
     ...(replicated && { readConcern: { level: "majority" } }),
   };
-}
-
-async function nextBatch(cursor: RunCommandCursor): Promise<Uint8Array[]> {
-  const first: unknown = await cursor.next();
-  // With `raw`, documents are their bytes.
-  return first === null ? [] : ([first, ...cursor.readBufferedDocuments()] as Uint8Array[]);
-}
-
-/** How many documents like these make a batch. */
-function documentsOf(batch: readonly Uint8Array[]): number {
-  const average = Math.max(1, bytesOf(batch) / batch.length);
-  return Math.min(mostBatchDocuments, Math.max(1, Math.floor(batchBytes / average)));
-}
-
-function bytesOf(batch: readonly Uint8Array[]): number {
-  let bytes = 0;
-  for (const { byteLength } of batch) bytes += byteLength;
-  return bytes;
 }
 
 /** Writes documents and knows how far it has come. */

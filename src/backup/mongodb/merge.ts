@@ -1,8 +1,8 @@
 import type { Db } from "mongodb";
 
-import { rawDocuments } from "./catalog.ts";
 import { serverCode } from "./errors.ts";
 import { idValue } from "./ordered.ts";
+import { rawDocuments } from "./raw-batches.ts";
 import { idOf, keyText, sameBytes } from "./raw-bson.ts";
 import { commandBatches, deleteRaw, insertRaw, upsertRaw } from "./raw-writes.ts";
 import { requireWritten } from "./replay.ts";

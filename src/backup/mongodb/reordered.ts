@@ -1,10 +1,10 @@
 import type { MongoClient } from "mongodb";
 
-import { rawDocuments } from "./catalog.ts";
 import { type ChangeEvent, stateRecord } from "./change-record.ts";
 import type { ChangeTail } from "./change-tail.ts";
 import type { TrackedCollection } from "./collections.ts";
 import { idValue } from "./ordered.ts";
+import { rawDocuments } from "./raw-batches.ts";
 import { documentIn, idOf, keyText } from "./raw-bson.ts";
 
 /** Most documents that are watched. With more, some may come back with their fields in another order. */

@@ -1,9 +1,9 @@
 import type { Db } from "mongodb";
 
 import { fail } from "../../errors.ts";
-import { rawDocuments } from "./catalog.ts";
 import { changed, type DocumentChange, documentChangeOf } from "./change-record.ts";
 import { idValue } from "./ordered.ts";
+import { rawDocuments } from "./raw-batches.ts";
 import { documentOf, idOf, keyText, sameBytes } from "./raw-bson.ts";
 import { commandBatches, deleteRaw, insertRaw, upsertRaw, type WriteError } from "./raw-writes.ts";
 

@@ -6,7 +6,6 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { Stream, Unit } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { RecordSource, RestorePlan, Target, TargetRun, Work } from "../contracts.ts";
 import { each } from "../together.ts";
-import { rawDocuments } from "./catalog.ts";
 import {
   createCollection,
   createIndexes,
@@ -19,6 +18,7 @@ import {
 import { isInterruption, serverCode } from "./errors.ts";
 import { CappedLedger, Ledger } from "./ledger.ts";
 import { compareMerged, merge } from "./merge.ts";
+import { rawDocuments } from "./raw-batches.ts";
 import { commandBatches, insertRaw } from "./raw-writes.ts";
 import { replay, requireWritten, roundsOf } from "./replay.ts";
 import { plannedCollections } from "./restore-plan.ts";

@@ -15,11 +15,14 @@ import {
   Timestamp,
   UUID,
 } from "mongodb";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { insertRaw } from "../../../src/backup/mongodb/raw-writes.ts";
 import { rawContent, restore, rig, take } from "./harness.ts";
 import { memoryStreams } from "./memory.ts";
+
+// Servers that look documents up slowly take their time.
+vi.setConfig({ testTimeout: 180_000 });
 
 interface Any extends Document {
   _id: number | string;

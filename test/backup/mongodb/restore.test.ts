@@ -1,10 +1,13 @@
 import type { Db, Document } from "mongodb";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { ConflictPolicy } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { reasonOf } from "../../../src/errors.ts";
 import { contentNames, rawContent, type Report, restore, type Rig, rig, take } from "./harness.ts";
 import { type MemoryStreams, memoryStreams, quietWork } from "./memory.ts";
+
+// Servers that look documents up slowly take their time.
+vi.setConfig({ testTimeout: 180_000 });
 
 interface Doc extends Document {
   _id: number;

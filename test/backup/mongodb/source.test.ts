@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { type Document, MongoClient } from "mongodb";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { SelectionSchema } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { documentChangeOf } from "../../../src/backup/mongodb/change-record.ts";
@@ -9,6 +9,9 @@ import { storeAddresses } from "../../support/stores.ts";
 import { cuttingProxy } from "./cutting-proxy.ts";
 import { contentNames, rawContent, restore, rig, take } from "./harness.ts";
 import { memoryStreams, quietWork } from "./memory.ts";
+
+// Servers that look documents up slowly take their time.
+vi.setConfig({ testTimeout: 180_000 });
 
 interface Doc extends Document {
   _id: number;
