@@ -371,7 +371,7 @@ export const MongodbCollectionSchema: GenMessage<MongodbCollection> = /*@__PURE_
 
 /**
  * The changes that were made in MongoDB while its collections were read. Its records are BSON documents;
- * `docs/backup-format.md` describes them.
+ * `docs/backup-format-mongodb.md` describes them.
  *
  * @generated from message lucid.backup.v1.MongodbChanges
  */
