@@ -26,6 +26,8 @@ export interface Arrival {
   /** Whether the client compresses its own messages; it is answered alike. */
   readonly gzip: boolean;
   readonly defaultDeadlineMs: number;
+  /** Why the call cannot be served. */
+  readonly refusal?: ConnectError;
 }
 
 /**
@@ -68,7 +70,8 @@ export abstract class GrpcCall implements HandlerContext {
     if (this.#deadline === Infinity && this.method.methodKind === "unary") {
       this.#deadline = Date.now() + this.#arrival.defaultDeadlineMs;
     }
-    this.begin();
+    if (this.#arrival.refusal === undefined) this.begin();
+    else this.fail(this.#arrival.refusal);
   }
 
   /** The client left, or @grpc/grpc-js has told it that its deadline has passed. Comes after an answer, too. */
@@ -180,9 +183,7 @@ export abstract class GrpcCall implements HandlerContext {
     const mayCompress = this.#arrival.gzip;
     // Where nothing was set, @grpc/grpc-js sends what it always sends.
     if (this.#responseHeader === undefined && !mayCompress && !isStream) return;
-    const metadata = metadataOf(this.#responseHeader);
-    if (mayCompress) metadata.set("grpc-encoding", "gzip");
-    this.wire.sendMetadata(metadata);
+    this.wire.sendMetadata(metadataOf([this.#responseHeader], mayCompress ? { "grpc-encoding": "gzip" } : {}));
   }
 
   /** Ends the call well, after what was sent. */
@@ -191,7 +192,7 @@ export abstract class GrpcCall implements HandlerContext {
     this.#sendHeader(false);
     const trailer = this.#responseTrailer;
     // Not after the last message has left but with it: one write to the socket instead of two.
-    this.wire.sendStatus(trailer === undefined ? ok : { ...ok, metadata: metadataOf(trailer) });
+    this.wire.sendStatus(trailer === undefined ? ok : { ...ok, metadata: metadataOf([trailer]) });
     this.#end(over());
   }
 

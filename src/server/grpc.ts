@@ -1,6 +1,7 @@
 import type { Http2Server, IncomingHttpHeaders, ServerHttp2Session, ServerHttp2Stream } from "node:http2";
 import { Server as NetServer } from "node:net";
 
+import { Code, ConnectError } from "@connectrpc/connect";
 import * as grpc from "@grpc/grpc-js";
 
 import { fail } from "../errors.ts";
@@ -22,8 +23,8 @@ export interface GrpcOptions {
 interface Connection {
   readonly session: ServerHttp2Session;
   readonly calls: Set<GrpcCall>;
-  readonly compressed: Arrival;
-  readonly plain: Arrival;
+  /** How its calls arrive, by the `grpc-encoding` of their requests. */
+  readonly arrivals: Readonly<Record<string, Arrival>>;
 }
 
 /**
@@ -78,7 +79,11 @@ export async function grpcListener(options: ListenerOptions & GrpcOptions): Prom
     http2Server.prependListener("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
       const connection =
         stream.session === undefined ? undefined : connections.get(stream.session as ServerHttp2Session);
-      arrival = headers["grpc-encoding"] === "gzip" ? connection?.compressed : connection?.plain;
+      const encoding = headers["grpc-encoding"];
+      arrival =
+        connection?.arrivals[
+          encoding === undefined ? "identity" : encodings.has(String(encoding)) ? String(encoding) : "other"
+        ];
       mend(headers);
     });
   }
@@ -131,8 +136,16 @@ const taken: grpc.ServerInterceptingCall = new grpc.ServerInterceptingCall(
 
 function connectionOf(session: ServerHttp2Session, defaultDeadlineMs: number): Connection {
   const calls = new Set<GrpcCall>();
-  const plain = { calls, defaultDeadlineMs, gzip: false };
-  return { session, calls, plain, compressed: { ...plain, gzip: true } };
+  const identity = { calls, defaultDeadlineMs, gzip: false };
+  const other = { ...identity, refusal: unknownEncoding() };
+  return { session, calls, arrivals: { identity, deflate: identity, gzip: { ...identity, gzip: true }, other } };
+}
+
+const encodings = new Set(["identity", "deflate", "gzip"]);
+
+function unknownEncoding(): ConnectError {
+  const accepted = { "grpc-accept-encoding": [...encodings].join(",") };
+  return new ConnectError("The request is compressed in a way that is not known here", Code.Unimplemented, accepted);
 }
 
 /** Longest `grpc-timeout` that fits a timer, in hours. @grpc/grpc-js takes a longer one for one that has passed. */
@@ -143,8 +156,9 @@ const unitMs: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1
 /** Keeps @grpc/grpc-js from what it takes for something else. */
 function mend(headers: IncomingHttpHeaders): void {
   const type = headers["content-type"];
-  // It would take gRPC-Web and JSON for gRPC with protobuf; so it refuses them with HTTP's own status.
-  if (type !== "application/grpc" && type !== "application/grpc+proto" && !isGrpc(type)) headers["content-type"] = "";
+  // It would take any method, and gRPC-Web and JSON, for gRPC with protobuf; so it refuses them with a status of HTTP.
+  const isPost = headers[":method"] === "POST";
+  if (!isPost || (type !== "application/grpc" && !isGrpc(type))) headers["content-type"] = "";
   const timeout = headers["grpc-timeout"];
   if (typeof timeout === "string" && timeout.length > 5) {
     const ms = Number(timeout.slice(0, -1)) * (unitMs[timeout.slice(-1)] ?? 0);

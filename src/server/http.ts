@@ -1,12 +1,15 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import {
+  constants,
   createServer as createHttp2Server,
   type Http2ServerRequest,
   type Http2ServerResponse,
   type ServerHttp2Session,
+  type ServerHttp2Stream,
 } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 
+import { createRegistry } from "@bufbuild/protobuf";
 import { Code, ConnectError, createConnectRouter } from "@connectrpc/connect";
 import {
   compressionGzip,
@@ -51,6 +54,7 @@ export async function httpListener(options: ListenerOptions & { readonly pages: 
   });
   // A session's own fault ends that session; without a listener it would end the process.
   http2.on("sessionError", (error, session) => session.destroy(error));
+  http2.on("stream", stopUploadAtEnd);
   speakBoth(server, (socket) => http2.emit("connection", socket));
 
   await new Promise<void>((resolve, reject) => {
@@ -101,6 +105,8 @@ function rpcHandler(
     readMaxBytes: maxMessageBytes,
     // Not Brotli, which at its usual level costs more than it saves.
     acceptCompression: [compressionGzip],
+    // Messages that are packed into an Any can be written as JSON only where their type is known.
+    jsonOptions: { registry: createRegistry(...registrations.map(({ service }) => service.file)) },
     shutdownSignal,
   });
   for (const { service, implementation } of registrations) router.service(service, implementation);
@@ -128,8 +134,22 @@ function rpcHandler(
   };
 }
 
+/**
+ * Tells a client to stop sending what nobody will read, once it has its answer. Otherwise it waits for room that never comes,
+ * and so do the other calls of its connection.
+ */
+function stopUploadAtEnd(stream: ServerHttp2Stream): void {
+  stream.once("finish", () => {
+    // Trailers follow within this turn. Where the client has said that it is done, the stream closes by itself.
+    setImmediate(() => {
+      if (!stream.closed) stream.close(constants.NGHTTP2_NO_ERROR);
+    });
+  });
+}
+
 /** A call that brings no deadline gets one in the words of its protocol, so that all that knows deadlines knows this one. */
 function giveDeadline(headers: Record<string, string | string[] | undefined>, ms: number): void {
+  if (!Number.isFinite(ms)) return;
   const isGrpc = String(headers["content-type"]).startsWith("application/grpc");
   if (isGrpc) headers["grpc-timeout"] ??= `${ms}m`;
   else headers["connect-timeout-ms"] ??= String(ms);

@@ -28,7 +28,7 @@ export interface ListenerOptions {
   readonly port: number;
   /** Largest request message in bytes, after decompression. */
   readonly maxMessageBytes: number;
-  /** Deadline in milliseconds of a unary call that brings none. */
+  /** Deadline in milliseconds of a unary call that brings none; Infinity for none. */
   readonly defaultDeadlineMs: number;
   readonly log: ErrorLog;
 }

@@ -1,6 +1,8 @@
+import type { OutgoingHttpHeaders } from "node:http2";
+
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack, AnySchema } from "@bufbuild/protobuf/wkt";
-import { type Code, type ConnectError, decodeBinaryHeader, encodeBinaryHeader } from "@connectrpc/connect";
+import { type Code, type ConnectError, encodeBinaryHeader } from "@connectrpc/connect";
 import { Metadata, type StatusObject, status as grpcStatus } from "@grpc/grpc-js";
 
 import { StatusSchema } from "../../gen/google/rpc/status_pb.ts";
@@ -16,23 +18,56 @@ export function headersOf(metadata: Metadata): Headers {
   return headers;
 }
 
-/** Headers as gRPC metadata. */
-export function metadataOf(headers: Headers | undefined, into: Metadata = new Metadata()): Metadata {
-  for (const [key, joined] of headers ?? []) {
-    if (!key.endsWith("-bin")) {
-      into.add(key, joined);
-      continue;
-    }
-    for (const value of joined.split(",")) into.add(key, Buffer.from(decodeBinaryHeader(value.trim())));
+/** What the wire says itself, and what HTTP/2 forbids: sent by a handler, it would break the call or, in trailers, the process. */
+const reserved = new Set([
+  ...[
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+  ],
+  ...["content-length", "content-type", "grpc-encoding", "grpc-message", "grpc-status", "grpc-status-details-bin"],
+]);
+
+/**
+ * Headers as @grpc/grpc-js sends them: as they are. Its own metadata would decode binary values to encode them again, with the
+ * padding that gRPC asks to leave away.
+ */
+class SentMetadata extends Metadata {
+  readonly #headers: OutgoingHttpHeaders;
+  constructor(headers: OutgoingHttpHeaders) {
+    super();
+    this.#headers = headers;
   }
-  return into;
+  override toHttp2Headers(): OutgoingHttpHeaders {
+    return this.#headers;
+  }
+  override clone(): this {
+    return this;
+  }
+}
+
+/** Headers as gRPC metadata, with what the wire itself adds. Throws where a name is reserved to the wire. */
+export function metadataOf(all: readonly (Headers | undefined)[], added: OutgoingHttpHeaders = {}): Metadata {
+  const sent: OutgoingHttpHeaders = {};
+  for (const headers of all) {
+    for (const [name, value] of headers ?? []) {
+      if (reserved.has(name)) throw new Error(`A handler cannot send the header ${name}`);
+      sent[name] = value;
+    }
+  }
+  return new SentMetadata(Object.assign(sent, added));
 }
 
 /** An error as @grpc/grpc-js sends it: details go into `grpc-status-details-bin`, its metadata into the trailers. */
 export function statusOf(error: ConnectError, trailer: Headers | undefined): StatusObject {
-  const metadata = metadataOf(error.metadata, metadataOf(trailer));
   // A lone surrogate could not be percent-encoded.
   const message = error.rawMessage.toWellFormed();
+  const added: OutgoingHttpHeaders = {};
   if (error.details.length > 0) {
     const details = error.details.map((detail) =>
       "desc" in detail
@@ -40,10 +75,10 @@ export function statusOf(error: ConnectError, trailer: Headers | undefined): Sta
         : create(AnySchema, { typeUrl: `type.googleapis.com/${detail.type}`, value: detail.value }),
     );
     const status = create(StatusSchema, { code: error.code, message, details });
-    metadata.set("grpc-status-details-bin", Buffer.from(toBinary(StatusSchema, status)));
+    added["grpc-status-details-bin"] = encodeBinaryHeader(toBinary(StatusSchema, status));
   }
   // Connect's codes and those of gRPC are the same numbers.
-  return { code: codeOf(error.code), details: message, metadata };
+  return { code: codeOf(error.code), details: message, metadata: metadataOf([trailer, error.metadata], added) };
 }
 
 type Status = StatusObject["code"];
