@@ -12,6 +12,7 @@ const commands = {
   start: ["local/start.ts"],
   test: ["local/test.ts"],
   seed: ["local/seed.ts"],
+  bench: ["bench/run.ts"],
   check: ["local/checks.ts"],
   format: ["local/format.ts"],
   generate: ["local/generate.ts"],

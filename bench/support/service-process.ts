@@ -1,0 +1,63 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+
+import type { Transport } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+
+import { projectFolder } from "../../local/project.ts";
+
+/** The service in a process of its own, as it is run: its memory is measured from outside. */
+export interface ServiceProcess extends AsyncDisposable {
+  readonly transport: Transport;
+  /** What of its memory is in RAM now, in bytes. */
+  residentBytes(): number;
+  /** The most that has been in RAM since `forgetPeak`, as the kernel counts it: no sample misses it. */
+  peakBytes(): number;
+  forgetPeak(): void;
+}
+
+/** Starts the service and waits until it serves. */
+export async function startService(environment: Readonly<Record<string, string>>): Promise<ServiceProcess> {
+  const child = spawn(process.execPath, ["src/main.ts"], {
+    cwd: projectFolder,
+    env: { ...process.env, LUCID_GRPC_PORT: "0", LUCID_HTTP_PORT: "0", ...environment },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const ended = once(child, "exit");
+  try {
+    const address = await Promise.race([
+      servingAddress(createInterface({ input: child.stdout })),
+      ended.then(() => Promise.reject(new Error("The service ended at once"))),
+    ]);
+    child.stdout.resume(); // its later lines are of no interest, but must not fill the pipe
+    const status = `/proc/${child.pid}/status`;
+    return {
+      transport: createGrpcTransport({ baseUrl: `http://${address}` }),
+      residentBytes: () => bytesIn(status, "VmRSS"),
+      peakBytes: () => bytesIn(status, "VmHWM"),
+      forgetPeak: () => writeFileSync(`/proc/${child.pid}/clear_refs`, "5"),
+      async [Symbol.asyncDispose]() {
+        child.kill();
+        await ended;
+      },
+    };
+  } catch (error) {
+    child.kill("SIGKILL");
+    throw error;
+  }
+}
+
+async function servingAddress(lines: AsyncIterable<string>): Promise<string> {
+  for await (const line of lines) {
+    const logged: unknown = JSON.parse(line);
+    if (typeof logged === "object" && logged !== null && "grpc" in logged) return String(logged.grpc);
+  }
+  throw new Error("The service did not say where it serves");
+}
+
+function bytesIn(file: string, field: string): number {
+  const found = new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(readFileSync(file, "utf8"));
+  return Number(found?.[1]) * 1024;
+}
