@@ -154,7 +154,10 @@ export class ChangeTail implements AsyncDisposable {
   /** Resolves when all up to the time of `recordUntil` is with the writer. */
   async drain(): Promise<void> {
     // Changes of one transaction have one time, and on a sharded cluster others may share it: only a later one ends it.
-    await this.mark();
+    // Stopped at the mark, not after it: the stream would go on to wait for changes once more.
+    await this.mark(() => {
+      this.#stopped = true;
+    });
     await this.#stop();
     this.#check();
     await this.#flush();
@@ -312,11 +315,13 @@ export class ChangeTail implements AsyncDisposable {
       },
       { raw: true, session, tailable: true, awaitData: true },
     );
-    cursor.setMaxTimeMS(awaitMs);
+    // The stream stands where it shall once the server has answered; there is no need to wait for a first change.
+    cursor.setMaxTimeMS(1);
     this.#session = session;
     this.#cursor = cursor;
     try {
       const first = await cursor.tryNext();
+      cursor.setMaxTimeMS(awaitMs);
       // With `raw`, documents are their bytes.
       if (first !== null) await this.#take(first);
     } catch (error) {
