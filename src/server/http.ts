@@ -139,10 +139,10 @@ function rpcHandler(
  * and so do the other calls of its connection.
  */
 function stopUploadAtEnd(stream: ServerHttp2Stream): void {
-  stream.once("finish", () => {
-    // Trailers follow within this turn. Where the client has said that it is done, the stream closes by itself.
+  stream.once("wantTrailers", () => {
+    // The trailers, which end the answer, are sent by another listener of this event.
     setImmediate(() => {
-      if (!stream.closed) stream.close(constants.NGHTTP2_NO_ERROR);
+      if (!stream.closed && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
     });
   });
 }
