@@ -43,7 +43,11 @@ export async function httpListener(options: ListenerOptions & { readonly pages: 
     if (!rpc(request, response)) void page(request, response, options);
   };
 
-  const server = createServer({ requestTimeout: 300_000, headersTimeout: 10_000, maxHeaderSize: 16_384 }, onRequest);
+  const limits = { requestTimeout: 300_000, headersTimeout: 10_000, maxHeaderSize: 16_384 };
+  const server = createServer(limits, (request, response) => {
+    keepConnection(request, response);
+    onRequest(request, response);
+  });
   const http2 = createHttp2Server({ settings: { maxConcurrentStreams: 1000 }, maxSessionMemory: 64 });
   // Requests and responses of HTTP/2 have the members that are used here, and Connect asks them which they are.
   http2.on("request", onRequest as unknown as (request: Http2ServerRequest, response: Http2ServerResponse) => void);
@@ -132,6 +136,15 @@ function rpcHandler(
     void run();
     return true;
   };
+}
+
+/**
+ * Node destroys the connection of a request that is not read to its end, which a client sees as a reset of its next call. So
+ * whoever stops reading leaves the request alone, and what is left of it is dropped once it is answered.
+ */
+function keepConnection(request: IncomingMessage, response: ServerResponse): void {
+  request[Symbol.asyncIterator] = () => request.iterator({ destroyOnReturn: false });
+  response.once("finish", () => request.resume());
 }
 
 /**
