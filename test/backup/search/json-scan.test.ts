@@ -6,7 +6,8 @@ import { JsonScan } from "../../../src/backup/search/json-scan.ts";
 /** JSON with blanks wherever they may be. */
 function spread(value: unknown, blanks: Iterator<string>): string {
   const blank = (): string => String(blanks.next().value);
-  if (Array.isArray(value)) return `[${blank()}${value.map((one) => spread(one, blanks)).join(`${blank()},${blank()}`)}${blank()}]`;
+  if (Array.isArray(value))
+    return `[${blank()}${value.map((one) => spread(one, blanks)).join(`${blank()},${blank()}`)}${blank()}]`;
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
   const members = Object.entries(value).map(
     ([name, one]) => `${JSON.stringify(name)}${blank()}:${blank()}${spread(one, blanks)}`,
@@ -34,10 +35,16 @@ test("every member and element of any JSON is found, and nothing else", () => {
 });
 
 test.for([
-  [`{"_source":{"a":1.0,"a":2,"n":123456789012345678901234567890.10e-5},"x":0}`, `{"a":1.0,"a":2,"n":123456789012345678901234567890.10e-5}`],
+  [
+    `{"_source":{"a":1.0,"a":2,"n":123456789012345678901234567890.10e-5},"x":0}`,
+    `{"a":1.0,"a":2,"n":123456789012345678901234567890.10e-5}`,
+  ],
   [`{"_source":{"q":"}\\"]{","b":"\\\\"},"x":0}`, `{"q":"}\\"]{","b":"\\\\"}`],
   [`{"x":"\\\\\\"","_source":{ "\\u00e9" : [ ] }}`, `{ "\\u00e9" : [ ] }`],
-  [`{"\\u005fsource":{"deep":${"[".repeat(5000)}${"]".repeat(5000)}}}`, `{"deep":${"[".repeat(5000)}${"]".repeat(5000)}}`],
+  [
+    `{"\\u005fsource":{"deep":${"[".repeat(5000)}${"]".repeat(5000)}}}`,
+    `{"deep":${"[".repeat(5000)}${"]".repeat(5000)}}`,
+  ],
 ])("a value is cut out to the last byte", ([text = "", source = ""]) => {
   const scan = new JsonScan(Buffer.from(text));
   const member = scan.member(scan.whole(), "_source");

@@ -141,12 +141,17 @@ onEveryServer((uri) => {
     const { reason, metadata } = await failureOf(() => run.restore());
     expect([reason, metadata["index"]]).toEqual(["RESTORE_REFUSED", `${cluster.prefix}-copy`]);
     expect(metadata["error_type"]).toMatch(/parsing_exception/);
-    expect(reportOf(run)).toMatchObject([{ equal: false, remark: "0 documents were loaded into an index that is removed again" }]);
+    expect(reportOf(run)).toMatchObject([
+      { equal: false, remark: "0 documents were loaded into an index that is removed again" },
+    ]);
     await run[Symbol.asyncDispose]();
     expect(Object.keys(await aliasesOf(cluster))).toEqual([name]);
     value.definitionJson = value.definitionJson.replace(`"geo_point"`, `"no_such_type"`);
     await using other = await prepared(cluster, backup, { renames: [[name, `${cluster.prefix}-copy`]] });
-    expect(await failureOf(() => other.restore())).toMatchObject({ reason: "RESTORE_REFUSED", metadata: { index: name } });
+    expect(await failureOf(() => other.restore())).toMatchObject({
+      reason: "RESTORE_REFUSED",
+      metadata: { index: name },
+    });
   });
 
   test("templates of the server do not get into what is restored", async () => {
@@ -164,7 +169,9 @@ onEveryServer((uri) => {
       index_patterns: [`${cluster.prefix}*`],
       template: { mappings: { properties: { more: { type: "keyword" } } } },
     });
-    expect(await restored(cluster, backup)).toMatchObject([{ equal: false, remark: "It has other fields than in the backup" }]);
+    expect(await restored(cluster, backup)).toMatchObject([
+      { equal: false, remark: "It has other fields than in the backup" },
+    ]);
   });
 
   test("a backup of the other product is restored where its mappings allow it", async () => {
@@ -176,11 +183,18 @@ onEveryServer((uri) => {
     const { product, freeForm } = await cluster.search.dialect(AbortSignal.timeout(10_000));
     value.product = product.name === "opensearch" ? "elasticsearch" : "opensearch";
     const foreign = freeForm === "flattened" ? { type: "flat_object" } : { type: "flattened", depth_limit: 3 };
-    const settings = freeForm === "flattened" ? { replication: { type: "DOCUMENT" } } : { lifecycle: { name: "policy" } };
+    const settings =
+      freeForm === "flattened" ? { replication: { type: "DOCUMENT" } } : { lifecycle: { name: "policy" } };
     value.definitionJson = JSON.stringify({
       aliases: {},
       mappings: { properties: { number: { type: "integer" }, type: { properties: { free: foreign } } } },
-      settings: { index: { number_of_shards: "1", ...settings, routing: { allocation: { include: { _tier_preference: "data_content" } } } } },
+      settings: {
+        index: {
+          number_of_shards: "1",
+          ...settings,
+          routing: { allocation: { include: { _tier_preference: "data_content" } } },
+        },
+      },
     });
     const copy = `${cluster.prefix}-copy`;
     expect(await restored(cluster, backup, { renames: [[name, copy]] })).toMatchObject([{ equal: true }]);

@@ -129,8 +129,15 @@ onEveryServer((uri) => {
   test("templates come back, without those of the server; another one of the name is a conflict", async () => {
     await using cluster = await clusterAt(uri);
     const { prefix, request } = cluster;
-    const component = { template: { settings: { refresh_interval: "33s" }, mappings: { properties: { a: { type: "keyword" } } } } };
-    const template = { index_patterns: [`${prefix}-x*`], composed_of: [`${prefix}-part`], priority: 777, _meta: { big: 1 } };
+    const component = {
+      template: { settings: { refresh_interval: "33s" }, mappings: { properties: { a: { type: "keyword" } } } },
+    };
+    const template = {
+      index_patterns: [`${prefix}-x*`],
+      composed_of: [`${prefix}-part`],
+      priority: 777,
+      _meta: { big: 1 },
+    };
     await request("PUT", `/_component_template/${prefix}-part`, component);
     await request("PUT", `/_index_template/${prefix}-whole`, template);
     const signal = AbortSignal.timeout(30_000);
