@@ -2,11 +2,12 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
 
 import type { Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 
-import { projectFolder } from "../../local/project.ts";
+import { projectFolder, say } from "../../local/project.ts";
 
 /** The service in a process of its own, as it is run: its memory is measured from outside. */
 export interface ServiceProcess extends AsyncDisposable {
@@ -18,6 +19,14 @@ export interface ServiceProcess extends AsyncDisposable {
   forgetPeak(): void;
 }
 
+/** A line of the service's log. */
+interface Logged {
+  readonly level: number;
+  readonly grpc?: string;
+}
+
+const warning = 40; // among pino's levels
+
 /** Starts the service and waits until it serves. */
 export async function startService(environment: Readonly<Record<string, string>>): Promise<ServiceProcess> {
   const child = spawn(process.execPath, ["src/main.ts"], {
@@ -28,10 +37,9 @@ export async function startService(environment: Readonly<Record<string, string>>
   const ended = once(child, "exit");
   try {
     const address = await Promise.race([
-      servingAddress(createInterface({ input: child.stdout })),
+      servingAddress(child.stdout),
       ended.then(() => Promise.reject(new Error("The service ended at once"))),
     ]);
-    child.stdout.resume(); // its later lines are of no interest, but must not fill the pipe
     const status = `/proc/${child.pid}/status`;
     return {
       transport: createGrpcTransport({ baseUrl: `http://${address}` }),
@@ -49,12 +57,15 @@ export async function startService(environment: Readonly<Record<string, string>>
   }
 }
 
-async function servingAddress(lines: AsyncIterable<string>): Promise<string> {
-  for await (const line of lines) {
-    const logged: unknown = JSON.parse(line);
-    if (typeof logged === "object" && logged !== null && "grpc" in logged) return String(logged.grpc);
-  }
-  throw new Error("The service did not say where it serves");
+/** Where the service says that it serves. What it warns of is shown, then and later. */
+async function servingAddress(output: Readable): Promise<string> {
+  const { promise, resolve } = Promise.withResolvers<string>();
+  createInterface({ input: output }).on("line", (line) => {
+    const logged = JSON.parse(line) as Logged; // pino wrote it
+    if (logged.grpc !== undefined) resolve(logged.grpc);
+    if (logged.level >= warning) say(line);
+  });
+  return promise;
 }
 
 function bytesIn(file: string, field: string): number {
