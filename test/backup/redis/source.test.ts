@@ -65,7 +65,8 @@ test("keys that SCAN returns twice, while the table shrinks, are in the backup o
       for (let at = 2000; at < 100_000; at += 1000) {
         await client.unlink(...Array.from({ length: 1000 }, (_, index) => `gone:${at + index}`));
       }
-      while ((await tableBytes(client)) > 200_000) await client.ping();
+      // It had 131,072 slots of 8 bytes; how small it gets depends on how many keys are left when the server looks.
+      while ((await tableBytes(client)) > 500_000) await client.ping();
     },
   });
   const backup = await backedUp(client, { streams });
