@@ -1,6 +1,5 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
@@ -9,6 +8,7 @@ import * as grpc from "@grpc/grpc-js";
 
 import { BackupService, GetBackupRequestSchema } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { projectFolder, runCommand } from "../local/project.ts";
+import { cpuMicros, makeCalls } from "./support/load.ts";
 import { median, printTable } from "./support/table.ts";
 import { type WireKind, wireKinds } from "./support/wire-kinds.ts";
 
@@ -31,10 +31,10 @@ await runCommand(async () => {
   const costs = new Map<WireKind, number[]>(wireKinds.map((kind) => [kind, []]));
   for (let round = 0; round <= rounds; round += 1) {
     for (const [kind, server] of servers) {
-      const before = server.cpuMicros();
-      await calls(server.client);
+      const before = cpuMicros(server.pid);
+      await makeCalls({ client: server.client, path, request, calls: callsPerRound, inFlight });
       // The first round warms the servers up.
-      if (round > 0) costs.get(kind)?.push((server.cpuMicros() - before) / callsPerRound);
+      if (round > 0) costs.get(kind)?.push((cpuMicros(server.pid) - before) / callsPerRound);
     }
   }
   const ratio = (kind: WireKind, peer: WireKind) =>
@@ -57,11 +57,7 @@ async function startServer(kind: WireKind) {
   const client = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
   return {
     client,
-    /** User and system time of the process; the kernel counts in hundredths of a second. */
-    cpuMicros: () => {
-      const fields = readFileSync(`/proc/${child.pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
-      return (Number(fields[11]) + Number(fields[12])) * 10_000;
-    },
+    pid: child.pid,
     async [Symbol.asyncDispose]() {
       client.close();
       const ended = once(child, "exit");
@@ -69,20 +65,4 @@ async function startServer(kind: WireKind) {
       await ended;
     },
   };
-}
-
-/** Makes the calls of one round, each as soon as another has ended. */
-async function calls(client: grpc.Client): Promise<void> {
-  let left = callsPerRound;
-  const worker = async () => {
-    while (left-- > 0) await call(client);
-  };
-  await Promise.all(Array.from({ length: inFlight }, worker));
-}
-
-function call(client: grpc.Client): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const asIs = (bytes: Buffer) => bytes;
-    client.makeUnaryRequest(path, asIs, asIs, request, (error) => (error === null ? resolve() : reject(error)));
-  });
 }

@@ -11,6 +11,9 @@ import { projectFolder, say } from "../../local/project.ts";
 
 /** The service in a process of its own, as it is run: its memory is measured from outside. */
 export interface ServiceProcess extends AsyncDisposable {
+  readonly pid: number | undefined;
+  /** Host and port of gRPC. */
+  readonly address: string;
   readonly transport: Transport;
   /** What of its memory is in RAM now, in bytes. */
   residentBytes(): number;
@@ -42,6 +45,8 @@ export async function startService(environment: Readonly<Record<string, string>>
     ]);
     const status = `/proc/${child.pid}/status`;
     return {
+      pid: child.pid,
+      address,
       transport: createGrpcTransport({ baseUrl: `http://${address}` }),
       residentBytes: () => bytesIn(status, "VmRSS"),
       peakBytes: () => bytesIn(status, "VmHWM"),

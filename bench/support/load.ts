@@ -1,0 +1,42 @@
+import { readFileSync } from "node:fs";
+
+import type * as grpc from "@grpc/grpc-js";
+
+/** User and system time that a process has used, in µs; the kernel counts in hundredths of a second. */
+export function cpuMicros(pid: number | undefined): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  return (Number(fields[11]) + Number(fields[12])) * 10_000;
+}
+
+/** One call, again and again. */
+export interface Load {
+  readonly client: grpc.Client;
+  /** `/package.Service/Rpc`. */
+  readonly path: string;
+  readonly request: Buffer;
+  readonly calls: number;
+  /** Calls that are under way at once: each is made as soon as another has ended. */
+  readonly inFlight: number;
+}
+
+/** Makes the calls; returns how long each took, in ms. Messages are not decoded: the client shares the machine. */
+export async function makeCalls(load: Load): Promise<number[]> {
+  const took: number[] = [];
+  let left = load.calls;
+  const worker = async () => {
+    while (left-- > 0) {
+      const began = performance.now();
+      await makeCall(load);
+      took.push(performance.now() - began);
+    }
+  };
+  await Promise.all(Array.from({ length: load.inFlight }, worker));
+  return took;
+}
+
+function makeCall({ client, path, request }: Load): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const asIs = (bytes: Buffer) => bytes;
+    client.makeUnaryRequest(path, asIs, asIs, request, (error) => (error === null ? resolve() : reject(error)));
+  });
+}
