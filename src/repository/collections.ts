@@ -4,6 +4,7 @@ import type { Db } from "mongodb";
 import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { collectionOf, type Ensured, ensureCollection, ensureIndexes, type StoredIndex } from "../schema/collection.ts";
+import type { PageTokens } from "../schema/page-tokens.ts";
 
 /** The messages that this room stores. */
 export const storedMessages: readonly DescMessage[] = [UserSchema, UserCredentialsSchema];
@@ -41,6 +42,13 @@ export interface DomainCollections {
    * makes nothing: who restores a backup into it finds it empty.
    */
   refresh(): Promise<void>;
+}
+
+/** What every service of this room needs. */
+export interface Repositories {
+  readonly db: Db;
+  readonly collections: Pick<DomainCollections, "ready">;
+  readonly pageTokens: () => Promise<PageTokens>;
 }
 
 /** `tell` gets what conflicts with something that is there. */

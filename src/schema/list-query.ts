@@ -34,7 +34,9 @@ export function listOrder(
     return [name, direction === "desc" ? -1 : 1] as const;
   });
   const last = terms.at(-1)?.[1] ?? 1;
-  const wanted: readonly (readonly [string, 1 | -1])[] = [...terms, [id, last]];
+  const wanted: readonly (readonly [string, 1 | -1])[] = terms.some(([name]) => name === id)
+    ? terms
+    : [...terms, [id, last]];
   const { range } = restrictions;
   if (range !== undefined && terms[0]?.[0] !== range) throw wrong(`must start with ${range} where it is filtered by`);
   const { indexes } = collectionOf(schema);

@@ -1,0 +1,301 @@
+import type { DescMessage, Message, MessageShape } from "@bufbuild/protobuf";
+import type { FieldMask } from "@bufbuild/protobuf/wkt";
+import type { ConnectError, HandlerContext } from "@connectrpc/connect";
+import { type Document, serialize } from "bson";
+import type { Collection, Db, Filter } from "mongodb";
+
+import { fail, type Reason } from "../errors.ts";
+import { auditKey, auditRecord, auditStage } from "./audited-call.ts";
+import { stringIn } from "./bson-reader.ts";
+import { cancellable, deadlineOf } from "./call-options.ts";
+import { collectionOf } from "./collection.ts";
+import { createOnce, type Created, duplicateKey, type RequestMark } from "./create-once.ts";
+import { maskedPaths, valueAt } from "./field-mask.ts";
+import { listOrder, pageSizeOf, queryOf, type Restrictions } from "./list-query.ts";
+import type { PageTokens } from "./page-tokens.ts";
+import { readPage } from "./page.ts";
+import { etagOf, revisionOfEtag } from "./stored-field.ts";
+
+/** What entities of one kind are called, in documents and in failures. */
+export interface EntityOptions {
+  readonly db: Db;
+  /** Its message says where it is stored. Must have `created_at`, `updated_at`, `deleted_at` and `revision`. */
+  readonly schema: DescMessage;
+  /** Stored name of the field that identifies one, for example `user_id`. */
+  readonly id: string;
+  /** What one is called in requests, for example `user`. */
+  readonly name: string;
+  readonly reasons: { readonly notFound: Reason; readonly alreadyExists: Reason; readonly notDeleted: Reason };
+  /** Sees to the collections; a writer waits for it. */
+  readonly ready: () => Promise<void>;
+  readonly pageTokens: () => Promise<PageTokens>;
+}
+
+/** A change of one document. */
+export interface Change {
+  /** Stages of an update pipeline: the store computes what is stored, so that two changes at once both count. */
+  readonly stages: readonly Document[];
+  /** What the document must be besides having the id; without it, live. */
+  readonly filter?: Filter<Document>;
+  /** Stored names of the fields that the caller chose to set. */
+  readonly fields?: readonly string[];
+  readonly now?: Date;
+}
+
+/** A list that is asked for page by page. */
+export interface ListCall {
+  readonly filter: Filter<Document>;
+  readonly restrictions?: Restrictions;
+  /** The order where the caller names none, as `order_by` has it. */
+  readonly fallback: string;
+  /** The request's message, which the page token is bound to. */
+  readonly schema: DescMessage;
+  readonly request: Message & { readonly pageSize: number; readonly pageToken: string; readonly orderBy?: string };
+}
+
+/** A page, as raw documents. */
+export interface Page {
+  readonly documents: readonly Uint8Array[];
+  readonly nextPageToken: string;
+}
+
+type Context = HandlerContext;
+
+/**
+ * Reads and writes the documents of one message by the rules that all entities share: revision and etag, soft deletion, unique
+ * keys, idempotent creation, keyset paging, a record for the audit log in every write. Documents come and go as raw BSON.
+ */
+export interface Entity {
+  readonly collection: Collection;
+  /** A filter for one that is not deleted. */
+  live(id: string): Document;
+  /** The one that a filter finds; null where there is none. */
+  find(filter: Filter<Document>, context: Context): Promise<Uint8Array | null>;
+  /** The same; fails with the reason for not found, naming `about`, stored names with their values. */
+  get(filter: Filter<Document>, context: Context, about: Record<string, string>): Promise<Uint8Array>;
+  notFound(about: Record<string, string>): ConnectError;
+  /** Several live ones in the order of their ids, and the ids that there are not. */
+  batch(ids: readonly string[], context: Context): Promise<{ documents: Uint8Array[]; missing: string[] }>;
+  /** Stores a new one, with its times and first revision. Fails with the reason for taken keys, metadata `field`. */
+  insert(document: Document, context: Context, mark?: RequestMark): Promise<Created>;
+  /** Changes one in a single statement. Returns it afterwards; null where the filter finds none. */
+  change(id: string, change: Change, context: Context): Promise<Uint8Array | null>;
+  /** Sets fields of a live one to expressions; fails where there is none. */
+  set(id: string, values: Document, context: Context): Promise<Uint8Array>;
+  /**
+   * Changes the fields that the mask names to what `document` has there; `extra` sees the set and may add to it. Fails with
+   * `ETAG_MISMATCH`.
+   */
+  update<D extends DescMessage>(
+    sent: { schema: D; message: MessageShape<D>; mask: FieldMask | undefined; etag: string; id: string },
+    documentOf: (isChanged: (name: string) => boolean) => Document,
+    context: Context,
+    extra?: (set: Document, isChanged: (name: string) => boolean) => void,
+  ): Promise<Uint8Array>;
+  /** Deletes softly, or only says what would happen. */
+  delete(id: string, options: { etag: string; validateOnly: boolean }, context: Context): Promise<Uint8Array>;
+  undelete(id: string, options: { etag: string }, context: Context): Promise<Uint8Array>;
+  /** Why no live one was found that has an etag. */
+  whyNot(id: string, context: Context): Promise<ConnectError>;
+  list(call: ListCall, context: Context): Promise<Page>;
+  count(filter: Filter<Document>, context: Context): Promise<bigint>;
+}
+
+export function entity(options: EntityOptions): Entity {
+  const { db, schema, id: idName, name, reasons, ready, pageTokens } = options;
+  const collection = db.collection(collectionOf(schema).name);
+  const live = (id: string): Document => ({ [idName]: id, deleted_at: null });
+
+  const find = async (filter: Filter<Document>, context: Context) =>
+    collection.findOne<Uint8Array>(filter, { raw: true, ...deadlineOf(context) });
+
+  const get = async (filter: Filter<Document>, context: Context, about: Record<string, string>) => {
+    const found = await find(filter, context);
+    if (found === null) throw notFound(about);
+    return found;
+  };
+
+  const notFound = (about: Record<string, string>) => {
+    const [[key, value] = [idName, ""]] = Object.entries(about);
+    return fail(reasons.notFound, `There is no ${spoken(name)} with ${key} ${value}`, {
+      metadata: about,
+      resource: { type: schema.typeName, name: value },
+    });
+  };
+
+  const etagMismatch = (id: string, { revision }: Document) => {
+    const etag = etagOf(BigInt(revision as bigint | number)); // a stored revision
+    return fail("ETAG_MISMATCH", `The ${spoken(name)} ${id} was changed meanwhile`, {
+      metadata: { [idName]: id, etag },
+    });
+  };
+
+  /** Turns the refusal of a key that another has into one that names it; returns anything else as it is. */
+  const alreadyExists = (error: unknown): unknown => {
+    const [field] = duplicateKey(error) ?? [];
+    if (field === undefined) return error;
+    return fail(reasons.alreadyExists, `There is another ${spoken(name)} with that ${field}`, {
+      metadata: { field },
+      fields: [{ field: `${name}.${field}`, description: "is taken" }],
+      cause: error,
+    });
+  };
+
+  const audited = (id: string, context: Context, fields?: readonly string[]) =>
+    auditRecord(context, {
+      collection: collection.collectionName,
+      key: { [idName]: id },
+      resource: { type: schema.name, name: id },
+      ...(fields !== undefined && { fields }),
+    });
+
+  const change = async (id: string, { stages, filter, fields, now = new Date() }: Change, context: Context) => {
+    await ready();
+    const record = audited(id, context, fields);
+    const pipeline = [
+      ...stages,
+      { $set: { revision: sum("$revision", 1n), updated_at: now } },
+      ...(record === undefined ? [] : [auditStage(record)]),
+    ];
+    try {
+      // Not `raw`: of this command the driver would leave the failure raw too, and no longer see which it may retry.
+      const found = await collection.findOneAndUpdate(
+        filter === undefined ? live(id) : { [idName]: id, ...filter },
+        pipeline,
+        {
+          returnDocument: "after",
+          useBigInt64: true,
+          ...deadlineOf(context),
+        },
+      );
+      return found === null ? null : serialize(found);
+    } catch (error) {
+      throw alreadyExists(error);
+    }
+  };
+
+  /** Why no live one was found that has that etag. */
+  const whyNot = async (id: string, context: Context) => {
+    const found = await collection.findOne(live(id), { projection: { revision: 1 }, ...deadlineOf(context) });
+    return found === null ? notFound({ [idName]: id }) : etagMismatch(id, found);
+  };
+
+  return {
+    collection,
+    live,
+    find,
+    get,
+    notFound,
+    change,
+    whyNot,
+
+    async batch(ids, context) {
+      const filter = { [idName]: { $in: [...ids] }, deleted_at: null };
+      const found = await collection.find<Uint8Array>(filter, { raw: true, ...cancellable(context) }).toArray();
+      const byId = new Map(found.map((document) => [stringIn(document, idName), document]));
+      const documents = ids.map((id) => byId.get(id)).filter((document) => document !== undefined);
+      return { documents, missing: ids.filter((id) => !byId.has(id)) };
+    },
+
+    async insert(document, context, mark) {
+      await ready();
+      const now = new Date();
+      const id = document[idName] as string; // whoever makes a document gives it its id
+      const record = audited(id, context);
+      const stored = {
+        ...document,
+        created_at: now,
+        updated_at: now,
+        revision: 1n,
+        ...(record !== undefined && { [auditKey]: [record] }),
+      };
+      try {
+        return await createOnce(collection, stored, mark, deadlineOf(context));
+      } catch (error) {
+        throw alreadyExists(error);
+      }
+    },
+
+    async set(id, values, context) {
+      const found = await change(id, { stages: [{ $set: values }] }, context);
+      if (found === null) throw notFound({ [idName]: id });
+      return found;
+    },
+
+    async update({ schema: message, message: sent, mask, etag, id }, documentOf, context, extra) {
+      const paths = maskedPaths(message, sent, mask);
+      const tops = new Set(paths.map((path) => path.split(".", 1)[0]));
+      const isChanged = (field: string) => tops.has(field);
+      const document = documentOf(isChanged);
+      const set: Document = Object.fromEntries(paths.map((path) => [path, literal(valueAt(document, path))]));
+      extra?.(set, isChanged);
+      const filter = { deleted_at: null, ...matching(etag) };
+      const found =
+        paths.length === 0
+          ? await find({ [idName]: id, ...filter }, context)
+          : await change(id, { stages: [{ $set: set }], filter, fields: paths }, context);
+      if (found === null) throw await whyNot(id, context);
+      return found;
+    },
+
+    async delete(id, { etag, validateOnly }, context) {
+      const now = new Date();
+      const filter = { deleted_at: null, ...matching(etag) };
+      const found = validateOnly
+        ? await find({ [idName]: id, ...filter }, context)
+        : await change(id, { stages: [{ $set: { deleted_at: now } }], filter, now }, context);
+      if (found === null) throw await whyNot(id, context);
+      return found;
+    },
+
+    async undelete(id, { etag }, context) {
+      const filter = { deleted_at: { $ne: null }, ...matching(etag) };
+      const found = await change(id, { stages: [{ $unset: "deleted_at" }], filter }, context);
+      if (found !== null) return found;
+      const projection = { revision: 1, deleted_at: 1 };
+      const there = await collection.findOne({ [idName]: id }, { projection, ...deadlineOf(context) });
+      if (there === null) throw notFound({ [idName]: id });
+      if (there["deleted_at"] instanceof Date) throw etagMismatch(id, there);
+      throw fail(reasons.notDeleted, `The ${spoken(name)} ${id} is not deleted`, { metadata: { [idName]: id } });
+    },
+
+    async list({ filter, restrictions = { equal: [] }, fallback, schema: requestSchema, request }, context) {
+      const order = listOrder(schema, request.orderBy ?? "", restrictions, { id: idName, fallback });
+      return readPage({
+        collection,
+        filter,
+        order,
+        size: pageSizeOf(request.pageSize),
+        query: queryOf(requestSchema, request),
+        token: request.pageToken,
+        tokens: await pageTokens(),
+        limits: cancellable(context),
+      });
+    },
+
+    async count(filter, context) {
+      return BigInt(await collection.countDocuments(filter, cancellable(context)));
+    },
+  };
+}
+
+/** `hardware_wallet` as a sentence has it. */
+function spoken(name: string): string {
+  return name.replaceAll("_", " ");
+}
+
+/** An expression for a stored number, 0 where it is absent, and what is added to it. */
+export function sum(field: string, more: bigint | number): Document {
+  return { $add: [{ $ifNull: [field, typeof more === "bigint" ? 0n : 0] }, more] };
+}
+
+/** What a caller sent is a value and never an expression, whatever it looks like. */
+export function literal(value: unknown): unknown {
+  return value === undefined ? "$$REMOVE" : { $literal: value };
+}
+
+/** A filter for an etag; empty for none. */
+function matching(etag: string): Document {
+  // An etag that is none of this service's is that of no revision.
+  return etag === "" ? {} : { revision: revisionOfEtag(etag) ?? -1n };
+}

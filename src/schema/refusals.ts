@@ -1,0 +1,25 @@
+import type { ConnectError } from "@connectrpc/connect";
+import { type Document, serialize } from "bson";
+
+import { fail } from "../errors.ts";
+
+/** A field of a request that is wrong, by its path in proto names. */
+export interface WrongField {
+  readonly field: string;
+  /** What is wrong, as the end of a sentence that starts with the field: `must be set`. */
+  readonly description: string;
+}
+
+/** Refuses a request for these fields. */
+export function badRequest(...wrong: readonly WrongField[]): ConnectError {
+  const fields = wrong.map(({ field }) => field).join(", ");
+  return fail("BAD_REQUEST", `The request breaks a rule: ${fields}`, { metadata: { fields }, fields: wrong });
+}
+
+const mostFreeBytes = 256 * 1024;
+
+/** What is wrong with a free-form value, such as `metadata`: it takes more than 256 KiB when it is stored. */
+export function tooLarge(field: string, value: Document | undefined): readonly WrongField[] {
+  if (value === undefined || serialize(value).length <= mostFreeBytes) return [];
+  return [{ field, description: `must take at most ${mostFreeBytes} bytes when it is stored` }];
+}
