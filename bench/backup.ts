@@ -254,6 +254,8 @@ async function measureMemory({ uri, bytes }: Data, { dir, keyFile }: RepositoryP
     LUCID_SEARCH_URI: `http://${nowhere}`,
     LUCID_BACKUP_DIR: dir,
     LUCID_BACKUP_KEY_FILE: keyFile,
+    // SecantusDB answers nobody for half a minute while it opens a cursor over a gigabyte.
+    LUCID_JOB_LEASE_MS: "300000",
   });
   const backups = createClient(BackupService, service.transport);
   await backups.listBackups({}); // it has opened what it needs
