@@ -17,6 +17,7 @@ const reasons = {
   PAGE_TOKEN_INVALID: { code: Code.InvalidArgument },
   CONFIRMATION_MISMATCH: { code: Code.FailedPrecondition },
   ETAG_MISMATCH: { code: Code.Aborted },
+  ILLEGAL_TRANSITION: { code: Code.FailedPrecondition },
   MESSAGE_TOO_LARGE: { code: Code.ResourceExhausted },
   REQUEST_ID_REUSED: { code: Code.InvalidArgument },
 

@@ -14,6 +14,7 @@ import { maskedPaths, valueAt } from "./field-mask.ts";
 import { listOrder, pageSizeOf, queryOf, type Restrictions } from "./list-query.ts";
 import type { PageTokens } from "./page-tokens.ts";
 import { readPage } from "./page.ts";
+import type { StateMachine } from "./state-machine.ts";
 import { etagOf, revisionOfEtag } from "./stored-field.ts";
 
 /** What entities of one kind are called, in documents and in failures. */
@@ -39,6 +40,19 @@ export interface Change {
   readonly filter?: Filter<Document>;
   /** Stored names of the fields that the caller chose to set. */
   readonly fields?: readonly string[];
+  readonly now?: Date;
+}
+
+/** A step of one document from one state to another. */
+export interface Step {
+  readonly machine: StateMachine;
+  /** The state to go to, by its number. */
+  readonly to: number;
+  /** Sets more in the same statement, to expressions. */
+  readonly set?: Document;
+  /** What the document must be besides live and in a state that the step may start from. */
+  readonly filter?: Filter<Document>;
+  readonly etag?: string;
   readonly now?: Date;
 }
 
@@ -82,6 +96,12 @@ export interface Entity {
   change(id: string, change: Change, context: Context): Promise<Uint8Array | null>;
   /** Sets fields of a live one to expressions; fails where there is none. */
   set(id: string, values: Document, context: Context): Promise<Uint8Array>;
+  /**
+   * Takes a live one to another state, where its state allows it: the filter of the statement decides, so that of two steps
+   * at once only those that follow one another are taken. Fails with `ILLEGAL_TRANSITION`, metadata `from` and `to`, or
+   * `ETAG_MISMATCH`; null where only the step's own filter finds none.
+   */
+  step(id: string, step: Step, context: Context): Promise<Uint8Array | null>;
   /**
    * Changes the fields that the mask names to what `document` has there; `extra` sees the set and may add to it. Fails with
    * `ETAG_MISMATCH`.
@@ -180,6 +200,32 @@ export function entity(options: EntityOptions): Entity {
     return found === null ? notFound({ [idName]: id }) : etagMismatch(id, found);
   };
 
+  const step = async (id: string, { machine, to, set = {}, filter = {}, etag = "", now }: Step, context: Context) => {
+    const { field } = machine;
+    const [before, after] = [machine.before(to), machine.name(to)];
+    const taken = {
+      stages: [{ $set: { ...set, [field]: after } }],
+      filter: { deleted_at: null, [field]: { $in: [...before] }, ...matching(etag), ...filter },
+      ...(now !== undefined && { now }),
+    };
+    for (let attempt = 1; ; attempt++) {
+      const found = await change(id, taken, context);
+      if (found !== null) return found;
+      const projection = { [field]: 1, revision: 1 };
+      const there = await collection.findOne(live(id), { projection, ...deadlineOf(context) });
+      if (there === null) throw notFound({ [idName]: id });
+      const from = String(there[field]);
+      if (!before.includes(from)) {
+        throw fail("ILLEGAL_TRANSITION", `The ${spoken(name)} ${id} cannot go from ${from} to ${after}`, {
+          metadata: { [idName]: id, from, to: after },
+        });
+      }
+      if (etag !== "" && etag !== etagOf(BigInt(there["revision"] as bigint | number))) throw etagMismatch(id, there);
+      // It may have come into such a state only after the statement.
+      if (attempt === 3) return null;
+    }
+  };
+
   return {
     collection,
     live,
@@ -187,6 +233,7 @@ export function entity(options: EntityOptions): Entity {
     get,
     notFound,
     change,
+    step,
     whyNot,
 
     async batch(ids, context) {
