@@ -17,6 +17,7 @@ const checks: readonly Check[] = [
   { name: "lint (oxlint)", run: ["oxlint", "--type-aware", "--deny-warnings"] },
   { name: "types (tsc)", run: ["tsc", "--noEmit"] },
   { name: "layers of src/", run: async () => checkLayers(projectFolder) },
+  { name: "nothing unused (knip)", run: ["knip", "--no-progress"] },
   { name: "contracts: lint (buf)", run: ["buf", "lint"] },
   {
     name: "contracts: format (buf)",

@@ -100,7 +100,7 @@ export function catalog({ jobs, repository, translate }: CatalogOptions): Catalo
 
     async list({ before, signal }) {
       const stored = await repository();
-      const whole = below(stored.list(signal), before);
+      const whole = stored.list(signal, before);
       const asked = allJobs(before, signal);
       // The first page tells whether jobs can be asked for; the listing must not break off in the middle for that.
       const first = await asked.next().catch((error: unknown) => {
@@ -169,10 +169,6 @@ function backupOfListed(
   backup.state = JobState.FAILED;
   backup.error = create(JobErrorSchema, { reason, message: listed.error.rawMessage, metadata });
   return backup;
-}
-
-async function* below(backups: AsyncIterable<ListedBackup>, before: string | undefined): AsyncGenerator<ListedBackup> {
-  for await (const backup of backups) if (before === undefined || backup.backupId < before) yield backup;
 }
 
 async function* resumed(first: IteratorResult<JobRecord>, rest: AsyncGenerator<JobRecord>): AsyncGenerator<JobRecord> {

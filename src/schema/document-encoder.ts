@@ -5,9 +5,6 @@ import { Binary, type Document, Double, Long } from "bson";
 import { fail } from "../errors.ts";
 import { isEtag, isImplicit, storedKind, storedNames } from "./stored-field.ts";
 
-/** A document that a message is stored as; a Map where names come from callers, since an object cannot have every name. */
-export type StoredDocument = Document;
-
 /** Makes a document of a message. `path` is where the message is, for what is said of a value that cannot be stored. */
 type Encode = (value: unknown, path: string) => unknown;
 

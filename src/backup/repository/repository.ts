@@ -29,8 +29,8 @@ export interface BackupRepository extends AsyncDisposable {
    * all of the backup. Fails with `BACKUP_ALREADY_EXISTS` and `JOB_LEASE_LOST`, see `BackupWriter.seal`.
    */
   begin(backupId: string, signal: AbortSignal): Promise<BackupWriter>;
-  /** The backups, in descending order of their ids. One that cannot be read does not hide the others. */
-  list(signal: AbortSignal): AsyncIterable<ListedBackup>;
+  /** The backups, in descending order of their ids, all below `before`. One that cannot be read does not hide the others. */
+  list(signal: AbortSignal, before?: string): AsyncIterable<ListedBackup>;
   /** One backup. Fails with `BACKUP_NOT_FOUND`, `BACKUP_MANIFEST_DAMAGED`, `BACKUP_FORMAT_UNKNOWN`. */
   get(backupId: string, signal: AbortSignal): Promise<Manifest>;
   /**
@@ -71,8 +71,9 @@ export async function openRepositoryIn(storage: ObjectStorage, keyFile?: string)
   return {
     encrypted: keys.encrypted,
     begin: (backupId, signal) => beginBackup(place, backupId, until(signal)),
-    async *list(signal) {
+    async *list(signal, before) {
       for (const backupId of await backupIds(storage, until(signal))) {
+        if (before !== undefined && backupId >= before) continue;
         try {
           yield { backupId, manifest: await readManifest(place, backupId, until(signal)) };
         } catch (error) {

@@ -3,7 +3,9 @@ import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { ManifestSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
-import { makeRecords, never, newRepository, readBackup, takeBackup } from "./support.ts";
+import { openRepositoryIn } from "../../../src/backup/repository/repository.ts";
+import { memoryStorage } from "./memory-storage.ts";
+import { intercepted, makeRecords, never, newRepository, readBackup, takeBackup } from "./support.ts";
 
 const MOST = 256 * 1024; // the largest chunk
 
@@ -126,3 +128,17 @@ function at(streams: readonly (readonly Uint8Array[])[], stream: number, index: 
   if (bytes === undefined) throw new Error("More was read than was written");
   return bytes;
 }
+
+test("a listing that starts below a backup reads no manifest of those above it", async () => {
+  const storage = memoryStorage();
+  const read: string[] = [];
+  const observed = intercepted(storage, (call, name) => {
+    if (call === "get" && name.startsWith("manifests/")) read.push(name);
+  });
+  await using repository = await openRepositoryIn(observed);
+  for (const backupId of ["a", "b", "c"]) await takeBackup(repository, backupId, [makeRecords(3, 7)]);
+  read.length = 0;
+  const listed = await Array.fromAsync(repository.list(never, "c"));
+  expect(listed.map(({ backupId }) => backupId)).toEqual(["b", "a"]);
+  expect(read).toEqual(["manifests/b", "manifests/a"]);
+});

@@ -6,7 +6,7 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { Manifest } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { type BackupRepository, openRepository } from "../../../src/backup/repository/repository.ts";
 import type { ObjectStorage } from "../../../src/backup/repository/storage.ts";
-import { isReason, type Reason, reasonOf } from "../../../src/errors.ts";
+import { reasonOf } from "../../../src/errors.ts";
 
 /** For calls that nothing stops. */
 export const never = new AbortController().signal;
@@ -112,16 +112,6 @@ export async function failureOf(
     return reason;
   }
   throw new Error("It did not fail");
-}
-
-export async function failsFor(reason: Reason, work: () => Promise<unknown>): Promise<boolean> {
-  try {
-    await work();
-  } catch (error) {
-    if (isReason(error, reason)) return true;
-    throw error;
-  }
-  return false;
 }
 
 /** What a storage wrapper does before each call. */
