@@ -56,7 +56,7 @@ await runCommand(async () => {
   const { values } = parseArgs({
     options: {
       megabytes: { type: "string", default: "200" },
-      gigabytes: { type: "string", default: "0.25" },
+      gigabytes: { type: "string", default: "1" },
       rounds: { type: "string", default: "5" },
     },
   });
@@ -83,7 +83,7 @@ await runCommand(async () => {
   await growTo(data, megabytes * megabyte);
   await compareWithScan(data, { dir, keyFile, rounds });
   await measureGrowth(data, { dir: join(dir, "growth"), keyFile });
-  await growTo(data, gigabytes * 1000 * megabyte);
+  await addCollections(data, gigabytes * 1000 * megabyte);
   await measureMemory(data, { dir: join(dir, "memory"), keyFile });
 });
 
@@ -95,6 +95,15 @@ async function growTo(data: Data, bytes: number): Promise<void> {
     say(`Writing up to ${wanted} documents into each of ${collectionNames.length} collections …`);
     data.bytes += await addDocuments(data.db, { first: data.documents, end: wanted });
     data.documents = wanted;
+  }
+}
+
+/** Adds collections like those that there are: SecantusDB reads a collection as a whole before it answers, and one of a gigabyte takes a minute. */
+async function addCollections(data: Data, bytes: number): Promise<void> {
+  for (let copy = 1; data.bytes < bytes * 0.99; copy++) {
+    say(`Writing ${data.documents} documents into each of ${collectionNames.length} more collections …`);
+    const [first, end] = [copy * data.documents, (copy + 1) * data.documents];
+    data.bytes += await addDocuments(data.db, { first, end, suffix: `_${copy + 1}` });
   }
 }
 
@@ -254,7 +263,7 @@ async function measureMemory({ uri, bytes }: Data, { dir, keyFile }: RepositoryP
     LUCID_SEARCH_URI: `http://${nowhere}`,
     LUCID_BACKUP_DIR: dir,
     LUCID_BACKUP_KEY_FILE: keyFile,
-    // SecantusDB answers nobody for half a minute while it opens a cursor over a gigabyte.
+    // SecantusDB answers nobody for many seconds while it opens a large cursor.
     LUCID_JOB_LEASE_MS: "300000",
   });
   const backups = createClient(BackupService, service.transport);

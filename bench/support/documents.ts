@@ -64,8 +64,11 @@ export function idAt(index: number): ObjectId {
   );
 }
 
-/** Adds documents to every collection, the same ones at any time, until each has `end`. Gives the bytes of these. */
-export async function addDocuments(db: Db, { first, end }: { first: number; end: number }): Promise<number> {
+/** Adds documents to every collection, the same ones at any time: those from `first` up to `end`. Gives the bytes of these. */
+export async function addDocuments(
+  db: Db,
+  { first, end, suffix = "" }: { first: number; end: number; suffix?: string },
+): Promise<number> {
   const added = Object.entries(makers).map(async ([name, make]) => {
     let bytes = 0;
     for (let from = first; from < end; from += BATCH) {
@@ -75,7 +78,7 @@ export async function addDocuments(db: Db, { first, end }: { first: number; end:
         revision: Long.ONE,
       }));
       for (const document of batch) bytes += BSON.calculateObjectSize(document);
-      await db.collection(name).insertMany(batch, { ordered: false });
+      await db.collection(name + suffix).insertMany(batch, { ordered: false });
     }
     return bytes;
   });
