@@ -27,6 +27,9 @@ const reasons = {
   USER_NOT_DELETED: { code: Code.FailedPrecondition },
   USER_LOCKED: { code: Code.FailedPrecondition },
 
+  // Manifests, and what their trees are made of.
+  CHUNK_MISSING: { code: Code.FailedPrecondition },
+
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   STORE_REFUSED: { code: Code.FailedPrecondition },

@@ -1,0 +1,80 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import type { Db } from "mongodb";
+
+import { fail } from "../errors.ts";
+import { cancellable } from "../schema/call-options.ts";
+
+/** What a Merkle tree and its manifest need of a chunk. */
+export interface ChunkLeaf {
+  /** The 32 bytes of its hash: what the leaf holds. */
+  readonly hash: Uint8Array;
+  readonly sizeBytes: bigint;
+}
+
+type Context = Pick<HandlerContext, "timeoutMs" | "signal">;
+
+/**
+ * How many chunks are in memory at once. Each such window is a query of its own: a server whose planner sorts although the
+ * index has the order would otherwise sort a whole session, and no cursor waits while its documents are hashed.
+ */
+const windowChunks = 5000;
+
+/**
+ * The first `count` chunks of a session in the order of their indexes. Fails with `CHUNK_MISSING`, naming the first index that
+ * there is no chunk for, and with `DOCUMENT_DAMAGED` for a stored hash that is none.
+ */
+export async function* chunkLeaves(
+  db: Db,
+  { sessionId, count }: { readonly sessionId: string; readonly count: number },
+  context: Context,
+): AsyncGenerator<ChunkLeaf> {
+  const chunks = db.collection("chunks");
+  let index = 0;
+  while (index < count) {
+    const end = Math.min(count, index + windowChunks);
+    const found = await chunks
+      .find({ session_id: sessionId, chunk_index: { $gte: index, $lt: end } }, cancellable(context))
+      .project<{ chunk_index: unknown; hash: unknown; size_bytes: unknown }>({
+        _id: 0,
+        chunk_index: 1,
+        hash: 1,
+        size_bytes: 1,
+      })
+      .sort({ session_id: 1, chunk_index: 1 })
+      .batchSize(windowChunks + 1)
+      .toArray();
+    for (const { chunk_index: at, hash, size_bytes: sizeBytes } of found) {
+      if (Number(at) !== index) break;
+      yield { hash: hashOf(hash, { sessionId, index }), sizeBytes: sizeOf(sizeBytes) };
+      index += 1;
+    }
+    if (index < end) {
+      throw fail("CHUNK_MISSING", `Session ${sessionId} has no chunk ${index}`, {
+        metadata: { session_id: sessionId, chunk_index: String(index) },
+      });
+    }
+  }
+}
+
+/** The index after a session's last chunk: how many chunks it has where none is missing. */
+export async function chunkCount(db: Db, sessionId: string, context: Context): Promise<number> {
+  const last = await db
+    .collection("chunks")
+    .findOne(
+      { session_id: sessionId },
+      { projection: { _id: 0, chunk_index: 1 }, sort: { session_id: -1, chunk_index: -1 }, ...cancellable(context) },
+    );
+  return last === null ? 0 : Number(last["chunk_index"]) + 1;
+}
+
+function hashOf(stored: unknown, { sessionId, index }: { readonly sessionId: string; readonly index: number }) {
+  if (typeof stored === "string" && /^[0-9a-f]{64}$/.test(stored)) return Buffer.from(stored, "hex");
+  throw fail("DOCUMENT_DAMAGED", `Chunk ${index} of session ${sessionId} holds no SHA-256 hash`, {
+    metadata: { field: "hash", session_id: sessionId, chunk_index: String(index) },
+  });
+}
+
+/** int, long and double are all numbers of bytes. */
+function sizeOf(stored: unknown): bigint {
+  return typeof stored === "bigint" || Number.isSafeInteger(stored) ? BigInt(stored as bigint | number) : 0n;
+}
