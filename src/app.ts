@@ -4,6 +4,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
@@ -18,6 +19,7 @@ import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
 import { domainCollections } from "./repository/collections.ts";
+import { sessionService } from "./repository/session.ts";
 import { userService } from "./repository/user.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
 import { grpcListener } from "./server/grpc.ts";
@@ -97,6 +99,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       }),
     ),
     serve(MonitoringService, monitoringService({ stores, monitor, latency, draining: draining.signal })),
+    serve(SessionService, sessionService(repositories)),
     serve(UserService, userService({ ...repositories, settings: config.users })),
   ];
   const services = domain.map(({ service }) => service.typeName);

@@ -30,6 +30,11 @@ const reasons = {
   // Manifests, and what their trees are made of.
   CHUNK_MISSING: { code: Code.FailedPrecondition },
 
+  // Sessions.
+  SESSION_NOT_FOUND: { code: Code.NotFound },
+  SESSION_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  SESSION_NOT_DELETED: { code: Code.FailedPrecondition },
+
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   STORE_REFUSED: { code: Code.FailedPrecondition },

@@ -1,17 +1,17 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Db } from "mongodb";
 
+import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { collectionOf, type Ensured, ensureCollection, ensureIndexes, type StoredIndex } from "../schema/collection.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 
 /** The messages that this room stores. */
-export const storedMessages: readonly DescMessage[] = [UserSchema, UserCredentialsSchema];
+export const storedMessages: readonly DescMessage[] = [UserSchema, UserCredentialsSchema, SessionSchema];
 
 /** Indexes of collections that are described by no message yet, and that statistics of users read. */
 const otherIndexes: Readonly<Record<string, readonly StoredIndex[]>> = {
-  sessions: [index({ user_id: 1, status: 1, created_at: -1 })],
   chunks: [index({ session_id: 1, chunk_index: 1 }, true)],
 };
 

@@ -286,7 +286,13 @@ test("statistics are computed from the user's sessions and their chunks", async 
     { session_id, chunk_index: 1, size_bytes: 1000n, status: "FAILED", uploaded_at: time(9) },
     { session_id, chunk_index: 2, size_bytes: 5, status: "PENDING" },
   ]);
-  const others = { session_id: randomUUID(), user_id: "another", status: "COMPLETED", updated_at: time(59) };
+  const others = {
+    session_id: randomUUID(),
+    user_id: "another",
+    status: "COMPLETED",
+    created_at: time(0),
+    updated_at: time(59),
+  };
   await db.collection("sessions").insertMany([...sessions, others]);
   await db
     .collection("chunks")

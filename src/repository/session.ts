@@ -1,0 +1,122 @@
+import { randomUUIDv7 } from "node:crypto";
+
+import type { ServiceImpl } from "@connectrpc/connect";
+
+import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
+import * as rpc from "../../gen/lucid/repository/v1/session_service_pb.ts";
+import { codecFor } from "../schema/codec.ts";
+import { requestMark } from "../schema/create-once.ts";
+import { documentResponse } from "../schema/document-response.ts";
+import { entity, literal } from "../schema/entity.ts";
+import { onlyWritable } from "../schema/field-mask.ts";
+import { badRequest } from "../schema/refusals.ts";
+import type { Repositories } from "./collections.ts";
+import { documentOf, prepared } from "./session-document.ts";
+import { filterOf, searchFilter } from "./session-query.ts";
+import { sessionStates, stepTimes } from "./session-states.ts";
+
+const codec = codecFor(SessionSchema);
+
+const created = documentResponse(rpc.CreateSessionResponseSchema, "session");
+const got = documentResponse(rpc.GetSessionResponseSchema, "session");
+const batch = documentResponse(rpc.BatchGetSessionsResponseSchema, "sessions");
+const updated = documentResponse(rpc.UpdateSessionResponseSchema, "session");
+const stepped = documentResponse(rpc.UpdateSessionStatusResponseSchema, "session");
+const deleted = documentResponse(rpc.DeleteSessionResponseSchema, "session");
+const undeleted = documentResponse(rpc.UndeleteSessionResponseSchema, "session");
+const listed = documentResponse(rpc.ListSessionsResponseSchema, "sessions");
+const searched = documentResponse(rpc.SearchSessionsResponseSchema, "sessions");
+
+/** Keeps sessions. Reads go from stored bytes to wire bytes; the store itself decides whether a step is allowed. */
+export function sessionService({ db, collections, pageTokens }: Repositories): ServiceImpl<typeof rpc.SessionService> {
+  const sessions = entity({
+    db,
+    schema: SessionSchema,
+    id: "session_id",
+    name: "session",
+    reasons: {
+      notFound: "SESSION_NOT_FOUND",
+      alreadyExists: "SESSION_ALREADY_EXISTS",
+      notDeleted: "SESSION_NOT_DELETED",
+    },
+    ready: collections.ready,
+    pageTokens,
+  });
+
+  return {
+    async createSession(request, context) {
+      const session = prepared(onlyWritable(SessionSchema, request.session ?? codec.decode({})));
+      session.sessionId = randomUUIDv7();
+      session.status = SessionStatus.PENDING;
+      const mark = requestMark(rpc.CreateSessionRequestSchema, request);
+      const { document } = await sessions.insert(
+        documentOf(session, () => true),
+        context,
+        mark,
+      );
+      return created([document]);
+    },
+
+    async getSession({ sessionId, showDeleted }, context) {
+      const filter = showDeleted ? { session_id: sessionId } : sessions.live(sessionId);
+      return got([await sessions.get(filter, context, { session_id: sessionId })]);
+    },
+
+    async batchGetSessions({ sessionIds }, context) {
+      const { documents, missing } = await sessions.batch(sessionIds, context);
+      return batch(documents, { missingSessionIds: missing });
+    },
+
+    async updateSession({ session: sent, updateMask, etag }, context) {
+      if (sent === undefined) throw badRequest({ field: "session", description: "must be set" });
+      const found = await sessions.update(
+        { schema: SessionSchema, message: sent, mask: updateMask, etag, id: sent.sessionId },
+        (isChanged) => documentOf(prepared(onlyWritable(SessionSchema, sent)), isChanged),
+        context,
+      );
+      return updated([found]);
+    },
+
+    async updateSessionStatus({ sessionId, status, errorMessage, etag }, context) {
+      const now = new Date();
+      const set = {
+        ...stepTimes(status, now),
+        ...(errorMessage !== undefined && { error_message: literal(errorMessage) }),
+      };
+      const found = await sessions.step(sessionId, { machine: sessionStates, to: status, set, etag, now }, context);
+      if (found === null) throw await sessions.whyNot(sessionId, context);
+      return stepped([found]);
+    },
+
+    async deleteSession({ sessionId, etag, validateOnly }, context) {
+      return deleted([await sessions.delete(sessionId, { etag, validateOnly }, context)]);
+    },
+
+    async undeleteSession({ sessionId, etag }, context) {
+      return undeleted([await sessions.undelete(sessionId, { etag }, context)]);
+    },
+
+    async listSessions(request, context) {
+      const query = filterOf(request.filter, request.showDeleted);
+      const schema = rpc.ListSessionsRequestSchema;
+      const { documents, nextPageToken } = await sessions.list(
+        { ...query, fallback: "created_at desc", schema, request },
+        context,
+      );
+      return listed(documents, { nextPageToken });
+    },
+
+    async countSessions({ filter, showDeleted }, context) {
+      return { count: await sessions.count(filterOf(filter, showDeleted).filter, context) };
+    },
+
+    async searchSessions(request, context) {
+      const filter = { deleted_at: null, ...searchFilter(request) };
+      const { documents, nextPageToken } = await sessions.list(
+        { filter, fallback: "session_id", schema: rpc.SearchSessionsRequestSchema, request },
+        context,
+      );
+      return searched(documents, { nextPageToken });
+    },
+  };
+}
