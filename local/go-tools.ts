@@ -9,8 +9,6 @@ import { findProgram, go } from "./toolchains.ts";
 const tools = {
   grpcurl: "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4",
   connectconformance: "connectrpc.com/conformance/cmd/connectconformance@v1.0.7",
-  ghz: "github.com/bojand/ghz/cmd/ghz@v0.121.0",
-  versitygw: "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 } as const;
 
 export type GoTool = keyof typeof tools;

@@ -3,6 +3,7 @@ import { join } from "node:path";
 
 import { runChecks } from "./checks.ts";
 import { runInForeground } from "./foreground.ts";
+import { goTool } from "./go-tools.ts";
 import { localPath, projectFolder, runCommand, say } from "./project.ts";
 import { go } from "./toolchains.ts";
 
@@ -19,7 +20,10 @@ const CONFORMANCE = "test/conformance/run.ts";
 /** Checks, tests, and conformance where its tool can be built. Arguments go to vitest, and with any of them it runs alone. */
 await runCommand(async () => {
   const filters = process.argv.slice(2);
+  // Tests start the quick start, which waits for this: a build takes minutes beside the tests.
+  const grpcurl = goTool("grpcurl").catch(() => undefined);
   const checksPass = filters.length > 0 || (await runChecks());
+  await grpcurl;
   const reportFile = join(localPath("logs"), "tests.json");
   rmSync(reportFile, { force: true });
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${reportFile}`];

@@ -27,7 +27,11 @@ export interface TestApp extends AsyncDisposable {
   drain(graceMs: number): Promise<void>;
 }
 
-export async function testApp(environment: Readonly<Record<string, string>> = {}): Promise<TestApp> {
+/** `logTo` gets every line that the service logs; without it, nothing is logged. */
+export async function testApp(
+  environment: Readonly<Record<string, string>> = {},
+  { logTo }: { readonly logTo?: (line: string) => void } = {},
+): Promise<TestApp> {
   await using stack = new AsyncDisposableStack();
   const { mongodbUri, redisUri, searchUri } = storeAddresses();
   const dir = await mkdtemp(join(tmpdir(), "lucid-app-"));
@@ -58,7 +62,8 @@ export async function testApp(environment: Readonly<Record<string, string>> = {}
     LUCID_JOB_LEASE_MS: "5000",
     ...environment,
   });
-  const app = stack.use(await start(config, pino({ level: "silent" })));
+  const log = logTo === undefined ? pino({ level: "silent" }) : pino({ level: "trace" }, { write: logTo });
+  const app = stack.use(await start(config, log));
   const [grpcAddress, httpAddress] = [`127.0.0.1:${app.grpc.port}`, `127.0.0.1:${app.http.port}`];
   const transports = {
     grpc: createGrpcTransport({ baseUrl: `http://${grpcAddress}` }),

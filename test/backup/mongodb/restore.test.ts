@@ -212,7 +212,9 @@ test("a difference is found", async () => {
       yield* streams.records(stream, signal);
       if (disturbed || (await target.collection("things").countDocuments()) === 0) return;
       disturbed = true;
-      await target.collection<Doc>("things").updateOne({ _id: 500 }, { $set: { of: "nobody" } });
+      // The document is on its way, if not there yet.
+      const disturb = () => target.collection<Doc>("things").updateOne({ _id: 500 }, { $set: { of: "nobody" } });
+      while ((await disturb()).matchedCount === 0) signal.throwIfAborted();
     },
   };
   const report = await restore(here, units, disturbing, { renames: [[db.databaseName, target.databaseName]] });
