@@ -6,6 +6,7 @@ import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
+import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
@@ -21,6 +22,7 @@ import { openJobs } from "./jobs/jobs.ts";
 import { domainCollections } from "./repository/collections.ts";
 import { sessionService } from "./repository/session.ts";
 import { userService } from "./repository/user.ts";
+import { walletService } from "./repository/wallet.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
 import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
@@ -101,6 +103,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(MonitoringService, monitoringService({ stores, monitor, latency, draining: draining.signal })),
     serve(SessionService, sessionService(repositories)),
     serve(UserService, userService({ ...repositories, settings: config.users })),
+    serve(WalletService, walletService(repositories)),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };

@@ -35,6 +35,15 @@ const reasons = {
   SESSION_ALREADY_EXISTS: { code: Code.AlreadyExists },
   SESSION_NOT_DELETED: { code: Code.FailedPrecondition },
 
+  // Wallets and devices.
+  WALLET_NOT_FOUND: { code: Code.NotFound },
+  WALLET_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  WALLET_NOT_DELETED: { code: Code.FailedPrecondition },
+  WALLET_ADDRESS_CHANGED: { code: Code.FailedPrecondition },
+  HARDWARE_DEVICE_NOT_FOUND: { code: Code.NotFound },
+  HARDWARE_DEVICE_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  HARDWARE_DEVICE_NOT_DELETED: { code: Code.FailedPrecondition },
+
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   STORE_REFUSED: { code: Code.FailedPrecondition },

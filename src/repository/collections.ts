@@ -1,14 +1,26 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Db } from "mongodb";
 
+import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { WalletBalanceSchema, WalletSchema, WalletTransactionSchema } from "../../gen/lucid/repository/v1/wallet_pb.ts";
+import { WalletSecretsSchema } from "../../gen/lucid/repository/v1/wallet_secrets_pb.ts";
 import { collectionOf, type Ensured, ensureCollection, ensureIndexes, type StoredIndex } from "../schema/collection.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 
 /** The messages that this room stores. */
-export const storedMessages: readonly DescMessage[] = [UserSchema, UserCredentialsSchema, SessionSchema];
+export const storedMessages: readonly DescMessage[] = [
+  UserSchema,
+  UserCredentialsSchema,
+  SessionSchema,
+  WalletSchema,
+  WalletSecretsSchema,
+  WalletBalanceSchema,
+  WalletTransactionSchema,
+  HardwareDeviceSchema,
+];
 
 /** Indexes of collections that are described by no message yet, and that statistics of users read. */
 const otherIndexes: Readonly<Record<string, readonly StoredIndex[]>> = {

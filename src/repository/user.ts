@@ -1,19 +1,15 @@
 import { randomUUIDv7 } from "node:crypto";
 
-import { clone } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
-import type { Document } from "bson";
-import { MongoServerError } from "mongodb";
 
-import { type UserCredentials, UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
+import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import type { Config } from "../config.ts";
-import { fail, isReason } from "../errors.ts";
-import { cancellable, deadlineOf } from "../schema/call-options.ts";
+import { fail } from "../errors.ts";
+import { cancellable } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
-import { collectionOf } from "../schema/collection.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
 import { entity, sum } from "../schema/entity.ts";
@@ -22,12 +18,12 @@ import { dateAtOrAfter } from "../schema/filters.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { isTronAddress } from "../schema/tron-address.ts";
 import type { Repositories } from "./collections.ts";
+import { secretsOf } from "./secrets.ts";
 import { documentOf, prepared } from "./user-document.ts";
 import { filterOf, searchFilter } from "./user-query.ts";
 import { statisticsOf } from "./user-statistics.ts";
 
 const codec = codecFor(UserSchema);
-const credentialsCodec = codecFor(UserCredentialsSchema);
 
 const created = documentResponse(rpc.CreateUserResponseSchema, "user");
 const got = documentResponse(rpc.GetUserResponseSchema, "user");
@@ -59,7 +55,12 @@ export function userService(
     ready: collections.ready,
     pageTokens,
   });
-  const credentials = db.collection(collectionOf(UserCredentialsSchema).name);
+  const credentials = secretsOf(db, {
+    schema: UserCredentialsSchema,
+    name: "credentials",
+    resource: "User",
+    alreadyExists: "USER_ALREADY_EXISTS",
+  });
 
   return {
     async createUser(request, context) {
@@ -68,30 +69,10 @@ export function userService(
       const document = documentOf(user, () => true);
       const mark = requestMark(rpc.CreateUserRequestSchema, request);
       await collections.ready();
-      const limits = deadlineOf(context);
-      // First the secrets, under an id that nobody knows yet: a user that is seen has them. A crash in between leaves secrets
-      // that belong to no user and that nothing finds.
-      if (request.credentials !== undefined) {
-        const now = new Date();
-        const secrets = {
-          ...secretsOf(request.credentials, user.userId),
-          created_at: now,
-          updated_at: now,
-          revision: 1n,
-        };
-        await credentials.insertOne(secrets, limits);
-      }
-      try {
-        const { document: stored, isNew } = await users.insert(document, context, mark);
-        if (!isNew && request.credentials !== undefined) await credentials.deleteOne({ user_id: user.userId }, limits);
-        return created([stored]);
-      } catch (error) {
-        // Only where the store has refused the user is it sure that there is none.
-        if (request.credentials !== undefined && isRefusal(error)) {
-          await credentials.deleteOne({ user_id: user.userId }, limits);
-        }
-        throw error;
-      }
+      const owner = { user_id: user.userId };
+      const insert = () => users.insert(document, context, mark);
+      const { document: stored } = await credentials.create(owner, request.credentials, insert, context);
+      return created([stored]);
     },
 
     async getUser({ userId, showDeleted }, context) {
@@ -144,20 +125,7 @@ export function userService(
     async setUserCredentials({ userId, credentials: sent }, context) {
       await collections.ready();
       await users.get(users.live(userId), context, { user_id: userId });
-      const secrets = secretsOf(sent ?? credentialsCodec.decode({}), userId);
-      const absent = UserCredentialsSchema.fields.map(({ name }) => name).filter((name) => !(name in secrets));
-      const kept = new Set(["created_at", "updated_at", "revision"]);
-      const now = new Date();
-      await credentials.updateOne(
-        { user_id: userId },
-        {
-          $set: { ...secrets, updated_at: now },
-          $unset: Object.fromEntries(absent.filter((name) => !kept.has(name)).map((name) => [name, ""])),
-          $setOnInsert: { created_at: now },
-          $inc: { revision: 1n },
-        },
-        { upsert: true, ...deadlineOf(context) },
-      );
+      await credentials.replace({ user_id: userId }, sent, context);
       return {};
     },
 
@@ -240,23 +208,10 @@ export function userService(
 
 const maxLong = 2n ** 63n - 1n;
 
-function secretsOf(sent: UserCredentials, userId: string): Document {
-  const secrets = clone(UserCredentialsSchema, onlyWritable(UserCredentialsSchema, sent));
-  secrets.userId = userId;
-  const { revision: _, ...document } = credentialsCodec.encode(secrets, "credentials");
-  return document;
-}
-
 function userLocked(userId: string, until: Timestamp | undefined) {
   const time = dateAtOrAfter(until ?? timestampFromDate(new Date()));
   return fail("USER_LOCKED", `User ${userId} is locked`, {
     metadata: { user_id: userId, locked_until: time.toISOString() },
     retryAfterMs: Math.max(0, time.getTime() - Date.now()),
   });
-}
-
-/** Whether an error says for sure that a document was not stored. */
-function isRefusal(error: unknown): boolean {
-  if (isReason(error, "REQUEST_ID_REUSED") || isReason(error, "USER_ALREADY_EXISTS")) return true;
-  return error instanceof MongoServerError && error.code === 121; // its validator
 }

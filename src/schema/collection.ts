@@ -38,7 +38,8 @@ function storedIndex(index: Index): StoredIndex {
   const present = index.presentOnly ? [...key.keys()].map((field) => [field, { $exists: true }]) : [];
   // An absent field equals null; a partial index cannot ask for absence otherwise.
   const live = index.liveOnly ? [["deleted_at", null]] : [];
-  const filter = [...present, ...live];
+  const isTrue = index.trueOnly === "" ? [] : [[index.trueOnly, true]];
+  const filter = [...present, ...isTrue, ...live];
   return {
     name: [...key].map(([field, direction]) => `${field}_${direction}`).join("_"),
     key,

@@ -112,8 +112,12 @@ export interface Entity {
     context: Context,
     extra?: (set: Document, isChanged: (name: string) => boolean) => void,
   ): Promise<Uint8Array>;
-  /** Deletes softly, or only says what would happen. */
-  delete(id: string, options: { etag: string; validateOnly: boolean }, context: Context): Promise<Uint8Array>;
+  /** Deletes softly, or only says what would happen; `set` sets more in the same statement, to expressions. */
+  delete(
+    id: string,
+    options: { etag: string; validateOnly: boolean; set?: Document },
+    context: Context,
+  ): Promise<Uint8Array>;
   undelete(id: string, options: { etag: string }, context: Context): Promise<Uint8Array>;
   /** Why no live one was found that has an etag. */
   whyNot(id: string, context: Context): Promise<ConnectError>;
@@ -285,12 +289,12 @@ export function entity(options: EntityOptions): Entity {
       return found;
     },
 
-    async delete(id, { etag, validateOnly }, context) {
+    async delete(id, { etag, validateOnly, set = {} }, context) {
       const now = new Date();
       const filter = { deleted_at: null, ...matching(etag) };
       const found = validateOnly
         ? await find({ [idName]: id, ...filter }, context)
-        : await change(id, { stages: [{ $set: { deleted_at: now } }], filter, now }, context);
+        : await change(id, { stages: [{ $set: { ...set, deleted_at: now } }], filter, now }, context);
       if (found === null) throw await whyNot(id, context);
       return found;
     },
@@ -306,24 +310,36 @@ export function entity(options: EntityOptions): Entity {
       throw fail(reasons.notDeleted, `The ${spoken(name)} ${id} is not deleted`, { metadata: { [idName]: id } });
     },
 
-    async list({ filter, restrictions = { equal: [] }, fallback, schema: requestSchema, request }, context) {
-      const order = listOrder(schema, request.orderBy ?? "", restrictions, { id: idName, fallback });
-      return readPage({
-        collection,
-        filter,
-        order,
-        size: pageSizeOf(request.pageSize),
-        query: queryOf(requestSchema, request),
-        token: request.pageToken,
-        tokens: await pageTokens(),
-        limits: cancellable(context),
-      });
-    },
+    list: async (call, context) => listDocuments({ collection, schema, id: idName, pageTokens }, call, context),
 
     async count(filter, context) {
       return BigInt(await collection.countDocuments(filter, cancellable(context)));
     },
   };
+}
+
+/** A page of a list of documents that may be no entities: another service writes them. `id` is unique in each list. */
+export async function listDocuments(
+  {
+    collection,
+    schema,
+    id,
+    pageTokens,
+  }: Pick<EntityOptions, "schema" | "id" | "pageTokens"> & { collection: Collection },
+  { filter, restrictions = { equal: [] }, fallback, schema: requestSchema, request }: ListCall,
+  context: Context,
+): Promise<Page> {
+  const order = listOrder(schema, request.orderBy ?? "", restrictions, { id, fallback });
+  return readPage({
+    collection,
+    filter,
+    order,
+    size: pageSizeOf(request.pageSize),
+    query: queryOf(requestSchema, request),
+    token: request.pageToken,
+    tokens: await pageTokens(),
+    limits: cancellable(context),
+  });
 }
 
 /** `hardware_wallet` as a sentence has it. */

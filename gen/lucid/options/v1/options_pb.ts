@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lucid/options/v1/options.proto.
  */
 export const file_lucid_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAgiigEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBAUIXChVfZXhwaXJlX2FmdGVyX3NlY29uZHM6XwoKY29sbGVjdGlvbhIfLmdvb2dsZS5wcm90b2J1Zi5NZXNzYWdlT3B0aW9ucxjRhgMgASgLMhwubHVjaWQub3B0aW9ucy52MS5Db2xsZWN0aW9uUgpjb2xsZWN0aW9uOkAKC291dHB1dF9vbmx5Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjRhgMgASgIUgpvdXRwdXRPbmx5OjsKCHJlcXVpcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjShgMgASgIUghyZXF1aXJlZEKGAQoUY29tLmx1Y2lkLm9wdGlvbnMudjFCDE9wdGlvbnNQcm90b1ABogIDTE9YqgIQTHVjaWQuT3B0aW9ucy5WMcoCEEx1Y2lkXE9wdGlvbnNcVjHiAhxMdWNpZFxPcHRpb25zXFYxXEdQQk1ldGFkYXRh6gISTHVjaWQ6Ok9wdGlvbnM6OlYxYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAginQEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBARIRCgl0cnVlX29ubHkYBiABKAlCFwoVX2V4cGlyZV9hZnRlcl9zZWNvbmRzOl8KCmNvbGxlY3Rpb24SHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMY0YYDIAEoCzIcLmx1Y2lkLm9wdGlvbnMudjEuQ29sbGVjdGlvblIKY29sbGVjdGlvbjpACgtvdXRwdXRfb25seRIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY0YYDIAEoCFIKb3V0cHV0T25seTo7CghyZXF1aXJlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY0oYDIAEoCFIIcmVxdWlyZWRChgEKFGNvbS5sdWNpZC5vcHRpb25zLnYxQgxPcHRpb25zUHJvdG9QAaICA0xPWKoCEEx1Y2lkLk9wdGlvbnMuVjHKAhBMdWNpZFxPcHRpb25zXFYx4gIcTHVjaWRcT3B0aW9uc1xWMVxHUEJNZXRhZGF0YeoCEkx1Y2lkOjpPcHRpb25zOjpWMWIGcHJvdG8z", [file_google_protobuf_descriptor]);
 
 /**
  * The MongoDB collection that stores a message, one document for each.
@@ -92,6 +92,13 @@ export type Index = Message<"lucid.options.v1.Index"> & {
    * @generated from field: optional int32 expire_after_seconds = 5;
    */
   expireAfterSeconds?: number | undefined;
+
+  /**
+   * A field that is true or false; only documents where it is true are indexed. Makes a unique key one of few.
+   *
+   * @generated from field: string true_only = 6;
+   */
+  trueOnly: string;
 };
 
 /**
