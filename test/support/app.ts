@@ -9,7 +9,7 @@ import { MongoClient } from "mongodb";
 import { pino } from "pino";
 
 import { start } from "../../src/app.ts";
-import { readConfig } from "../../src/config.ts";
+import { type Config, readConfig } from "../../src/config.ts";
 import { storeAddresses, uniqueName } from "./stores.ts";
 
 /** The whole service on real stores, with databases and a repository of its own. */
@@ -20,6 +20,7 @@ export interface TestApp extends AsyncDisposable {
   readonly transports: Readonly<Record<"grpc" | "http", Transport>>;
   readonly grpcAddress: string;
   readonly httpAddress: string;
+  readonly config: Config;
   /** A client of MongoDB, beside the service's own. */
   readonly mongodb: MongoClient;
   /** Name of a database that is removed at the end. */
@@ -76,6 +77,7 @@ export async function testApp(
     transports,
     grpcAddress,
     httpAddress,
+    config,
     mongodb,
     databaseName,
     drain: (graceMs) => app.drain(graceMs),
