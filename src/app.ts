@@ -5,6 +5,7 @@ import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
+import { TransactionService } from "../gen/lucid/repository/v1/transaction_service_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
@@ -21,6 +22,7 @@ import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
 import { domainCollections } from "./repository/collections.ts";
 import { sessionService } from "./repository/session.ts";
+import { transactionService } from "./repository/transaction.ts";
 import { userService } from "./repository/user.ts";
 import { walletService } from "./repository/wallet.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
@@ -104,6 +106,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(SessionService, sessionService(repositories)),
     serve(UserService, userService({ ...repositories, settings: config.users })),
     serve(WalletService, walletService(repositories)),
+    serve(TransactionService, transactionService(repositories)),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };

@@ -1,3 +1,5 @@
+import { create } from "@bufbuild/protobuf";
+import { anyPack, AnySchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import {
@@ -6,6 +8,7 @@ import {
   ResourceInfoSchema,
   RetryInfoSchema,
 } from "../gen/google/rpc/error_details_pb.ts";
+import { type Status, StatusSchema } from "../gen/google/rpc/status_pb.ts";
 
 /**
  * Every reason that a caller can be told, with its code. Part of the API: reasons are added, never renamed.
@@ -43,6 +46,18 @@ const reasons = {
   HARDWARE_DEVICE_NOT_FOUND: { code: Code.NotFound },
   HARDWARE_DEVICE_ALREADY_EXISTS: { code: Code.AlreadyExists },
   HARDWARE_DEVICE_NOT_DELETED: { code: Code.FailedPrecondition },
+
+  // Transactions.
+  TRANSACTION_NOT_FOUND: { code: Code.NotFound },
+  TRANSACTION_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  TRANSACTION_NOT_IN_BLOCK: { code: Code.FailedPrecondition },
+  TRANSACTION_ALREADY_ASSIGNED: { code: Code.FailedPrecondition },
+  TRANSACTION_INDEX_TAKEN: { code: Code.AlreadyExists },
+
+  // Blocks.
+  BLOCK_NOT_FOUND: { code: Code.NotFound },
+  BLOCK_ORPHANED: { code: Code.FailedPrecondition },
+  BLOCK_NOT_FINALIZED: { code: Code.FailedPrecondition },
 
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
@@ -144,6 +159,19 @@ export function reasonOf(error: unknown): { reason: string; metadata: Record<str
   }
   const [info] = error.findDetails(ErrorInfoSchema);
   return info === undefined ? undefined : { reason: info.reason, metadata: info.metadata };
+}
+
+/** A failure as `google.rpc.Status`: how gRPC sends it, and how an item of a batch tells of it. */
+export function rpcStatusOf(error: ConnectError): Status {
+  return create(StatusSchema, {
+    code: error.code, // Connect's codes and those of gRPC are the same numbers
+    message: error.rawMessage.toWellFormed(), // a lone surrogate could not be sent
+    details: error.details.map((detail) =>
+      "desc" in detail
+        ? anyPack(detail.desc, create(detail.desc, detail.value))
+        : create(AnySchema, { typeUrl: `type.googleapis.com/${detail.type}`, value: detail.value }),
+    ),
+  });
 }
 
 /** Whether `error` is a failure for that reason. */

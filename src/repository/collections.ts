@@ -3,6 +3,8 @@ import type { Db } from "mongodb";
 
 import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
+import { TransactionInternalsSchema } from "../../gen/lucid/repository/v1/transaction_internals_pb.ts";
+import { TransactionSchema } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { WalletBalanceSchema, WalletSchema, WalletTransactionSchema } from "../../gen/lucid/repository/v1/wallet_pb.ts";
@@ -20,6 +22,8 @@ export const storedMessages: readonly DescMessage[] = [
   WalletBalanceSchema,
   WalletTransactionSchema,
   HardwareDeviceSchema,
+  TransactionSchema,
+  TransactionInternalsSchema,
 ];
 
 /** Indexes of collections that are described by no message yet, and that statistics of users read. */

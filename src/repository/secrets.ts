@@ -24,6 +24,12 @@ export interface Secrets<D extends DescMessage> {
     insert: () => Promise<Created>,
     context: HandlerContext,
   ): Promise<Created>;
+  /**
+   * Stores those of things that were just created under ids that callers give, which others may have had before: after the
+   * things, and unless there are some. A retry brings what a crash in between has left out, and takes back nothing that was set
+   * since. The things carry the record for the audit log.
+   */
+  add(items: readonly { owner: Document; sent: MessageShape<D> }[], context: HandlerContext): Promise<void>;
   /** Replaces all secrets of something that is there. */
   replace(owner: Document, sent: MessageShape<D> | undefined, context: HandlerContext): Promise<void>;
 }
@@ -75,6 +81,19 @@ export function secretsOf<D extends DescMessage>(
         if (isRefusal(error)) await collection.deleteOne(keyOf(owner), deadlineOf(context));
         throw error;
       }
+    },
+
+    async add(items, context) {
+      if (items.length === 0) return;
+      const now = new Date();
+      const upserts = items.map(({ owner, sent }) => ({
+        updateOne: {
+          filter: keyOf(owner),
+          update: { $setOnInsert: { ...encode(owner, sent), created_at: now, updated_at: now, revision: 1n } },
+          upsert: true,
+        },
+      }));
+      await collection.bulkWrite(upserts, { ordered: false, ...deadlineOf(context) });
     },
 
     async replace(owner, sent, context) {

@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
 
 import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
+import type { ConnectError } from "@connectrpc/connect";
 import { Binary, deserialize, type Document, serialize } from "bson";
-import { type Collection, MongoServerError } from "mongodb";
+import { type Collection, MongoBulkWriteError, MongoServerError, type WriteError } from "mongodb";
 
 import { fail } from "../errors.ts";
-import { requestIdKey } from "./collection.ts";
+import { requestIdKey, type StoredIndex } from "./collection.ts";
 
 /** A call that creates a document, as it is kept beside it. */
 export interface RequestMark {
@@ -62,16 +63,88 @@ export async function createOnce(
     if (found === null) throw error;
     const { _request: first } = deserialize(found, { promoteValues: false });
     // It was found by its mark.
-    if (!isSame((first as RequestMark).digest, request.digest)) {
-      const description = "was used for another request before";
-      throw fail("REQUEST_ID_REUSED", `The request_id ${request.id} ${description}`, {
-        metadata: { request_id: request.id },
-        fields: [{ field: "request_id", description }],
-        cause: error,
-      });
-    }
+    if (!isSame((first as RequestMark).digest, request.digest)) throw requestIdReused(request, error);
     return { document: found, isNew: false };
   }
+}
+
+/** A document that is to be created with others. */
+export interface NewDocument {
+  readonly document: Document;
+  readonly mark?: RequestMark | undefined;
+}
+
+/** What became of a document that was to be created with others. */
+export type CreatedOrRefused =
+  | { readonly isNew: boolean }
+  /** Stored names of the fields whose values another document has; empty where the server names no index of `unique`. */
+  | { readonly duplicate: readonly string[]; readonly cause: Error }
+  | { readonly refusal: ConnectError };
+
+/**
+ * Inserts several documents in one statement, each as `createOnce` does: what the store refuses keeps no other from being
+ * stored. Says of each, in their order, what became of it. Throws where that is not known of all. `unique` are the collection's
+ * indexes.
+ */
+export async function createManyOnce(
+  collection: Collection,
+  items: readonly NewDocument[],
+  unique: readonly StoredIndex[],
+  options: { maxTimeMS?: number },
+): Promise<readonly CreatedOrRefused[]> {
+  const stored = items.map(({ document, mark }) => (mark === undefined ? document : { ...document, _request: mark }));
+  const errors = await insertAll(collection, stored, options);
+  const refused = [...errors].flatMap(([index, { code }]) => (code === 11_000 ? (items[index]?.mark ?? []) : []));
+  const first = await marksOf(collection, refused, options);
+  return items.map(({ mark }, index): CreatedOrRefused => {
+    const error = errors.get(index);
+    if (error === undefined) return { isNew: true };
+    if (error.code === 121) {
+      return { refusal: fail("DOCUMENT_INVALID", "The collection's validator refused the document") };
+    }
+    const cause = new Error(error.errmsg ?? "E11000");
+    const digest = mark === undefined ? undefined : first.get(mark.id);
+    if (mark === undefined || digest === undefined) return { duplicate: keysIn(cause.message, unique), cause };
+    return isSame(digest, mark.digest) ? { isNew: false } : { refusal: requestIdReused(mark, cause) };
+  });
+}
+
+/** Inserts in any order; returns which were refused for what they hold. */
+async function insertAll(collection: Collection, documents: Document[], options: { maxTimeMS?: number }) {
+  try {
+    await collection.insertMany(documents, { ordered: false, ...options });
+    return new Map<number, WriteError>();
+  } catch (error) {
+    if (!(error instanceof MongoBulkWriteError) || error.result.getWriteConcernError() !== undefined) throw error;
+    const errors = error.result.getWriteErrors();
+    if (errors.some(({ code }) => code !== 11_000 && code !== 121)) throw error;
+    return new Map(errors.map((refusal) => [refusal.index, refusal]));
+  }
+}
+
+/** The digests that are stored under the ids of these marks. */
+async function marksOf(collection: Collection, marks: readonly RequestMark[], options: { maxTimeMS?: number }) {
+  if (marks.length === 0) return new Map<string, Binary>();
+  const found = await collection
+    .find<{ _request: RequestMark }>({ [requestIdKey]: { $in: marks.map(({ id }) => id) } }, options)
+    .project<{ _request: RequestMark }>({ _id: 0, _request: 1 })
+    .toArray();
+  return new Map(found.map(({ _request: { id, digest } }) => [id, digest]));
+}
+
+/** For a statement of one document the server lists the keys; for one of several only its sentence names the index. */
+function keysIn(sentence: string, unique: readonly StoredIndex[]): readonly string[] {
+  const index = unique.find(({ name }) => sentence.includes(` index: ${name} `));
+  return index === undefined ? [] : [...index.key.keys()];
+}
+
+function requestIdReused({ id }: RequestMark, cause: unknown): ConnectError {
+  const description = "was used for another request before";
+  return fail("REQUEST_ID_REUSED", `The request_id ${id} ${description}`, {
+    metadata: { request_id: id },
+    fields: [{ field: "request_id", description }],
+    cause,
+  });
 }
 
 function isSame(left: Binary, right: Binary): boolean {

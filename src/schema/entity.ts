@@ -9,7 +9,14 @@ import { auditKey, auditRecord, auditStage } from "./audited-call.ts";
 import { stringIn } from "./bson-reader.ts";
 import { cancellable, deadlineOf } from "./call-options.ts";
 import { collectionOf } from "./collection.ts";
-import { createOnce, type Created, duplicateKey, type RequestMark } from "./create-once.ts";
+import {
+  createManyOnce,
+  createOnce,
+  type Created,
+  duplicateKey,
+  type NewDocument,
+  type RequestMark,
+} from "./create-once.ts";
 import { maskedPaths, valueAt } from "./field-mask.ts";
 import { listOrder, pageSizeOf, queryOf, type Restrictions } from "./list-query.ts";
 import type { PageTokens } from "./page-tokens.ts";
@@ -26,7 +33,8 @@ export interface EntityOptions {
   readonly id: string;
   /** What one is called in requests, for example `user`. */
   readonly name: string;
-  readonly reasons: { readonly notFound: Reason; readonly alreadyExists: Reason; readonly notDeleted: Reason };
+  /** `notDeleted` where one can be undeleted. */
+  readonly reasons: { readonly notFound: Reason; readonly alreadyExists: Reason; readonly notDeleted?: Reason };
   /** Sees to the collections; a writer waits for it. */
   readonly ready: () => Promise<void>;
   readonly pageTokens: () => Promise<PageTokens>;
@@ -65,6 +73,8 @@ export interface ListCall {
   /** The request's message, which the page token is bound to. */
   readonly schema: DescMessage;
   readonly request: Message & { readonly pageSize: number; readonly pageToken: string; readonly orderBy?: string };
+  /** What is made of each document, where that is less than the whole: other fields are not read. */
+  readonly part?: DescMessage;
 }
 
 /** A page, as raw documents. */
@@ -92,6 +102,11 @@ export interface Entity {
   batch(ids: readonly string[], context: Context): Promise<{ documents: Uint8Array[]; missing: string[] }>;
   /** Stores a new one, with its times and first revision. Fails with the reason for taken keys, metadata `field`. */
   insert(document: Document, context: Context, mark?: RequestMark): Promise<Created>;
+  /**
+   * Stores several new ones in one statement, each with a record of its own. Returns for each, in their order, why `insert`
+   * would have failed; undefined where it is stored. Fails itself where that is not known.
+   */
+  insertMany(items: readonly NewDocument[], context: Context): Promise<readonly (ConnectError | undefined)[]>;
   /** Changes one in a single statement. Returns it afterwards; null where the filter finds none. */
   change(id: string, change: Change, context: Context): Promise<Uint8Array | null>;
   /** Sets fields of a live one to expressions; fails where there is none. */
@@ -157,13 +172,15 @@ export function entity(options: EntityOptions): Entity {
   /** Turns the refusal of a key that another has into one that names it; returns anything else as it is. */
   const alreadyExists = (error: unknown): unknown => {
     const [field] = duplicateKey(error) ?? [];
-    if (field === undefined) return error;
-    return fail(reasons.alreadyExists, `There is another ${spoken(name)} with that ${field}`, {
+    return field === undefined ? error : keyTaken(field, error);
+  };
+
+  const keyTaken = (field: string, cause: unknown) =>
+    fail(reasons.alreadyExists, `There is another ${spoken(name)} with that ${field}`, {
       metadata: { field },
       fields: [{ field: `${name}.${field}`, description: "is taken" }],
-      cause: error,
+      cause,
     });
-  };
 
   const audited = (id: string, context: Context, fields?: readonly string[]) =>
     auditRecord(context, {
@@ -196,6 +213,19 @@ export function entity(options: EntityOptions): Entity {
     } catch (error) {
       throw alreadyExists(error);
     }
+  };
+
+  /** A document as it is first stored. */
+  const created = (document: Document, now: Date, context: Context): Document => {
+    const id = document[idName] as string; // whoever makes a document gives it its id
+    const record = audited(id, context);
+    return {
+      ...document,
+      created_at: now,
+      updated_at: now,
+      revision: 1n,
+      ...(record !== undefined && { [auditKey]: [record] }),
+    };
   };
 
   /** Why no live one was found that has that etag. */
@@ -250,21 +280,23 @@ export function entity(options: EntityOptions): Entity {
 
     async insert(document, context, mark) {
       await ready();
-      const now = new Date();
-      const id = document[idName] as string; // whoever makes a document gives it its id
-      const record = audited(id, context);
-      const stored = {
-        ...document,
-        created_at: now,
-        updated_at: now,
-        revision: 1n,
-        ...(record !== undefined && { [auditKey]: [record] }),
-      };
       try {
-        return await createOnce(collection, stored, mark, deadlineOf(context));
+        return await createOnce(collection, created(document, new Date(), context), mark, deadlineOf(context));
       } catch (error) {
         throw alreadyExists(error);
       }
+    },
+
+    async insertMany(items, context) {
+      await ready();
+      const now = new Date();
+      const made = items.map(({ document, mark }) => ({ document: created(document, now, context), mark }));
+      const { indexes } = collectionOf(schema);
+      const outcomes = await createManyOnce(collection, made, indexes, deadlineOf(context));
+      return outcomes.map((outcome) => {
+        if ("refusal" in outcome) return outcome.refusal;
+        return "duplicate" in outcome ? keyTaken(outcome.duplicate[0] ?? idName, outcome.cause) : undefined;
+      });
     },
 
     async set(id, values, context) {
@@ -307,7 +339,9 @@ export function entity(options: EntityOptions): Entity {
       const there = await collection.findOne({ [idName]: id }, { projection, ...deadlineOf(context) });
       if (there === null) throw notFound({ [idName]: id });
       if (there["deleted_at"] instanceof Date) throw etagMismatch(id, there);
-      throw fail(reasons.notDeleted, `The ${spoken(name)} ${id} is not deleted`, { metadata: { [idName]: id } });
+      throw fail(reasons.notDeleted ?? reasons.notFound, `The ${spoken(name)} ${id} is not deleted`, {
+        metadata: { [idName]: id },
+      });
     },
 
     list: async (call, context) => listDocuments({ collection, schema, id: idName, pageTokens }, call, context),
@@ -326,7 +360,7 @@ export async function listDocuments(
     id,
     pageTokens,
   }: Pick<EntityOptions, "schema" | "id" | "pageTokens"> & { collection: Collection },
-  { filter, restrictions = { equal: [] }, fallback, schema: requestSchema, request }: ListCall,
+  { filter, restrictions = { equal: [] }, fallback, schema: requestSchema, request, part }: ListCall,
   context: Context,
 ): Promise<Page> {
   const order = listOrder(schema, request.orderBy ?? "", restrictions, { id, fallback });
@@ -339,6 +373,7 @@ export async function listDocuments(
     token: request.pageToken,
     tokens: await pageTokens(),
     limits: cancellable(context),
+    ...(part !== undefined && { fields: part.fields.map(({ name: field }) => field) }),
   });
 }
 

@@ -20,6 +20,8 @@ export interface PageRequest {
   readonly token: string;
   readonly tokens: PageTokens;
   readonly limits: { maxTimeMS?: number; signal: AbortSignal };
+  /** Stored names of the fields to read; all where there are none. */
+  readonly fields?: readonly string[];
 }
 
 /**
@@ -29,17 +31,23 @@ export interface PageRequest {
 export async function readPage(
   request: PageRequest,
 ): Promise<{ documents: readonly Uint8Array[]; nextPageToken: string }> {
-  const { collection, order, size, query, token, tokens, limits } = request;
+  const { collection, order, size, query, token, tokens, limits, fields } = request;
   const after = afterPosition(order, tokens.decode(query, token));
   const filter = { $and: [request.filter, after] };
   const cursor = collection.find<Uint8Array>(token === "" ? request.filter : filter, {
     raw: true,
     sort: { ...order.sort },
+    // The next page starts after what the last document has in the order's fields.
+    ...(fields !== undefined && { projection: included([...fields, ...Object.keys(order.sort)]) }),
     ...limits,
   });
   const { documents, more } = await take(cursor, size);
   const last = documents.at(-1);
   return { documents, nextPageToken: more && last !== undefined ? tokens.encode(query, positionOf(order, last)) : "" };
+}
+
+function included(fields: readonly string[]): Document {
+  return { _id: 0, ...Object.fromEntries(fields.map((field) => [field, 1])) };
 }
 
 /** Takes up to `size` documents, fewer where they are large, and sees whether there are more. */

@@ -17,6 +17,7 @@ import {
   universalResponseToNodeResponse,
 } from "@connectrpc/connect-node";
 
+import { file_google_rpc_error_details } from "../../gen/google/rpc/error_details_pb.ts";
 import { fail } from "../errors.ts";
 import { farewellMs, goAway, settled } from "./connections.ts";
 import { decoding, type Interruption, interruption } from "./interceptors/interruption.ts";
@@ -110,7 +111,9 @@ function rpcHandler(
     // Not Brotli, which at its usual level costs more than it saves.
     acceptCompression: [compressionGzip],
     // Messages that are packed into an Any can be written as JSON only where their type is known.
-    jsonOptions: { registry: createRegistry(...registrations.map(({ service }) => service.file)) },
+    jsonOptions: {
+      registry: createRegistry(file_google_rpc_error_details, ...registrations.map(({ service }) => service.file)),
+    },
     shutdownSignal,
   });
   for (const { service, implementation } of registrations) router.service(service, implementation);

@@ -1,11 +1,11 @@
 import type { OutgoingHttpHeaders } from "node:http2";
 
-import { create, toBinary } from "@bufbuild/protobuf";
-import { anyPack, AnySchema } from "@bufbuild/protobuf/wkt";
+import { toBinary } from "@bufbuild/protobuf";
 import { type Code, type ConnectError, encodeBinaryHeader } from "@connectrpc/connect";
 import { Metadata, type StatusObject, status as grpcStatus } from "@grpc/grpc-js";
 
 import { StatusSchema } from "../../gen/google/rpc/status_pb.ts";
+import { rpcStatusOf } from "../errors.ts";
 
 /** gRPC metadata as headers; values of names that end with `-bin` are base64 there. */
 export function headersOf(metadata: Metadata): Headers {
@@ -65,20 +65,16 @@ export function metadataOf(all: readonly (Headers | undefined)[], added: Outgoin
 
 /** An error as @grpc/grpc-js sends it: details go into `grpc-status-details-bin`, its metadata into the trailers. */
 export function statusOf(error: ConnectError, trailer: Headers | undefined): StatusObject {
-  // A lone surrogate could not be percent-encoded.
-  const message = error.rawMessage.toWellFormed();
   const added: OutgoingHttpHeaders = {};
   if (error.details.length > 0) {
-    const details = error.details.map((detail) =>
-      "desc" in detail
-        ? anyPack(detail.desc, create(detail.desc, detail.value))
-        : create(AnySchema, { typeUrl: `type.googleapis.com/${detail.type}`, value: detail.value }),
-    );
-    const status = create(StatusSchema, { code: error.code, message, details });
-    added["grpc-status-details-bin"] = encodeBinaryHeader(toBinary(StatusSchema, status));
+    added["grpc-status-details-bin"] = encodeBinaryHeader(toBinary(StatusSchema, rpcStatusOf(error)));
   }
-  // Connect's codes and those of gRPC are the same numbers.
-  return { code: codeOf(error.code), details: message, metadata: metadataOf([trailer, error.metadata], added) };
+  // Connect's codes and those of gRPC are the same numbers. A lone surrogate could not be percent-encoded.
+  return {
+    code: codeOf(error.code),
+    details: error.rawMessage.toWellFormed(),
+    metadata: metadataOf([trailer, error.metadata], added),
+  };
 }
 
 type Status = StatusObject["code"];

@@ -1,0 +1,23 @@
+import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { pathToString } from "@bufbuild/protobuf/reflect";
+import { createValidator } from "@bufbuild/protovalidate";
+import type { ConnectError } from "@connectrpc/connect";
+
+import { fail } from "../errors.ts";
+
+/** What it compiles of a message's rules is kept, so one serves all. */
+const validator = createValidator();
+
+/** Why a message is refused by the rules of its proto, naming each field; undefined where it keeps them. */
+export function brokenRules(schema: DescMessage, message: Message): ConnectError | undefined {
+  const result = validator.validate(schema, message);
+  if (result.kind === "valid") return undefined;
+  if (result.kind === "error") throw result.error;
+  const fields = result.violations.map((violation) => ({
+    field: pathToString(violation.field),
+    description: violation.message,
+    reason: violation.ruleId.toUpperCase().replaceAll(/[^A-Z0-9]+/g, "_"),
+  }));
+  const paths = fields.map(({ field }) => field).join(", ");
+  return fail("BAD_REQUEST", `The request breaks a rule: ${paths}`, { metadata: { fields: paths }, fields });
+}
