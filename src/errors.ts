@@ -31,7 +31,14 @@ const reasons = {
   USER_LOCKED: { code: Code.FailedPrecondition },
 
   // Manifests, and what their trees are made of.
+  MANIFEST_NOT_FOUND: { code: Code.NotFound },
+  MANIFEST_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  MANIFEST_NOT_DELETED: { code: Code.FailedPrecondition },
+  MANIFEST_ALREADY_ANCHORED: { code: Code.FailedPrecondition },
+  MANIFEST_ROOT_MISMATCH: { code: Code.FailedPrecondition },
+  MERKLE_ALGORITHM_NOT_SUPPORTED: { code: Code.FailedPrecondition },
   CHUNK_MISSING: { code: Code.FailedPrecondition },
+  CHUNK_OUT_OF_RANGE: { code: Code.OutOfRange },
 
   // Sessions.
   SESSION_NOT_FOUND: { code: Code.NotFound },

@@ -3,6 +3,7 @@ import type { Db } from "mongodb";
 
 import { fail } from "../errors.ts";
 import { cancellable } from "../schema/call-options.ts";
+import { merkleTree } from "./merkle.ts";
 
 /** What a Merkle tree and its manifest need of a chunk. */
 export interface ChunkLeaf {
@@ -54,6 +55,27 @@ export async function* chunkLeaves(
       });
     }
   }
+}
+
+/** What the first chunks of a session come to. */
+export interface ChunkTree {
+  readonly root: Uint8Array;
+  readonly totalSize: bigint;
+}
+
+/** The tree of the first `count` chunks of a session. Fails as `chunkLeaves` does. */
+export async function chunkTree(
+  db: Db,
+  session: { readonly sessionId: string; readonly count: number },
+  context: Context,
+): Promise<ChunkTree> {
+  const tree = merkleTree();
+  let totalSize = 0n;
+  for await (const { hash, sizeBytes } of chunkLeaves(db, session, context)) {
+    tree.append(hash);
+    totalSize += sizeBytes;
+  }
+  return { root: tree.root(), totalSize };
 }
 
 /** The index after a session's last chunk: how many chunks it has where none is missing. */

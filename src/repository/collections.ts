@@ -2,6 +2,7 @@ import type { DescMessage } from "@bufbuild/protobuf";
 import type { Db } from "mongodb";
 
 import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
+import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { TransactionInternalsSchema } from "../../gen/lucid/repository/v1/transaction_internals_pb.ts";
 import { TransactionSchema } from "../../gen/lucid/repository/v1/transaction_pb.ts";
@@ -17,6 +18,7 @@ export const storedMessages: readonly DescMessage[] = [
   UserSchema,
   UserCredentialsSchema,
   SessionSchema,
+  ManifestSchema,
   WalletSchema,
   WalletSecretsSchema,
   WalletBalanceSchema,

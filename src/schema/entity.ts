@@ -393,7 +393,7 @@ export function literal(value: unknown): unknown {
 }
 
 /** A filter for an etag; empty for none. */
-function matching(etag: string): Document {
+export function matching(etag: string): Document {
   // An etag that is none of this service's is that of no revision.
   return etag === "" ? {} : { revision: revisionOfEtag(etag) ?? -1n };
 }

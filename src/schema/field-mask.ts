@@ -10,7 +10,7 @@ import {
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import type { Document } from "bson";
 
-import { output_only } from "../../gen/lucid/options/v1/options_pb.ts";
+import { immutable, output_only } from "../../gen/lucid/options/v1/options_pb.ts";
 import { fail } from "../errors.ts";
 import { storedKind } from "./stored-field.ts";
 
@@ -19,9 +19,9 @@ export function isOutputOnly(field: DescField): boolean {
   return getOption(field, output_only);
 }
 
-/** The fields of a message that callers may set. */
-export function writableFields(schema: DescMessage): readonly DescField[] {
-  return schema.fields.filter((field) => !isOutputOnly(field));
+/** Whether an update may change a field. */
+function isChangeable(field: DescField): boolean {
+  return !isOutputOnly(field) && !getOption(field, immutable);
 }
 
 /** The same message without what only the service sets. */
@@ -43,22 +43,22 @@ export function valueAt(document: Document, path: string): unknown {
 
 /**
  * The paths that an update changes, in proto names, none of them below another. An empty mask stands for the fields that are set,
- * `*` for all; what is output only is left out. Fails with `BAD_REQUEST` for a path that the message does not have.
+ * `*` for all; what is output only or immutable is left out. Fails with `BAD_REQUEST` for a path that the message does not have.
  */
 export function maskedPaths<D extends DescMessage>(
   schema: D,
   message: MessageShape<D>,
   mask: FieldMask | undefined,
 ): readonly string[] {
-  const writable = writableFields(schema);
+  const changeable = schema.fields.filter(isChangeable);
   if (mask === undefined || mask.paths.length === 0) {
-    return writable.filter((field) => isFieldSet(message, field)).map(({ name }) => name);
+    return changeable.filter((field) => isFieldSet(message, field)).map(({ name }) => name);
   }
   if (mask.paths.includes("*")) {
     if (mask.paths.length > 1) throw wrong("*", "must stand alone");
-    return writable.map(({ name }) => name);
+    return changeable.map(({ name }) => name);
   }
-  const known = new Set(mask.paths.filter((path) => isWritable(schema, path)));
+  const known = new Set(mask.paths.filter((path) => isChangeablePath(schema, path)));
   return [...known].filter((path) => !ancestorsOf(path).some((ancestor) => known.has(ancestor)));
 }
 
@@ -68,16 +68,16 @@ function ancestorsOf(path: string): string[] {
   return names.slice(1).map((_, index) => names.slice(0, index + 1).join("."));
 }
 
-function isWritable(schema: DescMessage, path: string): boolean {
+function isChangeablePath(schema: DescMessage, path: string): boolean {
   let message: DescMessage | undefined = schema;
-  let writable = true;
+  let changeable = true;
   for (const name of path.split(".")) {
     const field: DescField | undefined = message?.fields.find((candidate) => candidate.name === name);
     if (field === undefined) throw wrong(path, "is not a field that can be updated by itself");
-    writable &&= !isOutputOnly(field);
+    changeable &&= isChangeable(field);
     message = field.fieldKind === "message" && storedKind(field) === "message" ? field.message : undefined;
   }
-  return writable;
+  return changeable;
 }
 
 function wrong(path: string, description: string) {

@@ -1,0 +1,95 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { Db } from "mongodb";
+
+import type { Manifest } from "../../gen/lucid/repository/v1/manifest_pb.ts";
+import type { ManifestService } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
+import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
+import { fail } from "../errors.ts";
+import { badRequest } from "../schema/refusals.ts";
+import { chunkLeaves } from "./chunk-leaves.ts";
+import { needKnownTree } from "./manifest-validation.ts";
+import { leafHash, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from "./merkle.ts";
+
+const algorithm = MerkleAlgorithm.RFC6962_SHA256;
+
+type Proofs = Pick<
+  ServiceImpl<typeof ManifestService>,
+  "getInclusionProof" | "getConsistencyProof" | "verifyInclusionProof" | "verifyConsistencyProof"
+>;
+
+/** Makes proofs from the chunks of a manifest's session, and checks proofs of anybody. */
+export function manifestProofs(
+  db: Db,
+  manifestOf: (manifestId: string, context: HandlerContext) => Promise<Manifest>,
+): Proofs {
+  async function* hashesOf(sessionId: string, count: number, context: HandlerContext): AsyncGenerator<Uint8Array> {
+    for await (const { hash } of chunkLeaves(db, { sessionId, count }, context)) yield hash;
+  }
+
+  return {
+    async getInclusionProof({ manifestId, chunkIndex }, context) {
+      const manifest = await manifestOf(manifestId, context);
+      needKnownTree(manifest);
+      const { sessionId, chunkCount } = manifest;
+      if (chunkIndex >= chunkCount) throw outOfRange(manifest, chunkIndex);
+      const place = { index: Number(chunkIndex), size: Number(chunkCount) };
+      const { proof, leaf, root } = await proveInclusion(hashesOf(sessionId, place.size, context), place);
+      const merkleRoot = hex(root);
+      needSameRoot(manifest, merkleRoot);
+      return {
+        proof: { algorithm, leafIndex: chunkIndex, treeSize: chunkCount, hashes: proof.hashes.map(hex) },
+        chunkHash: hex(leaf),
+        merkleRoot,
+      };
+    },
+
+    async getConsistencyProof({ manifestId, firstSize, secondSize: sent }, context) {
+      const manifest = await manifestOf(manifestId, context);
+      needKnownTree(manifest);
+      const { sessionId, chunkCount } = manifest;
+      const secondSize = sent === 0n ? chunkCount : sent;
+      if (firstSize > secondSize)
+        throw badRequest({ field: "first_size", description: `must be at most ${secondSize}` });
+      const sizes = { firstSize: Number(firstSize), secondSize: Number(secondSize) };
+      const made = await proveConsistency(hashesOf(sessionId, sizes.secondSize, context), sizes);
+      const [firstRoot, secondRoot] = [hex(made.firstRoot), hex(made.secondRoot)];
+      if (firstSize === chunkCount) needSameRoot(manifest, firstRoot);
+      if (secondSize === chunkCount) needSameRoot(manifest, secondRoot);
+      return { proof: { algorithm, firstSize, secondSize, hashes: made.proof.hashes.map(hex) }, firstRoot, secondRoot };
+    },
+
+    verifyInclusionProof({ proof, chunkHash, merkleRoot }) {
+      const { leafIndex = 0n, treeSize = 0n, hashes = [] } = proof ?? {};
+      const sent = { index: Number(leafIndex), size: Number(treeSize), hashes: hashes.map(bytes) };
+      return { valid: verifyInclusion(sent, { leaf: leafHash(bytes(chunkHash)), root: bytes(merkleRoot) }) };
+    },
+
+    verifyConsistencyProof({ proof, firstRoot, secondRoot }) {
+      const { firstSize = 0n, secondSize = 0n, hashes = [] } = proof ?? {};
+      const sent = { firstSize: Number(firstSize), secondSize: Number(secondSize), hashes: hashes.map(bytes) };
+      return { valid: verifyConsistency(sent, { firstRoot: bytes(firstRoot), secondRoot: bytes(secondRoot) }) };
+    },
+  };
+}
+
+function outOfRange({ manifestId, chunkCount }: Manifest, chunkIndex: bigint) {
+  return fail("CHUNK_OUT_OF_RANGE", `The manifest ${manifestId} has no chunk ${chunkIndex}`, {
+    metadata: { manifest_id: manifestId, chunk_index: String(chunkIndex), chunk_count: String(chunkCount) },
+  });
+}
+
+/** A proof that leads to another root than the manifest's would be of no use to who trusts the manifest. */
+function needSameRoot({ manifestId, merkleRoot }: Manifest, computed: string): void {
+  if (computed === merkleRoot) return;
+  throw fail("MANIFEST_ROOT_MISMATCH", `The chunks do not make the root of manifest ${manifestId}`, {
+    metadata: { manifest_id: manifestId, merkle_root: merkleRoot, computed_root: computed },
+  });
+}
+
+function hex(hash: Uint8Array): string {
+  return Buffer.from(hash).toString("hex");
+}
+
+function bytes(text: string): Uint8Array {
+  return Buffer.from(text, "hex");
+}
