@@ -4,6 +4,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
 import { ManifestService } from "../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
 import { TransactionService } from "../gen/lucid/repository/v1/transaction_service_pb.ts";
@@ -21,6 +22,7 @@ import { searchTarget } from "./backup/search/target.ts";
 import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
+import { blockService } from "./repository/block.ts";
 import { domainCollections } from "./repository/collections.ts";
 import { manifestService } from "./repository/manifest.ts";
 import { sessionService } from "./repository/session.ts";
@@ -110,6 +112,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(WalletService, walletService(repositories)),
     serve(TransactionService, transactionService(repositories)),
     serve(ManifestService, manifestService(repositories)),
+    serve(BlockService, blockService(repositories)),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };

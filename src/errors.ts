@@ -63,8 +63,12 @@ const reasons = {
 
   // Blocks.
   BLOCK_NOT_FOUND: { code: Code.NotFound },
+  BLOCK_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  BLOCK_NOT_LINKED: { code: Code.FailedPrecondition },
+  BLOCK_HAS_SUCCESSOR: { code: Code.FailedPrecondition },
   BLOCK_ORPHANED: { code: Code.FailedPrecondition },
   BLOCK_NOT_FINALIZED: { code: Code.FailedPrecondition },
+  CHAIN_EMPTY: { code: Code.NotFound },
 
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },

@@ -59,6 +59,8 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout.match(/"state": "JOB_STATE_SUCCEEDED"/g)?.length).toBeGreaterThanOrEqual(4);
       for (const target of ["lucid_restored.users", "restored-users"]) expect(stdout).toContain(`"target": "${target}`);
       expect(stdout).toContain("ada@example.com");
+      expect(stdout).toContain('"done": true');
+      expect(stdout).not.toContain("brokenLink");
       expect(stdout).not.toContain("JOB_STATE_FAILED");
     } finally {
       const ended = once(service, "exit");

@@ -1,6 +1,8 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Db } from "mongodb";
 
+import { BlockInternalsSchema } from "../../gen/lucid/repository/v1/block_internals_pb.ts";
+import { BlockSchema } from "../../gen/lucid/repository/v1/block_pb.ts";
 import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
 import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
@@ -26,6 +28,8 @@ export const storedMessages: readonly DescMessage[] = [
   HardwareDeviceSchema,
   TransactionSchema,
   TransactionInternalsSchema,
+  BlockSchema,
+  BlockInternalsSchema,
 ];
 
 /** Indexes of collections that are described by no message yet, and that statistics of users read. */

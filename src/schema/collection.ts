@@ -39,7 +39,8 @@ function storedIndex(index: Index): StoredIndex {
   // An absent field equals null; a partial index cannot ask for absence otherwise.
   const live = index.liveOnly ? [["deleted_at", null]] : [];
   const isTrue = index.trueOnly === "" ? [] : [[index.trueOnly, true]];
-  const filter = [...present, ...isTrue, ...live];
+  const absent = index.absent === "" ? [] : [[index.absent, null]];
+  const filter = [...present, ...isTrue, ...absent, ...live];
   return {
     name: [...key].map(([field, direction]) => `${field}_${direction}`).join("_"),
     key,

@@ -52,20 +52,40 @@ export async function createOnce(
   request: RequestMark | undefined,
   options: { maxTimeMS?: number },
 ): Promise<Created> {
-  const stored = request === undefined ? document : { ...document, _request: request };
+  const stored = marked(document, request);
   try {
     await collection.insertOne(stored, options);
     return { document: serialize(stored), isNew: true };
   } catch (error) {
     // A retry clashes in its natural keys as much as in its id, and the server names only one of them.
     if (request === undefined || duplicateKey(error) === undefined) throw error;
-    const found = await collection.findOne<Uint8Array>({ [requestIdKey]: request.id }, { ...options, raw: true });
+    const found = await createdBefore(collection, request, options, error);
     if (found === null) throw error;
-    const { _request: first } = deserialize(found, { promoteValues: false });
-    // It was found by its mark.
-    if (!isSame((first as RequestMark).digest, request.digest)) throw requestIdReused(request, error);
     return { document: found, isNew: false };
   }
+}
+
+/** A document with the mark of the call that creates it. */
+export function marked(document: Document, request: RequestMark | undefined): Document {
+  return request === undefined ? document : { ...document, _request: request };
+}
+
+/**
+ * The document that a call with the same id has created before, as it is now; null where there is none. Fails with
+ * `REQUEST_ID_REUSED` where that call said something else.
+ */
+export async function createdBefore(
+  collection: Collection,
+  request: RequestMark,
+  options: { maxTimeMS?: number },
+  cause?: unknown,
+): Promise<Uint8Array | null> {
+  const found = await collection.findOne<Uint8Array>({ [requestIdKey]: request.id }, { ...options, raw: true });
+  if (found === null) return null;
+  const { _request: first } = deserialize(found, { promoteValues: false });
+  // It was found by its mark.
+  if (!isSame((first as RequestMark).digest, request.digest)) throw requestIdReused(request, cause);
+  return found;
 }
 
 /** A document that is to be created with others. */
@@ -92,7 +112,7 @@ export async function createManyOnce(
   unique: readonly StoredIndex[],
   options: { maxTimeMS?: number },
 ): Promise<readonly CreatedOrRefused[]> {
-  const stored = items.map(({ document, mark }) => (mark === undefined ? document : { ...document, _request: mark }));
+  const stored = items.map(({ document, mark }) => marked(document, mark));
   const errors = await insertAll(collection, stored, options);
   const refused = [...errors].flatMap(([index, { code }]) => (code === 11_000 ? (items[index]?.mark ?? []) : []));
   const first = await marksOf(collection, refused, options);

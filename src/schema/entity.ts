@@ -98,6 +98,8 @@ export interface Entity {
   /** The same; fails with the reason for not found, naming `about`, stored names with their values. */
   get(filter: Filter<Document>, context: Context, about: Record<string, string>): Promise<Uint8Array>;
   notFound(about: Record<string, string>): ConnectError;
+  /** The refusal of a key that another has; metadata `field`. */
+  taken(field: string): ConnectError;
   /** Several live ones in the order of their ids, and the ids that there are not. */
   batch(ids: readonly string[], context: Context): Promise<{ documents: Uint8Array[]; missing: string[] }>;
   /** Stores a new one, with its times and first revision. Fails with the reason for taken keys, metadata `field`. */
@@ -107,6 +109,8 @@ export interface Entity {
    * would have failed; undefined where it is stored. Fails itself where that is not known.
    */
   insertMany(items: readonly NewDocument[], context: Context): Promise<readonly (ConnectError | undefined)[]>;
+  /** The document that `insert` stores for a new one: with its times, its first revision and the record of the call. */
+  made(document: Document, context: Context): Document;
   /** Changes one in a single statement. Returns it afterwards; null where the filter finds none. */
   change(id: string, change: Change, context: Context): Promise<Uint8Array | null>;
   /** Sets fields of a live one to expressions; fails where there is none. */
@@ -175,7 +179,7 @@ export function entity(options: EntityOptions): Entity {
     return field === undefined ? error : keyTaken(field, error);
   };
 
-  const keyTaken = (field: string, cause: unknown) =>
+  const keyTaken = (field: string, cause?: unknown) =>
     fail(reasons.alreadyExists, `There is another ${spoken(name)} with that ${field}`, {
       metadata: { field },
       fields: [{ field: `${name}.${field}`, description: "is taken" }],
@@ -266,6 +270,8 @@ export function entity(options: EntityOptions): Entity {
     find,
     get,
     notFound,
+    taken: (field) => keyTaken(field),
+    made: (document, context) => created(document, new Date(), context),
     change,
     step,
     whyNot,
