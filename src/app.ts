@@ -8,6 +8,7 @@ import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
 import { ManifestService } from "../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
 import { TransactionService } from "../gen/lucid/repository/v1/transaction_service_pb.ts";
+import { TrustPolicyService } from "../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
@@ -27,6 +28,7 @@ import { domainCollections } from "./repository/collections.ts";
 import { manifestService } from "./repository/manifest.ts";
 import { sessionService } from "./repository/session.ts";
 import { transactionService } from "./repository/transaction.ts";
+import { trustPolicyService } from "./repository/trust-policy.ts";
 import { userService } from "./repository/user.ts";
 import { walletService } from "./repository/wallet.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
@@ -113,6 +115,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(TransactionService, transactionService(repositories)),
     serve(ManifestService, manifestService(repositories)),
     serve(BlockService, blockService(repositories)),
+    serve(TrustPolicyService, trustPolicyService(repositories)),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };

@@ -69,6 +69,12 @@ const reasons = {
   BLOCK_ORPHANED: { code: Code.FailedPrecondition },
   BLOCK_NOT_FINALIZED: { code: Code.FailedPrecondition },
   CHAIN_EMPTY: { code: Code.NotFound },
+  // Trust policies.
+  TRUST_POLICY_NOT_FOUND: { code: Code.NotFound },
+  TRUST_POLICY_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  TRUST_POLICY_NOT_DELETED: { code: Code.FailedPrecondition },
+  TRUST_POLICY_PROTECTED: { code: Code.FailedPrecondition },
+  TRUST_POLICY_VERSION_NOT_FOUND: { code: Code.NotFound },
 
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },

@@ -8,6 +8,11 @@ import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { TransactionInternalsSchema } from "../../gen/lucid/repository/v1/transaction_internals_pb.ts";
 import { TransactionSchema } from "../../gen/lucid/repository/v1/transaction_pb.ts";
+import {
+  TrustPolicyActivitySchema,
+  TrustPolicySchema,
+  TrustPolicyVersionSchema,
+} from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { WalletBalanceSchema, WalletSchema, WalletTransactionSchema } from "../../gen/lucid/repository/v1/wallet_pb.ts";
@@ -30,6 +35,9 @@ export const storedMessages: readonly DescMessage[] = [
   TransactionInternalsSchema,
   BlockSchema,
   BlockInternalsSchema,
+  TrustPolicySchema,
+  TrustPolicyVersionSchema,
+  TrustPolicyActivitySchema,
 ];
 
 /** Indexes of collections that are described by no message yet, and that statistics of users read. */

@@ -70,6 +70,8 @@ export interface ListCall {
   readonly restrictions?: Restrictions;
   /** The order where the caller names none, as `order_by` has it. */
   readonly fallback: string;
+  /** What comes before all that the filter finds, as a raw document. */
+  readonly first?: Uint8Array;
   /** The request's message, which the page token is bound to. */
   readonly schema: DescMessage;
   readonly request: Message & { readonly pageSize: number; readonly pageToken: string; readonly orderBy?: string };
@@ -366,7 +368,7 @@ export async function listDocuments(
     id,
     pageTokens,
   }: Pick<EntityOptions, "schema" | "id" | "pageTokens"> & { collection: Collection },
-  { filter, restrictions = { equal: [] }, fallback, schema: requestSchema, request, part }: ListCall,
+  { filter, restrictions = { equal: [] }, fallback, first, schema: requestSchema, request, part }: ListCall,
   context: Context,
 ): Promise<Page> {
   const order = listOrder(schema, request.orderBy ?? "", restrictions, { id, fallback });
@@ -379,6 +381,7 @@ export async function listDocuments(
     token: request.pageToken,
     tokens: await pageTokens(),
     limits: cancellable(context),
+    ...(first !== undefined && { first }),
     ...(part !== undefined && { fields: part.fields.map(({ name: field }) => field) }),
   });
 }

@@ -6,6 +6,11 @@ export function dateAtOrAfter({ seconds, nanos }: Timestamp): Date {
   return new Date(Number(seconds) * 1000 + Math.ceil(nanos / 1_000_000));
 }
 
+/** At or before a time means at or before this one. */
+export function dateAtOrBefore({ seconds, nanos }: Timestamp): Date {
+  return new Date(Number(seconds) * 1000 + Math.floor(nanos / 1_000_000));
+}
+
 /** A filter for times from one, included, and before another, excluded; undefined where neither is set. */
 export function timeRange(from: Timestamp | undefined, before: Timestamp | undefined): Document | undefined {
   if (from === undefined && before === undefined) return undefined;

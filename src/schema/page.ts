@@ -19,6 +19,8 @@ export interface PageRequest {
   /** Of the page before; empty for the first page. */
   readonly token: string;
   readonly tokens: PageTokens;
+  /** What comes before all that the filter finds, without being among it. */
+  readonly first?: Uint8Array;
   readonly limits: { maxTimeMS?: number; signal: AbortSignal };
   /** Stored names of the fields to read; all where there are none. */
   readonly fields?: readonly string[];
@@ -41,7 +43,7 @@ export async function readPage(
     ...(fields !== undefined && { projection: included([...fields, ...Object.keys(order.sort)]) }),
     ...limits,
   });
-  const { documents, more } = await take(cursor, size);
+  const { documents, more } = await take(cursor, size, token === "" ? request.first : undefined);
   const last = documents.at(-1);
   return { documents, nextPageToken: more && last !== undefined ? tokens.encode(query, positionOf(order, last)) : "" };
 }
@@ -51,11 +53,12 @@ function included(fields: readonly string[]): Document {
 }
 
 /** Takes up to `size` documents, fewer where they are large, and sees whether there are more. */
-async function take(cursor: FindCursor<Uint8Array>, size: number) {
+async function take(cursor: FindCursor<Uint8Array>, size: number, first: Uint8Array | undefined) {
+  const documents = first === undefined ? [] : [first];
+  let bytes = first?.byteLength ?? 0;
   // One more than wanted tells whether the page is the last one; the server closes a batch that has room for yet another.
-  await using found = cursor.limit(size + 1).batchSize(size + 2);
-  const documents: Uint8Array[] = [];
-  let bytes = 0;
+  const wanted = size + 1 - documents.length;
+  await using found = cursor.limit(wanted).batchSize(wanted + 1);
   for (let next = await found.next(); next !== null; next = await found.next()) {
     for (const document of [next, ...found.readBufferedDocuments()]) {
       bytes += document.byteLength;

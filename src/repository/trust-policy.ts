@@ -1,0 +1,209 @@
+import { randomUUIDv7 } from "node:crypto";
+
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { Document } from "bson";
+
+import {
+  type TrustPolicy,
+  TrustPolicySchema,
+  TrustPolicyStatus,
+  TrustPolicyStatusSchema,
+} from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
+import * as rpc from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
+import { fail } from "../errors.ts";
+import { codecFor } from "../schema/codec.ts";
+import { requestMark } from "../schema/create-once.ts";
+import { entity, literal } from "../schema/entity.ts";
+import { maskedPaths, onlyWritable, valueAt } from "../schema/field-mask.ts";
+import { dateAtOrBefore } from "../schema/filters.ts";
+import { badRequest } from "../schema/refusals.ts";
+import { stateMachine } from "../schema/state-machine.ts";
+import type { Repositories } from "./collections.ts";
+import { checkEffectiveTime, documentOf, prepared } from "./trust-policy-document.ts";
+import { filterOf } from "./trust-policy-query.ts";
+import { nextVersion, policyVersions } from "./trust-policy-versions.ts";
+
+const codec = codecFor(TrustPolicySchema);
+
+const { DRAFT, ACTIVE, INACTIVE, SUSPENDED, EXPIRED, REVOKED } = TrustPolicyStatus;
+
+/** The life of a policy, as its proto has it. */
+const machine = stateMachine(TrustPolicyStatusSchema, {
+  [DRAFT]: [ACTIVE, REVOKED],
+  [ACTIVE]: [INACTIVE, SUSPENDED, EXPIRED, REVOKED],
+  [INACTIVE]: [DRAFT, ACTIVE, EXPIRED, REVOKED],
+  [SUSPENDED]: [ACTIVE, INACTIVE, EXPIRED, REVOKED],
+  [EXPIRED]: [ACTIVE, REVOKED],
+  [REVOKED]: [],
+});
+
+/** Keeps trust policies. Whatever changes one makes a new version of it, after the one before was put aside. */
+export function trustPolicyService(options: Repositories): ServiceImpl<typeof rpc.TrustPolicyService> {
+  const policies = entity({
+    db: options.db,
+    schema: TrustPolicySchema,
+    id: "policy_id",
+    name: "trust_policy",
+    reasons: {
+      notFound: "TRUST_POLICY_NOT_FOUND",
+      alreadyExists: "TRUST_POLICY_ALREADY_EXISTS",
+      notDeleted: "TRUST_POLICY_NOT_DELETED",
+    },
+    ready: options.collections.ready,
+    pageTokens: options.pageTokens,
+  });
+  const versions = policyVersions(options);
+
+  const live = async (policyId: string, context: HandlerContext) =>
+    policies.get(policies.live(policyId), context, { policy_id: policyId });
+  const liveOrDeleted = async (policyId: string, context: HandlerContext) =>
+    policies.get({ policy_id: policyId }, context, { policy_id: policyId });
+
+  const protect = ({ policyId, isSystemPolicy }: TrustPolicy) => {
+    if (!isSystemPolicy) return;
+    throw fail("TRUST_POLICY_PROTECTED", `The trust policy ${policyId} is a system policy, which cannot be deleted`, {
+      metadata: { policy_id: policyId },
+    });
+  };
+
+  return {
+    async createTrustPolicy(request, context) {
+      const policy = prepared(onlyWritable(TrustPolicySchema, request.trustPolicy ?? codec.decode({})));
+      policy.policyId = randomUUIDv7();
+      policy.version = 1n;
+      policy.versionTime = timestampFromDate(new Date());
+      checkEffectiveTime(policy);
+      const document = documentOf(policy, () => true);
+      const mark = requestMark(rpc.CreateTrustPolicyRequestSchema, request);
+      const { document: stored } = await policies.insert(document, context, mark);
+      return { trustPolicy: codec.decode(stored) };
+    },
+
+    async getTrustPolicy({ policyId, version, showDeleted }, context) {
+      const find = showDeleted ? liveOrDeleted : live;
+      const policy = codec.decode(await find(policyId, context));
+      return { trustPolicy: version === undefined ? policy : await versions.get(policy, version, context) };
+    },
+
+    async getTrustPolicyAsOf({ policyId, asOfTime }, context) {
+      const time = asOfTime === undefined ? new Date() : dateAtOrBefore(asOfTime);
+      const policy = codec.decode(await liveOrDeleted(policyId, context));
+      const found = await versions.asOf(policy, time, context);
+      if (found === undefined || found.deletedAt !== undefined) throw policies.notFound({ policy_id: policyId });
+      return { trustPolicy: found };
+    },
+
+    async listTrustPolicyVersions(request, context) {
+      const policy = codec.decode(await liveOrDeleted(request.policyId, context));
+      const { policies: found, nextPageToken } = await versions.list(policy, request, context);
+      return { trustPolicies: found, nextPageToken };
+    },
+
+    async listTrustPolicies(request, context) {
+      const query = filterOf(request.filter, request.showDeleted);
+      const schema = rpc.ListTrustPoliciesRequestSchema;
+      const { documents, nextPageToken } = await policies.list(
+        { ...query, fallback: "created_at desc", schema, request },
+        context,
+      );
+      return { trustPolicies: documents.map((document) => codec.decode(document)), nextPageToken };
+    },
+
+    async updateTrustPolicy({ trustPolicy: sent, updateMask, etag }, context) {
+      if (sent === undefined) throw badRequest({ field: "trust_policy", description: "must be set" });
+      const { policyId } = sent;
+      const fields = maskedPaths(TrustPolicySchema, sent, updateMask).filter((path) => path !== "is_system_policy");
+      const isChanged = (name: string) => fields.some((path) => path.split(".", 1)[0] === name);
+      const document = documentOf(prepared(onlyWritable(TrustPolicySchema, sent)), isChanged);
+      const set: Document = Object.fromEntries(fields.map((path) => [path, literal(valueAt(document, path))]));
+      const changed = await versions.change(
+        {
+          policyId,
+          etag,
+          read: () => live(policyId, context),
+          async write(policy, filter) {
+            if (fields.length === 0) return policies.find({ ...policies.live(policyId), ...filter }, context);
+            const { effectiveFrom, effectiveUntil } = sent;
+            checkEffectiveTime({
+              ...policy,
+              ...(isChanged("effective_from") && { effectiveFrom }),
+              ...(isChanged("effective_until") && { effectiveUntil }),
+            });
+            const now = new Date();
+            const stages = [{ $set: { ...set, ...nextVersion(now) } }];
+            return policies.change(policyId, { stages, filter: { deleted_at: null, ...filter }, fields, now }, context);
+          },
+        },
+        context,
+      );
+      return { trustPolicy: changed };
+    },
+
+    async setTrustPolicyStatus({ policyId, status, etag }, context) {
+      const changed = await versions.change(
+        {
+          policyId,
+          etag,
+          read: () => live(policyId, context),
+          async write(_policy, filter) {
+            const now = new Date();
+            return policies.step(policyId, { machine, to: status, set: nextVersion(now), filter, now }, context);
+          },
+        },
+        context,
+      );
+      return { trustPolicy: changed };
+    },
+
+    async deleteTrustPolicy({ policyId, etag, validateOnly }, context) {
+      if (validateOnly) {
+        const policy = codec.decode(await policies.delete(policyId, { etag, validateOnly }, context));
+        protect(policy);
+        return { trustPolicy: policy };
+      }
+      const deleted = await versions.change(
+        {
+          policyId,
+          etag,
+          read: () => live(policyId, context),
+          async write(policy, filter) {
+            // Nothing changes whether it is one.
+            protect(policy);
+            const now = new Date();
+            const stages = [{ $set: { deleted_at: now, ...nextVersion(now) } }];
+            return policies.change(policyId, { stages, filter: { deleted_at: null, ...filter }, now }, context);
+          },
+        },
+        context,
+      );
+      return { trustPolicy: deleted };
+    },
+
+    async undeleteTrustPolicy({ policyId, etag }, context) {
+      const undeleted = await versions.change(
+        {
+          policyId,
+          etag,
+          read: () => liveOrDeleted(policyId, context),
+          async write({ deletedAt }, filter) {
+            if (deletedAt === undefined) {
+              throw fail("TRUST_POLICY_NOT_DELETED", `The trust policy ${policyId} is not deleted`, {
+                metadata: { policy_id: policyId },
+              });
+            }
+            const now = new Date();
+            const stages = [{ $unset: "deleted_at" }, { $set: nextVersion(now) }];
+            return policies.change(
+              policyId,
+              { stages, filter: { deleted_at: { $ne: null }, ...filter }, now },
+              context,
+            );
+          },
+        },
+        context,
+      );
+      return { trustPolicy: undeleted };
+    },
+  };
+}
