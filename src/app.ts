@@ -24,7 +24,7 @@ import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
 import { blockService } from "./repository/block.ts";
-import { domainCollections } from "./repository/collections.ts";
+import { countedStates, domainCollections } from "./repository/collections.ts";
 import { manifestService } from "./repository/manifest.ts";
 import { sessionService } from "./repository/session.ts";
 import { transactionService } from "./repository/transaction.ts";
@@ -89,8 +89,11 @@ export async function start(config: Config, log: Logger): Promise<App> {
 
   const repositories = {
     db: mongodb.domain,
-    collections: domainCollections(mongodb.domain, (conflict) =>
-      log.warn(conflict, "A collection is not as it should be"),
+    collections: parts.use(
+      domainCollections(mongodb.domain, (conflict) => log.warn(conflict, "A collection is not as it should be"), {
+        failed: (err) => log.warn({ err }, "The collections could not be seen to yet"),
+        done: (report) => log.info(countedStates(report), "The collections were seen to"),
+      }),
     ),
     pageTokens: sharedPageTokens(config.server.pageTokenSecret, mongodb.system),
   };
@@ -108,7 +111,16 @@ export async function start(config: Config, log: Logger): Promise<App> {
         translate: translateStoreError,
       }),
     ),
-    serve(MonitoringService, monitoringService({ stores, monitor, latency, draining: draining.signal })),
+    serve(
+      MonitoringService,
+      monitoringService({
+        stores,
+        monitor,
+        latency,
+        collections: repositories.collections,
+        draining: draining.signal,
+      }),
+    ),
     serve(SessionService, sessionService(repositories)),
     serve(UserService, userService({ ...repositories, settings: config.users })),
     serve(WalletService, walletService(repositories)),
@@ -141,10 +153,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
   const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
   jobs.start();
-  // Whoever writes first tries again.
-  repositories.collections
-    .refresh()
-    .catch((err: unknown) => log.warn({ err }, "The collections could not be seen to yet"));
+  void repositories.collections.refresh();
   log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");
 
   const running = parts.move();

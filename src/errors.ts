@@ -78,6 +78,7 @@ const reasons = {
 
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
+  COLLECTION_NOT_READY: { code: Code.Unavailable, registry: "LUCID_ERR_5003" },
   STORE_REFUSED: { code: Code.FailedPrecondition },
   STORE_CONFLICT: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
   DOCUMENT_INVALID: { code: Code.FailedPrecondition },

@@ -4,6 +4,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import {
+  EnsuredState,
   HealthStatus,
   type MonitoringService,
   type OperationPerformanceSchema,
@@ -19,11 +20,23 @@ import { abortable, pause } from "../stores/waiting.ts";
 import { sampled } from "./sampled.ts";
 import { mongodbStats, redisStats, searchStats } from "./store-stats.ts";
 
+/** How a collection stands: its validator and indexes. */
+interface CollectionReport {
+  readonly collection: string;
+  readonly things: readonly {
+    readonly name: string;
+    readonly state: keyof typeof ensuredStates;
+    readonly problem?: string;
+  }[];
+}
+
 /** What the handlers need. */
 export interface MonitoringOptions {
   readonly stores: Stores;
   readonly monitor: HealthMonitor;
   readonly latency: LatencyRecorder;
+  /** Tells how the domain's collections stand. */
+  readonly collections: { report(): readonly CollectionReport[] };
   /** Aborted when the process stops taking calls: watches end. */
   readonly draining: AbortSignal;
 }
@@ -49,6 +62,7 @@ export function monitoringService({
   stores,
   monitor,
   latency,
+  collections,
   draining,
 }: MonitoringOptions): ServiceImpl<typeof MonitoringService> {
   // Checks have a deadline of their own, so nobody needs to end them.
@@ -111,6 +125,16 @@ export function monitoringService({
         })),
       };
     },
+
+    getCollections({ states }) {
+      const found = collections.report().map(({ collection, things }) => ({
+        collection,
+        things: things
+          .map(({ name, state, problem }) => ({ name, state: ensuredStates[state], problem: problem ?? "" }))
+          .filter(({ state }) => states.length === 0 || states.includes(state)),
+      }));
+      return { collections: found.filter(({ things }) => things.length > 0) };
+    },
   };
 }
 
@@ -165,6 +189,14 @@ async function askStats(
       return { case: name, value: await searchStats(stores.search, signal) };
   }
 }
+
+const ensuredStates = {
+  waiting: EnsuredState.WAITING,
+  building: EnsuredState.BUILDING,
+  created: EnsuredState.CREATED,
+  existing: EnsuredState.EXISTING,
+  conflicting: EnsuredState.CONFLICTING,
+} as const;
 
 const statuses = {
   healthy: HealthStatus.HEALTHY,

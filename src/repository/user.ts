@@ -68,7 +68,7 @@ export function userService(
       user.userId = randomUUIDv7();
       const document = documentOf(user, () => true);
       const mark = requestMark(rpc.CreateUserRequestSchema, request);
-      await collections.ready();
+      await collections.ready(UserCredentialsSchema);
       const owner = { user_id: user.userId };
       const insert = () => users.insert(document, context, mark);
       const { document: stored } = await credentials.create(owner, request.credentials, insert, context);
@@ -123,7 +123,7 @@ export function userService(
     },
 
     async setUserCredentials({ userId, credentials: sent }, context) {
-      await collections.ready();
+      await collections.ready(UserCredentialsSchema);
       await users.get(users.live(userId), context, { user_id: userId });
       await credentials.replace({ user_id: userId }, sent, context);
       return {};

@@ -101,7 +101,7 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
       wallet.status = ACTIVE;
       const document = walletDocument(wallet, () => true);
       const mark = requestMark(rpc.CreateWalletRequestSchema, request);
-      await collections.ready();
+      await collections.ready(WalletSecretsSchema);
       const user = await users.findOne(
         { user_id: userId, deleted_at: null },
         { projection: { _id: 1 }, ...deadlineOf(context) },
@@ -206,7 +206,7 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
     },
 
     async setWalletSecrets({ walletId, secrets: sent }, context) {
-      await collections.ready();
+      await collections.ready(WalletSecretsSchema);
       const wallet = codec.decode(await wallets.get(wallets.live(walletId), context, { wallet_id: walletId }));
       await secrets.replace({ wallet_id: walletId, user_id: wallet.userId }, sent, context);
       return {};

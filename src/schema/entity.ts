@@ -35,8 +35,8 @@ export interface EntityOptions {
   readonly name: string;
   /** `notDeleted` where one can be undeleted. */
   readonly reasons: { readonly notFound: Reason; readonly alreadyExists: Reason; readonly notDeleted?: Reason };
-  /** Sees to the collections; a writer waits for it. */
-  readonly ready: () => Promise<void>;
+  /** Sees to the collection of a message; a writer waits for it. */
+  readonly ready: (schema: DescMessage) => Promise<void>;
   readonly pageTokens: () => Promise<PageTokens>;
 }
 
@@ -197,7 +197,7 @@ export function entity(options: EntityOptions): Entity {
     });
 
   const change = async (id: string, { stages, filter, fields, now = new Date() }: Change, context: Context) => {
-    await ready();
+    await ready(schema);
     const record = audited(id, context, fields);
     const pipeline = [
       ...stages,
@@ -287,7 +287,7 @@ export function entity(options: EntityOptions): Entity {
     },
 
     async insert(document, context, mark) {
-      await ready();
+      await ready(schema);
       try {
         return await createOnce(collection, created(document, new Date(), context), mark, deadlineOf(context));
       } catch (error) {
@@ -296,7 +296,7 @@ export function entity(options: EntityOptions): Entity {
     },
 
     async insertMany(items, context) {
-      await ready();
+      await ready(schema);
       const now = new Date();
       const made = items.map(({ document, mark }) => ({ document: created(document, now, context), mark }));
       const { indexes } = collectionOf(schema);

@@ -30,13 +30,14 @@ let users: Entity;
 beforeAll(async () => {
   client = await MongoClient.connect(storeAddresses().mongodbUri);
   const db = client.db(uniqueName("states"), { useBigInt64: true });
+  const collections = domainCollections(db, ({ name }) => expect.unreachable(name));
   users = entity({
     db,
     schema: UserSchema,
     id: "user_id",
     name: "user",
     reasons: { notFound: "USER_NOT_FOUND", alreadyExists: "USER_ALREADY_EXISTS", notDeleted: "USER_NOT_DELETED" },
-    ready: () => domainCollections(db, () => undefined).ready(),
+    ready: (schema) => collections.ready(schema),
     pageTokens: async () => pageTokens("a secret that is long enough for tests"),
   });
 });

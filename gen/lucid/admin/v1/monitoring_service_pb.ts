@@ -15,7 +15,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/admin/v1/monitoring_service.proto.
  */
 export const file_lucid_admin_v1_monitoring_service: GenFile = /*@__PURE__*/
-  fileDesc("CidsdWNpZC9hZG1pbi92MS9tb25pdG9yaW5nX3NlcnZpY2UucHJvdG8SDmx1Y2lkLmFkbWluLnYxIpoCCgtTdG9yZUhlYWx0aBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEiwKBnN0YXR1cxgCIAEoDjIcLmx1Y2lkLmFkbWluLnYxLkhlYWx0aFN0YXR1cxIPCgdwcm9kdWN0GAMgASgJEg8KB3ZlcnNpb24YBCABKAkSKgoHbGF0ZW5jeRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgpjaGVja190aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwcm9ibGVtGAcgASgJEigKB2RldGFpbHMYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IhIKEEdldEhlYWx0aFJlcXVlc3QibgoRR2V0SGVhbHRoUmVzcG9uc2USLAoGc3RhdHVzGAEgASgOMhwubHVjaWQuYWRtaW4udjEuSGVhbHRoU3RhdHVzEisKBnN0b3JlcxgCIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlN0b3JlSGVhbHRoIkkKFUdldFN0b3JlSGVhbHRoUmVxdWVzdBIwCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlQgq6SAeCAQQQASAAIkUKFkdldFN0b3JlSGVhbHRoUmVzcG9uc2USKwoGaGVhbHRoGAEgASgLMhsubHVjaWQuYWRtaW4udjEuU3RvcmVIZWFsdGgiXAoSV2F0Y2hIZWFsdGhSZXF1ZXN0EkYKEmhlYXJ0YmVhdF9pbnRlcnZhbBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIoMBChNXYXRjaEhlYWx0aFJlc3BvbnNlEiwKBnN0YXR1cxgBIAEoDjIcLmx1Y2lkLmFkbWluLnYxLkhlYWx0aFN0YXR1cxIrCgZzdG9yZXMYAiADKAsyGy5sdWNpZC5hZG1pbi52MS5TdG9yZUhlYWx0aBIRCgloZWFydGJlYXQYAyABKAgikwIKDE1vbmdvZGJTdGF0cxIRCglkYXRhYmFzZXMYASABKAMSEwoLY29sbGVjdGlvbnMYAiABKAMSEQoJZG9jdW1lbnRzGAMgASgDEhIKCmRhdGFfYnl0ZXMYBCABKAMSFQoNc3RvcmFnZV9ieXRlcxgFIAEoAxITCgtpbmRleF9ieXRlcxgGIAEoAxITCgtjb25uZWN0aW9ucxgHIAEoAxJACgpvcGVyYXRpb25zGAggAygLMiwubHVjaWQuYWRtaW4udjEuTW9uZ29kYlN0YXRzLk9wZXJhdGlvbnNFbnRyeRoxCg9PcGVyYXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASL5AQoKUmVkaXNTdGF0cxIMCgRrZXlzGAEgASgDEgwKBGhpdHMYAiABKAMSDgoGbWlzc2VzGAMgASgDEhAKCGhpdF9yYXRlGAQgASgBEhkKEXVzZWRfbWVtb3J5X2J5dGVzGAUgASgDEhkKEXBlYWtfbWVtb3J5X2J5dGVzGAYgASgDEhgKEG1heF9tZW1vcnlfYnl0ZXMYByABKAMSHQoVb3BlcmF0aW9uc19wZXJfc2Vjb25kGAggASgDEhMKC2Nvbm5lY3Rpb25zGAkgASgDEikKBnVwdGltZRgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJzCgtTZWFyY2hTdGF0cxIPCgdpbmRpY2VzGAEgASgDEhEKCWRvY3VtZW50cxgCIAEoAxIVCg1zdG9yYWdlX2J5dGVzGAMgASgDEhIKCmRhdGFfbm9kZXMYBCABKAMSFQoNYWN0aXZlX3NoYXJkcxgFIAEoAyKIAgoKU3RvcmVTdGF0cxIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEi8KC3NhbXBsZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgdtb25nb2RiGAMgASgLMhwubHVjaWQuYWRtaW4udjEuTW9uZ29kYlN0YXRzSAASKwoFcmVkaXMYBCABKAsyGi5sdWNpZC5hZG1pbi52MS5SZWRpc1N0YXRzSAASLQoGc2VhcmNoGAUgASgLMhsubHVjaWQuYWRtaW4udjEuU2VhcmNoU3RhdHNIABINCgVlcnJvchgGIAEoCUIHCgVzdGF0cyJNCg9HZXRTdGF0c1JlcXVlc3QSOgoGc3RvcmVzGAEgAygOMhUubHVjaWQuYWRtaW4udjEuU3RvcmVCE7pIEJIBDRADGAEiB4IBBBABIAAiPgoQR2V0U3RhdHNSZXNwb25zZRIqCgZzdG9yZXMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5TdG9yZVN0YXRzIo0BChFXYXRjaFN0YXRzUmVxdWVzdBI6CgZzdG9yZXMYASADKA4yFS5sdWNpZC5hZG1pbi52MS5TdG9yZUITukgQkgENEAMYASIHggEEEAEgABI8CghpbnRlcnZhbBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIkAKEldhdGNoU3RhdHNSZXNwb25zZRIqCgZzdG9yZXMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5TdG9yZVN0YXRzIoECChRPcGVyYXRpb25QZXJmb3JtYW5jZRIRCglvcGVyYXRpb24YASABKAkSDQoFY291bnQYAiABKAMSDgoGZXJyb3JzGAMgASgDEhcKD3JhdGVfcGVyX3NlY29uZBgEIAEoARImCgNwNTAYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SJgoDcDkwGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiYKA3A5ORgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhImCgNtYXgYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24icgoQU3RvcmVQZXJmb3JtYW5jZRIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEjgKCm9wZXJhdGlvbnMYAiADKAsyJC5sdWNpZC5hZG1pbi52MS5PcGVyYXRpb25QZXJmb3JtYW5jZSJTChVHZXRQZXJmb3JtYW5jZVJlcXVlc3QSOgoGd2luZG93GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwiQHDICCAoirQEKFkdldFBlcmZvcm1hbmNlUmVzcG9uc2USKQoGd2luZG93GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjYKCHJlcXVlc3RzGAIgAygLMiQubHVjaWQuYWRtaW4udjEuT3BlcmF0aW9uUGVyZm9ybWFuY2USMAoGc3RvcmVzGAMgAygLMiAubHVjaWQuYWRtaW4udjEuU3RvcmVQZXJmb3JtYW5jZSqBAQoMSGVhbHRoU3RhdHVzEh0KGUhFQUxUSF9TVEFUVVNfVU5TUEVDSUZJRUQQABIZChVIRUFMVEhfU1RBVFVTX0hFQUxUSFkQARIaChZIRUFMVEhfU1RBVFVTX0RFR1JBREVEEAISGwoXSEVBTFRIX1NUQVRVU19VTkhFQUxUSFkQAzLFBAoRTW9uaXRvcmluZ1NlcnZpY2USVQoJR2V0SGVhbHRoEiAubHVjaWQuYWRtaW4udjEuR2V0SGVhbHRoUmVxdWVzdBohLmx1Y2lkLmFkbWluLnYxLkdldEhlYWx0aFJlc3BvbnNlIgOQAgESZAoOR2V0U3RvcmVIZWFsdGgSJS5sdWNpZC5hZG1pbi52MS5HZXRTdG9yZUhlYWx0aFJlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5HZXRTdG9yZUhlYWx0aFJlc3BvbnNlIgOQAgESXQoLV2F0Y2hIZWFsdGgSIi5sdWNpZC5hZG1pbi52MS5XYXRjaEhlYWx0aFJlcXVlc3QaIy5sdWNpZC5hZG1pbi52MS5XYXRjaEhlYWx0aFJlc3BvbnNlIgOQAgEwARJSCghHZXRTdGF0cxIfLmx1Y2lkLmFkbWluLnYxLkdldFN0YXRzUmVxdWVzdBogLmx1Y2lkLmFkbWluLnYxLkdldFN0YXRzUmVzcG9uc2UiA5ACARJaCgpXYXRjaFN0YXRzEiEubHVjaWQuYWRtaW4udjEuV2F0Y2hTdGF0c1JlcXVlc3QaIi5sdWNpZC5hZG1pbi52MS5XYXRjaFN0YXRzUmVzcG9uc2UiA5ACATABEmQKDkdldFBlcmZvcm1hbmNlEiUubHVjaWQuYWRtaW4udjEuR2V0UGVyZm9ybWFuY2VSZXF1ZXN0GiYubHVjaWQuYWRtaW4udjEuR2V0UGVyZm9ybWFuY2VSZXNwb25zZSIDkAIBQoYBChJjb20ubHVjaWQuYWRtaW4udjFCFk1vbml0b3JpbmdTZXJ2aWNlUHJvdG9QAaICA0xBWKoCDkx1Y2lkLkFkbWluLlYxygIOTHVjaWRcQWRtaW5cVjHiAhpMdWNpZFxBZG1pblxWMVxHUEJNZXRhZGF0YeoCEEx1Y2lkOjpBZG1pbjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_lucid_admin_v1_common]);
+  fileDesc("CidsdWNpZC9hZG1pbi92MS9tb25pdG9yaW5nX3NlcnZpY2UucHJvdG8SDmx1Y2lkLmFkbWluLnYxIpoCCgtTdG9yZUhlYWx0aBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEiwKBnN0YXR1cxgCIAEoDjIcLmx1Y2lkLmFkbWluLnYxLkhlYWx0aFN0YXR1cxIPCgdwcm9kdWN0GAMgASgJEg8KB3ZlcnNpb24YBCABKAkSKgoHbGF0ZW5jeRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgpjaGVja190aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwcm9ibGVtGAcgASgJEigKB2RldGFpbHMYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IhIKEEdldEhlYWx0aFJlcXVlc3QibgoRR2V0SGVhbHRoUmVzcG9uc2USLAoGc3RhdHVzGAEgASgOMhwubHVjaWQuYWRtaW4udjEuSGVhbHRoU3RhdHVzEisKBnN0b3JlcxgCIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlN0b3JlSGVhbHRoIkkKFUdldFN0b3JlSGVhbHRoUmVxdWVzdBIwCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlQgq6SAeCAQQQASAAIkUKFkdldFN0b3JlSGVhbHRoUmVzcG9uc2USKwoGaGVhbHRoGAEgASgLMhsubHVjaWQuYWRtaW4udjEuU3RvcmVIZWFsdGgiXAoSV2F0Y2hIZWFsdGhSZXF1ZXN0EkYKEmhlYXJ0YmVhdF9pbnRlcnZhbBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIoMBChNXYXRjaEhlYWx0aFJlc3BvbnNlEiwKBnN0YXR1cxgBIAEoDjIcLmx1Y2lkLmFkbWluLnYxLkhlYWx0aFN0YXR1cxIrCgZzdG9yZXMYAiADKAsyGy5sdWNpZC5hZG1pbi52MS5TdG9yZUhlYWx0aBIRCgloZWFydGJlYXQYAyABKAgikwIKDE1vbmdvZGJTdGF0cxIRCglkYXRhYmFzZXMYASABKAMSEwoLY29sbGVjdGlvbnMYAiABKAMSEQoJZG9jdW1lbnRzGAMgASgDEhIKCmRhdGFfYnl0ZXMYBCABKAMSFQoNc3RvcmFnZV9ieXRlcxgFIAEoAxITCgtpbmRleF9ieXRlcxgGIAEoAxITCgtjb25uZWN0aW9ucxgHIAEoAxJACgpvcGVyYXRpb25zGAggAygLMiwubHVjaWQuYWRtaW4udjEuTW9uZ29kYlN0YXRzLk9wZXJhdGlvbnNFbnRyeRoxCg9PcGVyYXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASL5AQoKUmVkaXNTdGF0cxIMCgRrZXlzGAEgASgDEgwKBGhpdHMYAiABKAMSDgoGbWlzc2VzGAMgASgDEhAKCGhpdF9yYXRlGAQgASgBEhkKEXVzZWRfbWVtb3J5X2J5dGVzGAUgASgDEhkKEXBlYWtfbWVtb3J5X2J5dGVzGAYgASgDEhgKEG1heF9tZW1vcnlfYnl0ZXMYByABKAMSHQoVb3BlcmF0aW9uc19wZXJfc2Vjb25kGAggASgDEhMKC2Nvbm5lY3Rpb25zGAkgASgDEikKBnVwdGltZRgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJzCgtTZWFyY2hTdGF0cxIPCgdpbmRpY2VzGAEgASgDEhEKCWRvY3VtZW50cxgCIAEoAxIVCg1zdG9yYWdlX2J5dGVzGAMgASgDEhIKCmRhdGFfbm9kZXMYBCABKAMSFQoNYWN0aXZlX3NoYXJkcxgFIAEoAyKIAgoKU3RvcmVTdGF0cxIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEi8KC3NhbXBsZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgdtb25nb2RiGAMgASgLMhwubHVjaWQuYWRtaW4udjEuTW9uZ29kYlN0YXRzSAASKwoFcmVkaXMYBCABKAsyGi5sdWNpZC5hZG1pbi52MS5SZWRpc1N0YXRzSAASLQoGc2VhcmNoGAUgASgLMhsubHVjaWQuYWRtaW4udjEuU2VhcmNoU3RhdHNIABINCgVlcnJvchgGIAEoCUIHCgVzdGF0cyJNCg9HZXRTdGF0c1JlcXVlc3QSOgoGc3RvcmVzGAEgAygOMhUubHVjaWQuYWRtaW4udjEuU3RvcmVCE7pIEJIBDRADGAEiB4IBBBABIAAiPgoQR2V0U3RhdHNSZXNwb25zZRIqCgZzdG9yZXMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5TdG9yZVN0YXRzIo0BChFXYXRjaFN0YXRzUmVxdWVzdBI6CgZzdG9yZXMYASADKA4yFS5sdWNpZC5hZG1pbi52MS5TdG9yZUITukgQkgENEAMYASIHggEEEAEgABI8CghpbnRlcnZhbBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIkAKEldhdGNoU3RhdHNSZXNwb25zZRIqCgZzdG9yZXMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5TdG9yZVN0YXRzIoECChRPcGVyYXRpb25QZXJmb3JtYW5jZRIRCglvcGVyYXRpb24YASABKAkSDQoFY291bnQYAiABKAMSDgoGZXJyb3JzGAMgASgDEhcKD3JhdGVfcGVyX3NlY29uZBgEIAEoARImCgNwNTAYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SJgoDcDkwGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiYKA3A5ORgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhImCgNtYXgYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24icgoQU3RvcmVQZXJmb3JtYW5jZRIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEjgKCm9wZXJhdGlvbnMYAiADKAsyJC5sdWNpZC5hZG1pbi52MS5PcGVyYXRpb25QZXJmb3JtYW5jZSJTChVHZXRQZXJmb3JtYW5jZVJlcXVlc3QSOgoGd2luZG93GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwiQHDICCAoirQEKFkdldFBlcmZvcm1hbmNlUmVzcG9uc2USKQoGd2luZG93GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjYKCHJlcXVlc3RzGAIgAygLMiQubHVjaWQuYWRtaW4udjEuT3BlcmF0aW9uUGVyZm9ybWFuY2USMAoGc3RvcmVzGAMgAygLMiAubHVjaWQuYWRtaW4udjEuU3RvcmVQZXJmb3JtYW5jZSJaCgxFbnN1cmVkVGhpbmcSDAoEbmFtZRgBIAEoCRIrCgVzdGF0ZRgCIAEoDjIcLmx1Y2lkLmFkbWluLnYxLkVuc3VyZWRTdGF0ZRIPCgdwcm9ibGVtGAMgASgJIlMKD0NvbGxlY3Rpb25TdGF0ZRISCgpjb2xsZWN0aW9uGAEgASgJEiwKBnRoaW5ncxgCIAMoCzIcLmx1Y2lkLmFkbWluLnYxLkVuc3VyZWRUaGluZyJaChVHZXRDb2xsZWN0aW9uc1JlcXVlc3QSQQoGc3RhdGVzGAEgAygOMhwubHVjaWQuYWRtaW4udjEuRW5zdXJlZFN0YXRlQhO6SBCSAQ0QBRgBIgeCAQQQASAAIk4KFkdldENvbGxlY3Rpb25zUmVzcG9uc2USNAoLY29sbGVjdGlvbnMYASADKAsyHy5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uU3RhdGUqgQEKDEhlYWx0aFN0YXR1cxIdChlIRUFMVEhfU1RBVFVTX1VOU1BFQ0lGSUVEEAASGQoVSEVBTFRIX1NUQVRVU19IRUFMVEhZEAESGgoWSEVBTFRIX1NUQVRVU19ERUdSQURFRBACEhsKF0hFQUxUSF9TVEFUVVNfVU5IRUFMVEhZEAMqugEKDEVuc3VyZWRTdGF0ZRIdChlFTlNVUkVEX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVRU5TVVJFRF9TVEFURV9XQUlUSU5HEAESGgoWRU5TVVJFRF9TVEFURV9CVUlMRElORxACEhkKFUVOU1VSRURfU1RBVEVfQ1JFQVRFRBADEhoKFkVOU1VSRURfU1RBVEVfRVhJU1RJTkcQBBIdChlFTlNVUkVEX1NUQVRFX0NPTkZMSUNUSU5HEAUyqwUKEU1vbml0b3JpbmdTZXJ2aWNlElUKCUdldEhlYWx0aBIgLmx1Y2lkLmFkbWluLnYxLkdldEhlYWx0aFJlcXVlc3QaIS5sdWNpZC5hZG1pbi52MS5HZXRIZWFsdGhSZXNwb25zZSIDkAIBEmQKDkdldFN0b3JlSGVhbHRoEiUubHVjaWQuYWRtaW4udjEuR2V0U3RvcmVIZWFsdGhSZXF1ZXN0GiYubHVjaWQuYWRtaW4udjEuR2V0U3RvcmVIZWFsdGhSZXNwb25zZSIDkAIBEl0KC1dhdGNoSGVhbHRoEiIubHVjaWQuYWRtaW4udjEuV2F0Y2hIZWFsdGhSZXF1ZXN0GiMubHVjaWQuYWRtaW4udjEuV2F0Y2hIZWFsdGhSZXNwb25zZSIDkAIBMAESUgoIR2V0U3RhdHMSHy5sdWNpZC5hZG1pbi52MS5HZXRTdGF0c1JlcXVlc3QaIC5sdWNpZC5hZG1pbi52MS5HZXRTdGF0c1Jlc3BvbnNlIgOQAgESWgoKV2F0Y2hTdGF0cxIhLmx1Y2lkLmFkbWluLnYxLldhdGNoU3RhdHNSZXF1ZXN0GiIubHVjaWQuYWRtaW4udjEuV2F0Y2hTdGF0c1Jlc3BvbnNlIgOQAgEwARJkCg5HZXRQZXJmb3JtYW5jZRIlLmx1Y2lkLmFkbWluLnYxLkdldFBlcmZvcm1hbmNlUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLkdldFBlcmZvcm1hbmNlUmVzcG9uc2UiA5ACARJkCg5HZXRDb2xsZWN0aW9ucxIlLmx1Y2lkLmFkbWluLnYxLkdldENvbGxlY3Rpb25zUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLkdldENvbGxlY3Rpb25zUmVzcG9uc2UiA5ACAUKGAQoSY29tLmx1Y2lkLmFkbWluLnYxQhZNb25pdG9yaW5nU2VydmljZVByb3RvUAGiAgNMQViqAg5MdWNpZC5BZG1pbi5WMcoCDkx1Y2lkXEFkbWluXFYx4gIaTHVjaWRcQWRtaW5cVjFcR1BCTWV0YWRhdGHqAhBMdWNpZDo6QWRtaW46OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_lucid_admin_v1_common]);
 
 /**
  * What a check of one store found.
@@ -747,6 +747,111 @@ export const GetPerformanceResponseSchema: GenMessage<GetPerformanceResponse> = 
   messageDesc(file_lucid_admin_v1_monitoring_service, 18);
 
 /**
+ * A validator or an index that a collection must have.
+ *
+ * @generated from message lucid.admin.v1.EnsuredThing
+ */
+export type EnsuredThing = Message<"lucid.admin.v1.EnsuredThing"> & {
+  /**
+   * Name of the index, or `validator`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How it stands.
+   *
+   * @generated from field: lucid.admin.v1.EnsuredState state = 2;
+   */
+  state: EnsuredState;
+
+  /**
+   * Why it conflicts, as a sentence without what is in documents.
+   *
+   * @generated from field: string problem = 3;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.EnsuredThing.
+ * Use `create(EnsuredThingSchema)` to create a new message.
+ */
+export const EnsuredThingSchema: GenMessage<EnsuredThing> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_monitoring_service, 19);
+
+/**
+ * How a collection of the domain stands.
+ *
+ * @generated from message lucid.admin.v1.CollectionState
+ */
+export type CollectionState = Message<"lucid.admin.v1.CollectionState"> & {
+  /**
+   * Name of the collection.
+   *
+   * @generated from field: string collection = 1;
+   */
+  collection: string;
+
+  /**
+   * Its validator and its indexes.
+   *
+   * @generated from field: repeated lucid.admin.v1.EnsuredThing things = 2;
+   */
+  things: EnsuredThing[];
+};
+
+/**
+ * Describes the message lucid.admin.v1.CollectionState.
+ * Use `create(CollectionStateSchema)` to create a new message.
+ */
+export const CollectionStateSchema: GenMessage<CollectionState> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_monitoring_service, 20);
+
+/**
+ * Request of GetCollections.
+ *
+ * @generated from message lucid.admin.v1.GetCollectionsRequest
+ */
+export type GetCollectionsRequest = Message<"lucid.admin.v1.GetCollectionsRequest"> & {
+  /**
+   * Only what is in these states; everything where empty.
+   *
+   * @generated from field: repeated lucid.admin.v1.EnsuredState states = 1;
+   */
+  states: EnsuredState[];
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetCollectionsRequest.
+ * Use `create(GetCollectionsRequestSchema)` to create a new message.
+ */
+export const GetCollectionsRequestSchema: GenMessage<GetCollectionsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_monitoring_service, 21);
+
+/**
+ * Response of GetCollections.
+ *
+ * @generated from message lucid.admin.v1.GetCollectionsResponse
+ */
+export type GetCollectionsResponse = Message<"lucid.admin.v1.GetCollectionsResponse"> & {
+  /**
+   * The collections that have something in these states.
+   *
+   * @generated from field: repeated lucid.admin.v1.CollectionState collections = 1;
+   */
+  collections: CollectionState[];
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetCollectionsResponse.
+ * Use `create(GetCollectionsResponseSchema)` to create a new message.
+ */
+export const GetCollectionsResponseSchema: GenMessage<GetCollectionsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_monitoring_service, 22);
+
+/**
  * How well something serves.
  *
  * @generated from enum lucid.admin.v1.HealthStatus
@@ -793,6 +898,69 @@ export type HealthStatus = (typeof HealthStatus)[keyof typeof HealthStatus] | Un
  */
 export const HealthStatusSchema: GenEnum<HealthStatus> = /*@__PURE__*/
   enumDesc(file_lucid_admin_v1_monitoring_service, 0);
+
+/**
+ * How something stands that a collection must have.
+ *
+ * @generated from enum lucid.admin.v1.EnsuredState
+ */
+export const EnsuredState = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: ENSURED_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * It was not looked at yet, or is to be made.
+   *
+   * @generated from enum value: ENSURED_STATE_WAITING = 1;
+   */
+  WAITING: 1,
+
+  /**
+   * It is being made, while the service serves.
+   *
+   * @generated from enum value: ENSURED_STATE_BUILDING = 2;
+   */
+  BUILDING: 2,
+
+  /**
+   * This process has made it.
+   *
+   * @generated from enum value: ENSURED_STATE_CREATED = 3;
+   */
+  CREATED: 3,
+
+  /**
+   * It was there.
+   *
+   * @generated from enum value: ENSURED_STATE_EXISTING = 4;
+   */
+  EXISTING: 4,
+
+  /**
+   * Something else is there under its name or with its keys, or the documents do not allow it. Nothing was changed; what
+   * it was to hold, such as that a key is unique, is not held.
+   *
+   * @generated from enum value: ENSURED_STATE_CONFLICTING = 5;
+   */
+  CONFLICTING: 5,
+} as const;
+
+/**
+ * How something stands that a collection must have.
+ *
+ * @generated from enum lucid.admin.v1.EnsuredState
+ */
+export type EnsuredState = (typeof EnsuredState)[keyof typeof EnsuredState] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.admin.v1.EnsuredState.
+ */
+export const EnsuredStateSchema: GenEnum<EnsuredState> = /*@__PURE__*/
+  enumDesc(file_lucid_admin_v1_monitoring_service, 1);
 
 /**
  * Tells how the three stores and this process are doing: health, statistics and measured latencies.
@@ -863,6 +1031,17 @@ export const MonitoringService: GenService<{
     methodKind: "unary";
     input: typeof GetPerformanceRequestSchema;
     output: typeof GetPerformanceResponseSchema;
+  },
+  /**
+   * Returns what this process has found or done about the validators and indexes of the domain's collections. It looks at
+   * them when it starts, or when it first writes to an empty database. May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.MonitoringService.GetCollections
+   */
+  getCollections: {
+    methodKind: "unary";
+    input: typeof GetCollectionsRequestSchema;
+    output: typeof GetCollectionsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_admin_v1_monitoring_service, 0);

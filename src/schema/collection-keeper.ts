@@ -1,0 +1,170 @@
+import type { DescMessage } from "@bufbuild/protobuf";
+import type { Document } from "bson";
+import { type Collection, type Db, type IndexDescriptionInfo, MongoServerError } from "mongodb";
+
+import { collectionOf, type StoredIndex } from "./collection.ts";
+import { validatorOf } from "./validator.ts";
+
+/** How one thing that a collection must have stands. */
+export interface Ensured {
+  /** Name of the index, or `validator`. */
+  readonly name: string;
+  /** `conflicting`: something else is there under that name or with these keys, or the data do not allow it; left as it is. */
+  readonly state: "waiting" | "building" | "created" | "existing" | "conflicting";
+  /** Why it is conflicting. */
+  readonly problem?: string;
+}
+
+/** Sees to it that a collection is there, with its validator and indexes. Several replicas may do so at once. */
+export interface CollectionKeeper {
+  readonly name: string;
+  /** How everything stands that it must have. */
+  report(): readonly Ensured[];
+  /** Whether a write is safe: the validator and the unique indexes are there, or something conflicts with them. */
+  isSafe(): boolean;
+  /**
+   * Makes writes safe, and of a small collection everything there is to make. What conflicts is reported and left alone; fails
+   * only where MongoDB does, and may then be repeated. Asks for nothing more once `signal` aborts.
+   */
+  prepare(signal: AbortSignal): Promise<void>;
+  /** Makes what is still missing: indexes of a large collection that no write waits for. May be repeated as well. */
+  finish(signal: AbortSignal): Promise<void>;
+}
+
+/** What a collection must have. */
+export interface WantedCollection {
+  readonly name: string;
+  readonly indexes: readonly StoredIndex[];
+  readonly validator?: Document;
+}
+
+/** What the collection of a message must have: what it declares, and `more` indexes. */
+export function wantedCollection(schema: DescMessage, more: readonly StoredIndex[] = []): WantedCollection {
+  const { name, indexes } = collectionOf(schema);
+  return { name, indexes: [...indexes, ...more], validator: validatorOf(schema) };
+}
+
+/** How long making indexes may take. Reads and writes go on meanwhile. */
+const buildMs = 6 * 3_600_000;
+
+/** Codes of what says that an index cannot be made beside what is there. */
+const conflicts = new Set<unknown>([85, 86, 11_000]);
+
+/** A collection of up to `smallDocuments` gets all its indexes at once. */
+export function collectionKeeper(
+  db: Db,
+  { name, indexes, validator }: WantedCollection,
+  { smallDocuments }: { readonly smallDocuments: number },
+): CollectionKeeper {
+  const collection = db.collection(name);
+  const names = [...(validator === undefined ? [] : ["validator"]), ...indexes.map((index) => index.name)];
+  const states = new Map<string, Ensured>(names.map((each) => [each, { name: each, state: "waiting" }]));
+  const note = (ensured: Ensured): void => void states.set(ensured.name, ensured);
+  const open = (): StoredIndex[] =>
+    indexes.filter((index) => ["waiting", "building"].includes(states.get(index.name)?.state ?? ""));
+  let safe = false;
+
+  const build = async (wanted: readonly StoredIndex[], signal: AbortSignal): Promise<void> => {
+    if (wanted.length === 0) return;
+    signal.throwIfAborted();
+    for (const index of wanted) note({ name: index.name, state: "building" });
+    try {
+      // All of them together: the server reads the collection once.
+      await collection.createIndexes(wanted.map(specOf), { maxTimeMS: buildMs });
+      for (const index of wanted) note({ name: index.name, state: "created" });
+    } catch (error) {
+      const problem = problemOf(error);
+      const [only] = wanted;
+      if (wanted.length === 1 && only !== undefined) return note({ name: only.name, state: "conflicting", problem });
+      // The server does not say which of them, and has made none.
+      for (const index of wanted) await build([index], signal);
+    }
+  };
+
+  return {
+    name,
+    report: () => [...states.values()],
+    isSafe: () => safe,
+
+    async prepare(signal) {
+      signal.throwIfAborted();
+      if (validator !== undefined) note(await ensureValidator(db, name, validator));
+      const found = await indexesOf(collection);
+      for (const index of open()) {
+        const known = compare(index, found);
+        if (known !== undefined) note(known);
+      }
+      const isSmall = open().length > 0 && (await collection.estimatedDocumentCount()) <= smallDocuments;
+      await build(
+        open().filter((index) => isSmall || index.unique),
+        signal,
+      );
+      safe = true;
+    },
+
+    finish: (signal) => build(open(), signal),
+  };
+}
+
+function specOf({ name, key, ...options }: StoredIndex) {
+  return { name, key: new Map(key), ...options };
+}
+
+/** Why an index cannot be made; throws what is no such thing. */
+function problemOf(error: unknown): string {
+  if (!(error instanceof MongoServerError) || !conflicts.has(error.code)) throw error;
+  // A duplicate's own text holds what is in the documents.
+  return error.code === 11_000 ? "Documents hold the same values" : error.message;
+}
+
+async function ensureValidator(db: Db, name: string, validator: Document): Promise<Ensured> {
+  // Documents that are there already may be changed even where they do not fit.
+  const options = { validator, validationLevel: "moderate", validationAction: "error" } as const;
+  const find = async () => (await db.listCollections({ name }, { nameOnly: false }).toArray())[0];
+  // Looked at first: servers since 7.0 take it for success where the same collection is there.
+  let found = await find();
+  if (found === undefined) {
+    try {
+      await db.createCollection(name, options);
+      return { name: "validator", state: "created" };
+    } catch (error) {
+      if (!(error instanceof MongoServerError) || error.code !== 48) throw error; // another replica was faster
+      found = await find();
+    }
+  }
+  if (isSame(found?.options?.["validator"], validator)) return { name: "validator", state: "existing" };
+  await db.command({ collMod: name, ...options });
+  return { name: "validator", state: "created" };
+}
+
+async function indexesOf(collection: Collection): Promise<IndexDescriptionInfo[]> {
+  try {
+    return await collection.indexes();
+  } catch (error) {
+    if (error instanceof MongoServerError && error.code === 26) return []; // there is no such collection
+    throw error;
+  }
+}
+
+/** How an index stands beside those that are there; undefined where it is missing. */
+function compare(index: StoredIndex, found: readonly IndexDescriptionInfo[]): Ensured | undefined {
+  const { name, key } = index;
+  if (found.some((other) => isSameIndex(other, index))) return { name, state: "existing" };
+  const clash = found.find((other) => other.name === name || isSame(other.key, Object.fromEntries(key)));
+  if (clash === undefined) return undefined;
+  return { name, state: "conflicting", problem: `Index ${String(clash.name)} has other keys or options` };
+}
+
+function isSameIndex(other: IndexDescriptionInfo, index: StoredIndex): boolean {
+  return (
+    isSame(other.key, Object.fromEntries(index.key)) &&
+    (other.unique ?? false) === index.unique &&
+    isSame(other["partialFilterExpression"], index.partialFilterExpression) &&
+    other.expireAfterSeconds === index.expireAfterSeconds
+  );
+}
+
+/** Whether two plain documents are the same, the order of their names included, as it matters to indexes. */
+function isSame(left: unknown, right: unknown): boolean {
+  return JSON.stringify(left) === JSON.stringify(right);
+}
