@@ -4,6 +4,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
 import { ManifestService } from "../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
@@ -14,6 +15,7 @@ import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
+import { restoreKind } from "./backup/messages.ts";
 import { mongodbSource } from "./backup/mongodb/source.ts";
 import { mongodbTarget } from "./backup/mongodb/target.ts";
 import { redisSource } from "./backup/redis/source.ts";
@@ -23,18 +25,23 @@ import { searchTarget } from "./backup/search/target.ts";
 import { backupService } from "./backup/service.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
+import { activeStates } from "./jobs/record.ts";
+import { openAudit } from "./repository/audit/audit.ts";
+import { auditLogService } from "./repository/audit/service.ts";
 import { blockService } from "./repository/block.ts";
-import { countedStates, domainCollections } from "./repository/collections.ts";
+import { countedStates, domainCollections, storedMessages } from "./repository/collections.ts";
 import { manifestService } from "./repository/manifest.ts";
 import { sessionService } from "./repository/session.ts";
 import { transactionService } from "./repository/transaction.ts";
 import { trustPolicyService } from "./repository/trust-policy.ts";
 import { userService } from "./repository/user.ts";
 import { walletService } from "./repository/wallet.ts";
+import { collectionOf } from "./schema/collection.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
 import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
 import { httpListener } from "./server/http.ts";
+import { auditInterceptor } from "./server/interceptors/audit.ts";
 import { errorInterceptor } from "./server/interceptors/errors.ts";
 import { measurementInterceptor } from "./server/interceptors/measurement.ts";
 import { validationInterceptor } from "./server/interceptors/validation.ts";
@@ -98,6 +105,16 @@ export async function start(config: Config, log: Logger): Promise<App> {
     pageTokens: sharedPageTokens(config.server.pageTokenSecret, mongodb.system),
   };
 
+  const audit = parts.use(
+    openAudit({
+      system: mongodb.system,
+      carriers: storedMessages.map((schema) => mongodb.domain.collection(collectionOf(schema).name)),
+      isHeldUp: async () => (await jobs.list(restoreKind, { states: activeStates, limit: 1 })).length > 0,
+      ...config.audit,
+      logger: log,
+    }),
+  );
+
   // What needs no MongoDB, the data of record, tells how things are without it.
   const serves = async (service: string, signal: AbortSignal): Promise<boolean> =>
     service === MonitoringService.typeName || (await monitor.known(signal)).status !== "unhealthy";
@@ -122,6 +139,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       }),
     ),
     serve(SessionService, sessionService(repositories)),
+    serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),
     serve(UserService, userService({ ...repositories, settings: config.users })),
     serve(WalletService, walletService(repositories)),
     serve(TransactionService, transactionService(repositories)),
@@ -138,6 +156,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   ];
   const interceptors = [
     measurementInterceptor((rpc, elapsedMs, failed) => latency.record("requests", rpc, elapsedMs, failed)),
+    auditInterceptor({ ended: (call) => audit.relay.ended(call) }),
     errorInterceptor({ translate: translateStoreError, log }),
     validationInterceptor(),
   ];
@@ -153,6 +172,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
   const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
   jobs.start();
+  audit.start();
   void repositories.collections.refresh();
   log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");
 

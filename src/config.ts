@@ -147,6 +147,14 @@ export const settings = {
     ),
     lockMinutes: integer("LUCID_LOCK_MINUTES", 15, [1, 525_600], "Minutes that an account stays locked."),
   },
+  audit: {
+    takeoverMs: integer(
+      "LUCID_AUDIT_TAKEOVER_MS",
+      30_000,
+      [100, 3_600_000],
+      "Milliseconds after which any replica moves an audit record to the log that waits beside a change, since the process that stored it died.",
+    ),
+  },
   log: {
     level: oneOf(
       "LUCID_LOG_LEVEL",

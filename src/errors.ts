@@ -53,6 +53,8 @@ const reasons = {
   HARDWARE_DEVICE_NOT_FOUND: { code: Code.NotFound },
   HARDWARE_DEVICE_ALREADY_EXISTS: { code: Code.AlreadyExists },
   HARDWARE_DEVICE_NOT_DELETED: { code: Code.FailedPrecondition },
+  // The audit log.
+  AUDIT_RECORD_NOT_FOUND: { code: Code.NotFound },
 
   // Transactions.
   TRANSACTION_NOT_FOUND: { code: Code.NotFound },

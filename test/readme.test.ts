@@ -61,6 +61,7 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain("ada@example.com");
       expect(stdout).toContain('"done": true');
       expect(stdout).not.toContain("brokenLink");
+      expect(stdout).toContain('"whole": true');
       expect(stdout).not.toContain("JOB_STATE_FAILED");
     } finally {
       const ended = once(service, "exit");

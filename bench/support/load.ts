@@ -13,7 +13,8 @@ export interface Load {
   readonly client: grpc.Client;
   /** `/package.Service/Rpc`. */
   readonly path: string;
-  readonly request: Buffer;
+  /** The same for all calls, or made for each. */
+  readonly request: Buffer | (() => Buffer);
   readonly calls: number;
   /** Calls that are under way at once: each is made as soon as another has ended. */
   readonly inFlight: number;
@@ -37,6 +38,7 @@ export async function makeCalls(load: Load): Promise<number[]> {
 function makeCall({ client, path, request }: Load): Promise<void> {
   return new Promise((resolve, reject) => {
     const asIs = (bytes: Buffer) => bytes;
-    client.makeUnaryRequest(path, asIs, asIs, request, (error) => (error === null ? resolve() : reject(error)));
+    const bytes = typeof request === "function" ? request() : request;
+    client.makeUnaryRequest(path, asIs, asIs, bytes, (error) => (error === null ? resolve() : reject(error)));
   });
 }

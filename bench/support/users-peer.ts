@@ -1,3 +1,5 @@
+import { randomUUIDv7 } from "node:crypto";
+
 import { create, fromBinary, type MessageInitShape, type Message, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import * as grpc from "@grpc/grpc-js";
@@ -5,6 +7,9 @@ import { type Document, MongoClient } from "mongodb";
 
 import { type User, UserRole, UserSchema, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
 import {
+  type CreateUserRequest,
+  CreateUserRequestSchema,
+  CreateUserResponseSchema,
   GetUserRequestSchema,
   GetUserResponseSchema,
   ListUsersRequestSchema,
@@ -12,12 +17,45 @@ import {
 } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 
 /**
- * What reads of users are measured against: @grpc/grpc-js, protobuf-es and the driver, with documents mapped to messages by hand
+ * What users are measured against: @grpc/grpc-js, protobuf-es and the driver, with documents mapped to messages by hand
  * and nothing else: no checks, no errors, no deadlines. Arguments: URI and database. Prints its port.
  */
 const [uri = "", database = ""] = process.argv.slice(2);
 const client = await MongoClient.connect(uri);
 const users = client.db(database).collection("users");
+
+/** What the service stores of such a user. */
+function toDocument(user: User): Document {
+  const now = new Date();
+  return {
+    user_id: randomUUIDv7(),
+    email: user.email,
+    username: user.username,
+    tron_address: user.tronAddress,
+    role: "USER",
+    status: "PENDING_VERIFICATION",
+    profile: { display_name: user.profile?.displayName, bio: user.profile?.bio },
+    preferences: {
+      language: "en",
+      timezone: "UTC",
+      email_notifications: true,
+      session_notifications: true,
+      payout_notifications: true,
+      theme: "dark",
+      auto_anchor_sessions: true,
+    },
+    email_verified: false,
+    tron_verified: false,
+    is_node_operator: false,
+    total_sessions: 0n,
+    total_chunks_uploaded: 0n,
+    total_storage_used: 0n,
+    failed_login_attempts: 0,
+    created_at: now,
+    updated_at: now,
+    revision: 1n,
+  };
+}
 
 function toUser(document: Document): User {
   // The documents were written by the service; the fields that these users have are mapped.
@@ -61,10 +99,23 @@ const answer = async (work: () => Promise<Message>, callback: grpc.sendUnaryData
 };
 server.addService(
   {
+    createUser: method(
+      "/lucid.repository.v1.UserService/CreateUser",
+      CreateUserRequestSchema,
+      CreateUserResponseSchema,
+    ),
     getUser: method("/lucid.repository.v1.UserService/GetUser", GetUserRequestSchema, GetUserResponseSchema),
     listUsers: method("/lucid.repository.v1.UserService/ListUsers", ListUsersRequestSchema, ListUsersResponseSchema),
   },
   {
+    createUser: ({ request }: { request: CreateUserRequest }, callback: grpc.sendUnaryData<Message>) => {
+      const write = async () => {
+        const document = toDocument(request.user ?? create(UserSchema));
+        await users.insertOne(document);
+        return create(CreateUserResponseSchema, { user: toUser(document) });
+      };
+      void answer(write, callback);
+    },
     getUser: ({ request }: { request: { userId: string } }, callback: grpc.sendUnaryData<Message>) => {
       const read = async () => {
         const found = await users.findOne({ user_id: request.userId, deleted_at: null });

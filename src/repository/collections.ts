@@ -25,6 +25,7 @@ import { WalletSecretsSchema } from "../../gen/lucid/repository/v1/wallet_secret
 import { WorkProofSchema } from "../../gen/lucid/repository/v1/work_proof_pb.ts";
 import { wantedCollection, type WantedCollection } from "../schema/collection-keeper.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
+import { carrierIndex } from "./audit/carriers.ts";
 import { type CollectionReport, type KeptCollections, keptCollections, type KeptOptions } from "./kept-collections.ts";
 
 /** The messages that this room stores. */
@@ -83,7 +84,7 @@ export function domainCollections(
   tell: KeptOptions["conflict"],
   options: Omit<KeptOptions, "conflict"> = {},
 ): KeptCollections {
-  const wanted = [...storedMessages.map((schema) => wantedCollection(schema)), ...others];
+  const wanted = [...storedMessages.map((schema) => wantedCollection(schema, [carrierIndex])), ...others];
   return keptCollections(db, wanted, { ...options, conflict: tell });
 }
 

@@ -4,7 +4,7 @@ import type { Document } from "bson";
 import { type Db, MongoServerError } from "mongodb";
 
 import { isReason, type Reason } from "../errors.ts";
-import { auditKey, auditRecord } from "../schema/audited-call.ts";
+import { auditApplied, auditPush, auditRecord } from "../schema/audited-call.ts";
 import { deadlineOf } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { collectionOf } from "../schema/collection.ts";
@@ -108,7 +108,6 @@ export function secretsOf<D extends DescMessage>(
         resource: { type: resource, name: id },
         fields: [name],
       });
-      const waiting: Document = record === undefined ? {} : { $push: { [auditKey]: record } };
       await collection.updateOne(
         key,
         {
@@ -116,10 +115,11 @@ export function secretsOf<D extends DescMessage>(
           $unset: Object.fromEntries(absent.filter((field) => !kept.has(field)).map((field) => [field, ""])),
           $setOnInsert: { created_at: now },
           $inc: { revision: 1n },
-          ...waiting,
+          ...auditPush(record),
         },
         { upsert: true, ...deadlineOf(context) },
       );
+      auditApplied(context, record, true);
     },
   };
 }

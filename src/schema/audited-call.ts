@@ -1,24 +1,40 @@
+import { randomUUIDv7 } from "node:crypto";
+
 import { createContextKey, type HandlerContext } from "@connectrpc/connect";
 import type { Document } from "bson";
 
-/** A document that a write of the call has put the record of the call beside, or may have. */
+/** A document that a write of the call has put a record beside, or may have. */
 export interface Carrier {
   readonly collection: string;
   /** Finds the document. */
   readonly key: Document;
+  readonly record: Document;
+  /** Whether the write found its document; undefined where nobody knows. */
+  applied?: boolean;
 }
 
 /**
- * What the audit log is to say of the call that is under way. The record is stored by the very write that changes a document,
+ * What the audit log is to say of the call that is under way. A record is stored by the very write that changes a document,
  * under `auditKey` of that document: it is there if the change is, and only then. From there it is moved to the log.
  */
 export interface AuditedCall {
+  /** What all records of the call say. */
   readonly record: Document;
-  /** Writes that were begun; how they ended may be unknown. */
+  /** Writes that were begun. */
   readonly attempted: Carrier[];
+  /** Takes writes of a call that goes on, so that a long stream does not fill memory. */
+  readonly handOver: (attempted: Carrier[]) => void;
 }
 
-/** Where records wait in a document until they are in the log. */
+/** A call that has ended, or what one that goes on has written so far. */
+export interface EndedCall extends Pick<AuditedCall, "attempted"> {
+  /** Name of the status code. */
+  readonly outcome: string;
+  /** The record of a call that failed, for where it has changed nothing. */
+  readonly refusal?: Document;
+}
+
+/** Where records wait in a document until they are in the log. Whoever watches documents leaves it out of account. */
 export const auditKey = "_audit";
 
 /** The call that is under way, where it is one that the log tells of. */
@@ -27,25 +43,63 @@ export const auditedCall = createContextKey<AuditedCall | undefined>(undefined, 
 });
 
 /** What a write says besides the call itself. */
-export interface AuditedChange extends Carrier {
+export interface AuditedChange extends Pick<Carrier, "collection" | "key"> {
   /** Type and name of what is changed, for example `User` and its id. */
   readonly resource: { readonly type: string; readonly name: string };
   /** Stored names of the fields that are set, where the caller chose them. */
   readonly fields?: readonly string[];
 }
 
-/** The record that the write is to carry; undefined where the call is not audited. The write must follow at once. */
+/** Writes of one call that are kept in memory. */
+const mostAttempted = 2000;
+
+type Context = Pick<HandlerContext, "values">;
+
+/**
+ * The record that the write is to carry; undefined where the call is not audited. The write must follow at once. Writes that
+ * change the same resource carry the same record, and the log holds it once, whichever of them are stored.
+ */
 export function auditRecord(
-  { values }: Pick<HandlerContext, "values">,
+  { values }: Context,
   { collection, key, resource, fields }: AuditedChange,
 ): Document | undefined {
   const call = values.get(auditedCall);
   if (call === undefined) return undefined;
-  call.attempted.push({ collection, key });
-  return { ...call.record, resource, ...(fields !== undefined && { changed_fields: fields }) };
+  const { attempted } = call;
+  if (attempted.length >= mostAttempted) call.handOver(attempted.splice(0));
+  // A record of this call was made below.
+  const same = attempted.find(({ record }) => isSame(record["resource"] as AuditedChange["resource"], resource));
+  const record = same?.record ?? {
+    audit_id: randomUUIDv7(),
+    ...call.record,
+    effect: "CHANGED",
+    outcome: "OK",
+    resource,
+    ...(fields !== undefined && fields.length > 0 && { changed_fields: fields }),
+  };
+  attempted.push({ collection, key, record });
+  return record;
+}
+
+/** Says how the write of a record ended, where that is known for sure. Otherwise the document is looked at after the call. */
+export function auditApplied({ values }: Context, record: Document | undefined, applied: boolean): void {
+  if (record === undefined) return;
+  const carrier = values
+    .get(auditedCall)
+    ?.attempted.findLast((candidate) => candidate.record === record && candidate.applied === undefined);
+  if (carrier !== undefined) carrier.applied = applied;
+}
+
+function isSame(one: AuditedChange["resource"], other: AuditedChange["resource"]): boolean {
+  return one.name === other.name && one.type === other.type;
 }
 
 /** A stage that adds the record to those that wait in a document. */
 export function auditStage(record: Document): Document {
   return { $set: { [auditKey]: { $concatArrays: [{ $ifNull: [`$${auditKey}`, []] }, [{ $literal: record }]] } } };
+}
+
+/** The same for an update that is no pipeline. */
+export function auditPush(record: Document | undefined): { $push?: Document } {
+  return record === undefined ? {} : { $push: { [auditKey]: record } };
 }

@@ -5,7 +5,7 @@ import { type Document, serialize } from "bson";
 import type { Collection, Db, Filter } from "mongodb";
 
 import { fail, type Reason } from "../errors.ts";
-import { auditKey, auditRecord, auditStage } from "./audited-call.ts";
+import { auditApplied, auditKey, auditRecord, auditStage } from "./audited-call.ts";
 import { stringIn } from "./bson-reader.ts";
 import { cancellable, deadlineOf } from "./call-options.ts";
 import { collectionOf } from "./collection.ts";
@@ -215,8 +215,10 @@ export function entity(options: EntityOptions): Entity {
           ...deadlineOf(context),
         },
       );
+      auditApplied(context, record, found !== null);
       return found === null ? null : serialize(found);
     } catch (error) {
+      if (duplicateKey(error) !== undefined) auditApplied(context, record, false);
       throw alreadyExists(error);
     }
   };
@@ -289,7 +291,10 @@ export function entity(options: EntityOptions): Entity {
     async insert(document, context, mark) {
       await ready(schema);
       try {
-        return await createOnce(collection, created(document, new Date(), context), mark, deadlineOf(context));
+        const stored = created(document, new Date(), context);
+        const made = await createOnce(collection, stored, mark, deadlineOf(context));
+        auditApplied(context, carried(stored), made.isNew);
+        return made;
       } catch (error) {
         throw alreadyExists(error);
       }
@@ -301,6 +306,9 @@ export function entity(options: EntityOptions): Entity {
       const made = items.map(({ document, mark }) => ({ document: created(document, now, context), mark }));
       const { indexes } = collectionOf(schema);
       const outcomes = await createManyOnce(collection, made, indexes, deadlineOf(context));
+      for (const [index, outcome] of outcomes.entries()) {
+        auditApplied(context, carried(made[index]?.document ?? {}), "isNew" in outcome && outcome.isNew);
+      }
       return outcomes.map((outcome) => {
         if ("refusal" in outcome) return outcome.refusal;
         return "duplicate" in outcome ? keyTaken(outcome.duplicate[0] ?? idName, outcome.cause) : undefined;
@@ -394,6 +402,11 @@ function spoken(name: string): string {
 /** An expression for a stored number, 0 where it is absent, and what is added to it. */
 export function sum(field: string, more: bigint | number): Document {
   return { $add: [{ $ifNull: [field, typeof more === "bigint" ? 0n : 0] }, more] };
+}
+
+/** The audit record of a document that `created` made. */
+function carried(document: Document): Document | undefined {
+  return (document[auditKey] as Document[] | undefined)?.[0];
 }
 
 /** What a caller sent is a value and never an expression, whatever it looks like. */

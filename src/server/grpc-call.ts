@@ -7,6 +7,7 @@ import { Metadata, type ServerInterceptingCallInterface, status as Status } from
 
 import { fail } from "../errors.ts";
 import { headersOf, metadataOf, statusOf } from "./metadata.ts";
+import { peerAddress, plainAddress } from "./peer.ts";
 
 const gzip = promisify(gzipCallback);
 
@@ -124,7 +125,7 @@ export abstract class GrpcCall implements HandlerContext {
   }
 
   get values(): ContextValues {
-    this.#values ??= createContextValues();
+    this.#values ??= createContextValues().set(peerAddress, hostOf(this.wire.getPeer()));
     return this.#values;
   }
 
@@ -220,6 +221,11 @@ export abstract class GrpcCall implements HandlerContext {
 const ok = { code: Status.OK, details: "", metadata: null };
 
 function ignore(): void {}
+
+/** @grpc/grpc-js puts the port behind an address, and says `unknown` of a connection that is gone. */
+function hostOf(peer: string): string {
+  return peer === "unknown" ? "" : plainAddress(peer.slice(0, peer.lastIndexOf(":")));
+}
 
 function isSet(headers: Headers | undefined): boolean {
   return headers !== undefined && headers.keys().next().done !== true;

@@ -10,7 +10,7 @@ import {
 import type { AddressInfo, Socket } from "node:net";
 
 import { createRegistry } from "@bufbuild/protobuf";
-import { Code, ConnectError, createConnectRouter } from "@connectrpc/connect";
+import { Code, ConnectError, createConnectRouter, createContextValues } from "@connectrpc/connect";
 import {
   compressionGzip,
   universalRequestFromNodeRequest,
@@ -22,6 +22,7 @@ import { fail } from "../errors.ts";
 import { farewellMs, goAway, settled } from "./connections.ts";
 import { decoding, type Interruption, interruption } from "./interceptors/interruption.ts";
 import type { Listener, ListenerOptions } from "./listener.ts";
+import { peerAddress, plainAddress } from "./peer.ts";
 
 /** What plain HTTP callers can ask. */
 export interface HttpPages {
@@ -124,8 +125,9 @@ function rpcHandler(
     if (handler.method.methodKind === "unary") giveDeadline(request.headers, defaultDeadlineMs);
     const run = async () => {
       try {
+        const values = createContextValues().set(peerAddress, plainAddress(request.socket.remoteAddress));
         // Throws where the authority of the request is none.
-        const answer = await handler(universalRequestFromNodeRequest(request, response, undefined, undefined));
+        const answer = await handler(universalRequestFromNodeRequest(request, response, undefined, values));
         await universalResponseToNodeResponse(answer, response);
       } catch (error) {
         const { code } = ConnectError.from(error);

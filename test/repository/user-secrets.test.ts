@@ -35,7 +35,9 @@ test("secrets are stored apart, as they were given, and replaced as a whole", as
   const { user } = await users.createUser({ user: userInit(), credentials: { ...given, userId: "another" } });
   const userId = user?.userId ?? "";
   const stored = async () =>
-    db.collection("authentication").findOne({ user_id: userId }, { projection: { _id: 0 }, promoteBuffers: true });
+    db
+      .collection("authentication")
+      .findOne({ user_id: userId }, { projection: { _id: 0, _audit: 0 }, promoteBuffers: true });
   expect(await stored()).toEqual({
     user_id: userId,
     password_hash: given.passwordHash,

@@ -190,11 +190,12 @@ test("secrets are stored apart, replaced as a whole, and no rpc returns a messag
   const request = { userId, wallet: { tronAddress: tronAddress() }, secrets: { ...given, walletId: "another" } };
   const { wallet } = await wallets.createWallet(request);
   const walletId = wallet?.walletId ?? "";
-  const stored = () => db.collection("wallet_secrets").findOne({ wallet_id: walletId }, { projection: { _id: 0 } });
+  const stored = () =>
+    db.collection("wallet_secrets").findOne({ wallet_id: walletId }, { projection: { _id: 0, _audit: 0 } });
   const times = { created_at: expect.any(Date) as Date, updated_at: expect.any(Date) as Date };
   const found = await db
     .collection("wallet_secrets")
-    .findOne({ wallet_id: walletId }, { projection: { _id: 0 }, promoteBuffers: true });
+    .findOne({ wallet_id: walletId }, { projection: { _id: 0, _audit: 0 }, promoteBuffers: true });
   expect(found).toEqual({
     wallet_id: walletId,
     user_id: userId,

@@ -1,0 +1,125 @@
+import { setTimeout as pause } from "node:timers/promises";
+
+import { type Collection, type Db, MongoServerError } from "mongodb";
+
+import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
+import { wantedCollection } from "../../schema/collection-keeper.ts";
+import { collectionOf } from "../../schema/collection.ts";
+import { keptCollections, type KeptOptions } from "../kept-collections.ts";
+import { type CarriedRecord, chained, emptyHead, type Head, type LoggedRecord } from "./record.ts";
+
+/*
+ * Why the chain has neither gaps nor forks, whoever appends, and each record only once:
+ *
+ * `sequence` and `audit_id` are unique. Whoever appends reads the newest record, chains a batch to it and inserts the batch in
+ * order, up to the first refusal. Where another process has appended meanwhile, the first sequence of the batch is taken and
+ * nothing is inserted; it reads the newest record again and tries anew. Where a record is in the log already, its audit_id is
+ * taken, and the try without it goes on after what was inserted before it. So a record is only ever stored with the hash
+ * of the one that is stored before it.
+ *
+ * The newest place and hash are kept a second time in `audit_heads`. That document may lag behind, never lead, so records that
+ * vanish from the end of the log are missed too, and their places are not given away again.
+ */
+
+/** The audit log. Append-only: nothing here changes or removes a record. */
+export interface AuditLog extends Disposable {
+  readonly records: Collection;
+  /** Appends those of the records that are not in the log yet, and returns when they cannot be lost any more. */
+  append(records: readonly CarriedRecord[]): Promise<void>;
+  /** The newest record. */
+  head(): Promise<Head>;
+}
+
+/** What one statement may take, finding a server included. */
+const statementMs = 5000;
+
+/** Tries at the end of the log before an append gives up; each lost one means that another process has succeeded. */
+const mostTries = 100;
+
+const duplicate = 11_000;
+
+/**
+ * Opens the log in the database of what the service keeps for itself. Nothing is read or written yet. `tell` gets what keeps the
+ * log from its indexes.
+ */
+export function auditLog(system: Db, tell: KeptOptions["conflict"]): AuditLog {
+  // A record is taken from the document that carries it once it is here, so a failover must not take it back.
+  const options = {
+    writeConcern: { w: "majority" },
+    readPreference: "primary",
+    ignoreUndefined: true,
+    useBigInt64: true,
+  } as const;
+  const bounded = { timeoutMS: statementMs };
+  const records: Collection = system.collection(collectionOf(AuditRecordSchema).name, options);
+  const heads = system.collection<Head & { _id: string }>("audit_heads", options);
+  /** The newest record that this process knows of. */
+  let known: Head | undefined;
+
+  // Without its indexes the log would take a record twice.
+  const kept = keptCollections(system, [wantedCollection(AuditRecordSchema)], { conflict: tell });
+  let hasHead = false;
+  const ready = async (): Promise<void> => {
+    await kept.ready();
+    if (hasHead) return;
+    await heads.updateOne({ _id: "head" }, { $setOnInsert: emptyHead }, { upsert: true, ...bounded });
+    hasHead = true;
+  };
+
+  const readHead = async (): Promise<Head> => {
+    const { sequence, hash } = (await heads.findOne({ _id: "head" }, bounded)) ?? emptyHead;
+    // The bound is for servers that sort all that a filter lets through.
+    const newest = await records.findOne<Pick<LoggedRecord, "sequence" | "hash">>(
+      { sequence: { $gte: sequence } },
+      { sort: { sequence: -1 }, projection: { sequence: 1, hash: 1 }, ...bounded },
+    );
+    return newest === null ? { sequence, hash } : { sequence: newest.sequence, hash: newest.hash };
+  };
+
+  const moveHead = async ({ sequence, hash }: Head): Promise<void> => {
+    await heads.updateOne({ _id: "head", sequence: { $lt: sequence } }, { $set: { sequence, hash } }, bounded);
+  };
+
+  const withoutLogged = async (waiting: readonly CarriedRecord[]): Promise<CarriedRecord[]> => {
+    const filter = { audit_id: { $in: waiting.map(({ audit_id }) => audit_id) } };
+    const found = await records.find(filter, { projection: { audit_id: 1 }, ...bounded }).toArray();
+    const logged = new Set(found.map(({ audit_id }) => audit_id as unknown));
+    return waiting.filter(({ audit_id }) => !logged.has(audit_id));
+  };
+
+  return {
+    records,
+
+    async append(all) {
+      await ready();
+      let waiting = all;
+      for (let attempt = 1; waiting.length > 0; attempt++) {
+        let head = known ?? (await readHead());
+        known = undefined;
+        const batch = waiting.map((record) => (head = chained(record, head)));
+        try {
+          await records.insertMany(batch, { ordered: true, ...bounded });
+          known = { sequence: head.sequence, hash: head.hash };
+          await moveHead(known);
+          return;
+        } catch (error) {
+          if (!isDuplicate(error) || attempt === mostTries) throw error;
+          waiting = await withoutLogged(waiting);
+          // So that replicas do not keep meeting.
+          if (attempt > 1) await pause(Math.random() * 20);
+        }
+      }
+    },
+
+    async head() {
+      await ready();
+      return readHead();
+    },
+
+    [Symbol.dispose]: () => kept[Symbol.dispose](),
+  };
+}
+
+function isDuplicate(error: unknown): boolean {
+  return error instanceof MongoServerError && error.code === duplicate;
+}

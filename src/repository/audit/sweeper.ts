@@ -1,0 +1,107 @@
+import { randomUUID } from "node:crypto";
+
+import type { Collection, Db } from "mongodb";
+
+import { pause } from "../../jobs/pause.ts";
+import { recordsIn, stale, takeFrom } from "./carriers.ts";
+import type { AuditLog } from "./log.ts";
+import type { AuditLogger } from "./relay.ts";
+
+/** Documents of one collection that are swept at once. */
+const mostAtOnce = 200;
+
+/** What one statement may take, finding a server included. */
+const bounded = { timeoutMS: 5000 };
+
+const _id = "audit_sweeper";
+
+/** The right to sweep, which one replica has at a time. */
+interface StoredLease {
+  readonly _id: string;
+  readonly owner: string;
+  readonly expire_time: Date;
+}
+
+/**
+ * Moves records to the log that wait in documents for longer than `takeoverMs`: those of processes that died after a change, of
+ * writes that arrived after their call had been given up, and of documents that a restore brought back. Two sweepers at once,
+ * or a sweeper and a relay, do no harm: the log takes a record once. The lease only spares them the work.
+ */
+export function auditSweeper(options: {
+  readonly log: AuditLog;
+  readonly system: Db;
+  readonly carriers: readonly Collection[];
+  /** Whether documents must be left as they are, since a restore compares them with its backup. */
+  readonly isHeldUp: () => Promise<boolean>;
+  readonly takeoverMs: number;
+  readonly logger: AuditLogger;
+}): AsyncDisposable & { start(): void } {
+  const { log, system, carriers, isHeldUp, takeoverMs, logger } = options;
+  const leases = system.collection<StoredLease>("leases", { writeConcern: { w: "majority" } });
+  const owner = randomUUID();
+  const everyMs = Math.max(50, takeoverMs / 2);
+  const rounds = pause();
+  const closing = new AbortController();
+  let sweeping: Promise<void> | undefined;
+
+  const takeLease = async (): Promise<boolean> => {
+    // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
+    const now = { $toDate: { $toLong: "$$NOW" } };
+    const isFree = { $or: [{ owner }, { $expr: { $lte: ["$expire_time", now] } }] };
+    const lease = { owner, expire_time: { $add: ["$$NOW", everyMs * 3] } };
+    const { matchedCount } = await leases.updateOne({ _id, ...isFree }, [{ $set: lease }], bounded);
+    return matchedCount === 1;
+  };
+
+  /** No upsert may compare with the server's clock, so the lease is there before it is taken. */
+  const makeLease = async (): Promise<void> => {
+    const made = { owner, expire_time: new Date(0) };
+    await leases.updateOne({ _id }, { $setOnInsert: made }, { upsert: true, ...bounded });
+  };
+
+  const sweep = async (collection: Collection): Promise<void> => {
+    const limit = idAt(Date.now() - takeoverMs);
+    for (let found = mostAtOnce; found === mostAtOnce && !closing.signal.aborted;) {
+      const documents = await stale(collection, limit, mostAtOnce);
+      found = documents.length;
+      const records = documents.flatMap(recordsIn).filter(({ audit_id }) => audit_id < limit);
+      await log.append(records);
+      const keys = documents.map((document) => ({ _id: document["_id"] as unknown }));
+      const auditIds = records.map(({ audit_id }) => audit_id);
+      if (found > 0) await takeFrom(collection, keys, auditIds);
+    }
+  };
+
+  const run = async (): Promise<void> => {
+    let isMade = false;
+    while (!closing.signal.aborted) {
+      try {
+        if (!isMade) await makeLease();
+        isMade = true;
+        if ((await takeLease()) && !(await isHeldUp())) {
+          for (const collection of carriers) if (!closing.signal.aborted) await sweep(collection);
+        }
+      } catch (error) {
+        logger.warn({ err: error }, "Audit records that wait could not be swept; trying again");
+      }
+      if (!closing.signal.aborted) await rounds.wait(everyMs);
+    }
+  };
+
+  return {
+    start() {
+      sweeping ??= run();
+    },
+    async [Symbol.asyncDispose]() {
+      closing.abort();
+      rounds.wake();
+      await sweeping;
+    },
+  };
+}
+
+/** The least id that is made at a time or later: version 7 UUIDs begin with theirs. */
+function idAt(ms: number): string {
+  const hex = Math.trunc(ms).toString(16).padStart(12, "0");
+  return `${hex.slice(0, 8)}-${hex.slice(8)}-7000-8000-000000000000`;
+}

@@ -1,0 +1,100 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Document } from "bson";
+import type { Collection } from "mongodb";
+
+import {
+  type AuditVerificationSchema,
+  AuditFault,
+  type VerifyAuditLogResponseSchema,
+} from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
+import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
+import { hashOf, type Head, type LoggedRecord } from "./record.ts";
+
+/** Records that are read at once. A range has two ends, since some servers sort all that a filter lets through. */
+const rangeRecords = 1000n;
+
+/**
+ * Computes the chain anew from the record after `from` to the place of `end` and compares it with what is stored. Yields how far
+ * it is after each range, and at last the result. `expected` is a head that the log had earlier. `from` is a record, or the head of
+ * an empty log.
+ */
+export async function* verification(
+  records: Collection,
+  {
+    from,
+    end,
+    expected,
+  }: { readonly from: Head | LoggedRecord; readonly end: Head; readonly expected: Head | undefined },
+  limits: { readonly signal: AbortSignal; readonly maxTimeMS?: number },
+): AsyncGenerator<MessageInitShape<typeof VerifyAuditLogResponseSchema>> {
+  let last: Head = from;
+  const sofar = () => ({ verifiedSequence: last.sequence, endSequence: end.sequence });
+  const wrong = (fault: AuditFault, auditId: unknown = "", faultSequence = last.sequence + 1n) => ({
+    ...sofar(),
+    result: { fault, faultSequence, faultAuditId: String(auditId) },
+  });
+  if ("audit_id" in from && !isAsWritten(from)) {
+    yield wrong(AuditFault.ALTERED, from.audit_id, from.sequence);
+    return;
+  }
+  while (last.sequence < end.sequence) {
+    const to = end.sequence - last.sequence > rangeRecords ? last.sequence + rangeRecords : end.sequence;
+    const found = records.find({ sequence: { $gt: last.sequence, $lte: to } }, { sort: { sequence: 1 }, ...limits });
+    for (const record of await found.toArray()) {
+      const fault = faultOf(record, last) ?? unexpected(record, expected);
+      if (fault !== undefined) {
+        yield wrong(fault, fault === AuditFault.MISSING ? "" : record["audit_id"]);
+        return;
+      }
+      // Its hash was just computed from its members.
+      last = record as unknown as LoggedRecord;
+    }
+    if (last.sequence < to) {
+      yield wrong(AuditFault.MISSING);
+      return;
+    }
+    yield sofar();
+  }
+  if (expected !== undefined && expected.sequence > end.sequence) {
+    yield wrong(AuditFault.MISSING);
+    return;
+  }
+  // What has no place among the others would be shown in lists all the same.
+  const foreign = await records.findOne({ sequence: { $not: { $gt: 0n } } }, limits);
+  if (foreign !== null) {
+    yield wrong(AuditFault.FOREIGN, foreign["audit_id"], 0n);
+    return;
+  }
+  const result: MessageInitShape<typeof AuditVerificationSchema> = {
+    whole: true,
+    head: { sequence: last.sequence, hash: last.hash },
+  };
+  yield { ...sofar(), result };
+}
+
+/** What is wrong with the record that should follow `last`. */
+function faultOf(record: Document, last: Head): AuditFault | undefined {
+  const { sequence, previous_hash: previous } = record;
+  // A number between two others can stand only where somebody has put it.
+  if (typeof sequence !== "bigint") return AuditFault.FOREIGN;
+  if (sequence !== last.sequence + 1n) return AuditFault.MISSING;
+  if (!isAsWritten(record)) return AuditFault.ALTERED;
+  return previous === last.hash ? undefined : AuditFault.UNLINKED;
+}
+
+function unexpected({ sequence, hash }: Document, expected: Head | undefined): AuditFault | undefined {
+  return expected?.sequence === sequence && expected?.hash !== hash ? AuditFault.NOT_EXPECTED : undefined;
+}
+
+const members = new Set(["_id", ...AuditRecordSchema.fields.map(({ name }) => name)]);
+
+/** Whether a record says what its hash was made of, and nothing else. */
+function isAsWritten(record: Document): boolean {
+  if (Object.keys(record).some((name) => !members.has(name))) return false;
+  try {
+    return hashOf(record as unknown as LoggedRecord) === record["hash"];
+  } catch {
+    // A member is not of its type.
+    return false;
+  }
+}
