@@ -153,6 +153,11 @@ const refusals: readonly [string, (manifests: Manifests, made: Manifest) => Prom
   ["updateManifest: nothing", (manifests) => manifests.updateManifest({}), bad("manifest")],
   ["updateManifest: no id", (manifests) => manifests.updateManifest({ manifest: { metadata: {} } }), bad("manifest")],
   [
+    "updateManifest: long id",
+    (manifests) => manifests.updateManifest({ manifest: { manifestId: long } }),
+    bad("manifest.manifest_id"),
+  ],
+  [
     "updateManifest: none",
     (manifests) => manifests.updateManifest({ manifest: { manifestId: nothing, metadata: {} } }),
     missing,

@@ -1,5 +1,4 @@
 import { createClient, createRouterTransport } from "@connectrpc/connect";
-import { type Db, type Document, MongoClient } from "mongodb";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { UserRole, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
@@ -7,41 +6,18 @@ import { UserSearchMode, UserService } from "../../gen/lucid/repository/v1/user_
 import { domainCollections } from "../../src/repository/collections.ts";
 import { userService } from "../../src/repository/user.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
-import { storeAddresses, uniqueName } from "../support/stores.ts";
+import { expectIndexed, usesIndexBesideFilter, type WatchedDb, watchedDb } from "./plans.ts";
 import { newUser, userInit } from "./support.ts";
 
-/** What a handler asked the store for. */
-interface Asked {
-  readonly filter: Document;
-  readonly options: Document;
-}
-
-let client: MongoClient;
-let db: Db;
-const asked: Asked[] = [];
-
+let plans: WatchedDb;
 beforeAll(async () => {
-  client = await MongoClient.connect(storeAddresses().mongodbUri);
-  db = client.db(uniqueName("plans"), { useBigInt64: true });
+  plans = await watchedDb();
 });
-afterAll(async () => {
-  await db.dropDatabase();
-  await client.close();
-});
+afterAll(() => plans[Symbol.asyncDispose]());
 
-/** The handlers on a real store, which is asked through a collection that writes down the filters. */
+/** The handlers on a real store, which is asked through collections that write down the filters. */
 function users() {
-  const watched = client.db(db.databaseName, { useBigInt64: true });
-  const open = watched.collection.bind(watched);
-  watched.collection = ((name: string) => {
-    const collection = open(name);
-    const find = collection.find.bind(collection) as (filter: Document, options: Document) => unknown;
-    const recorded = (filter: Document, options: Document) => {
-      asked.push({ filter, options });
-      return find(filter, options);
-    };
-    return Object.defineProperty(collection, "find", { value: recorded });
-  }) as Db["collection"];
+  const { watched, db } = plans;
   const tokens = pageTokens("");
   const handlers = userService({
     db: watched,
@@ -57,25 +33,11 @@ function users() {
   );
 }
 
-/** MongoDB looks a unique key up by its index and filters what it finds; the planner of the local server does not. */
-async function usesIndexBesideFilter(): Promise<boolean> {
-  const probe = db.collection("probe");
-  await probe.createIndex({ key: 1 }, { unique: true });
-  await probe.insertMany(Array.from({ length: 100 }, (_, key) => ({ key })));
-  const plan = (await probe.find({ key: 1, other: null }).explain("queryPlanner")) as { queryPlanner: Document };
-  return !stagesOf(plan.queryPlanner["winningPlan"]).includes("COLLSCAN");
-}
-
-function stagesOf(plan: unknown): string[] {
-  if (typeof plan !== "object" || plan === null) return [];
-  const { stage } = plan as { stage?: unknown };
-  return [...(typeof stage === "string" ? [stage] : []), ...Object.values(plan).flatMap(stagesOf)];
-}
-
 const at = { seconds: 1_700_000_000n };
 
 test("no read of users scans the collection, on any page of any order and filter", async ({ skip }) => {
-  if (!(await usesIndexBesideFilter())) skip("this server scans where a filter names a field outside the index");
+  const { db, asked } = plans;
+  if (!(await usesIndexBesideFilter(db))) skip("this server scans where a filter names a field outside the index");
   const service = users();
   const made = await Promise.all(
     [1, 2, 3, 4].map(() => newUser(service, { username: userInit().email?.slice(0, 12) ?? "" })),
@@ -119,12 +81,5 @@ test("no read of users scans the collection, on any page of any order and filter
     })),
   );
   expect(asked.length).toBe(89);
-  for (const { filter, options } of asked) {
-    const { sort, limit } = options as { sort?: Document; limit?: number };
-    const cursor = db.collection("users").find(filter, { ...(sort && { sort }), limit: limit ?? 3 });
-    const plan = (await cursor.explain("queryPlanner")) as { queryPlanner: { winningPlan: unknown } };
-    const stages = stagesOf(plan.queryPlanner.winningPlan);
-    expect(stages, JSON.stringify([filter, options, plan.queryPlanner])).not.toContain("COLLSCAN");
-    expect(stages.length).toBeGreaterThan(0);
-  }
+  for (const each of asked) await expectIndexed(db, each);
 });
