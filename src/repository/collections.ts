@@ -5,7 +5,6 @@ import { ApiKeySchema } from "../../gen/lucid/repository/v1/api_key_pb.ts";
 import { AuthTokenSchema } from "../../gen/lucid/repository/v1/auth_token_pb.ts";
 import { BlockInternalsSchema } from "../../gen/lucid/repository/v1/block_internals_pb.ts";
 import { BlockSchema } from "../../gen/lucid/repository/v1/block_pb.ts";
-import { EncryptionKeySchema } from "../../gen/lucid/repository/v1/encryption_key_pb.ts";
 import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
 import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { NotificationSchema } from "../../gen/lucid/repository/v1/notification_pb.ts";
@@ -48,7 +47,6 @@ export const storedMessages: readonly DescMessage[] = [
   TrustPolicyActivitySchema,
   ApiKeySchema,
   AuthTokenSchema,
-  EncryptionKeySchema,
   NotificationSchema,
   SystemConfigSchema,
   WorkProofSchema,

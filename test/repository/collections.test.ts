@@ -65,8 +65,7 @@ test("at least 60 indexes are declared, with the standard ones among them", () =
   const index = (collection: string, name: string) =>
     declared.find((each) => each.name === collection)?.indexes.find((each) => each.name === name);
   expect(index("work_proofs", "node_id_1_slot_1_proof_type_1")).toMatchObject({ unique: true });
-  for (const name of ["auth_tokens", "encryption_keys"])
-    expect(index(name, "expires_at_1")).toMatchObject({ expireAfterSeconds: 0, unique: false });
+  expect(index("auth_tokens", "expires_at_1")).toMatchObject({ expireAfterSeconds: 0, unique: false });
   for (const { name, indexes } of declared) expect([name, indexes.length > 0]).toEqual([name, true]);
 });
 
