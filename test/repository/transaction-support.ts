@@ -59,10 +59,16 @@ export async function newTransaction(transactions: Transactions, init: Transacti
   return transaction;
 }
 
-/** Stores a block as BlockService would, as far as transactions look at it. */
+/** A block as it is stored, as far as transactions look at it and its validator asks. */
+export function blockDocument(height: bigint, status: string) {
+  const hashes = { block_id: hash(), previous_hash: hash(), merkle_root: hash() };
+  return { ...hashes, height, status, timestamp: new Date(), created_at: new Date(), revision: 1n };
+}
+
+/** Stores a block, without the chain that it would be in. */
 export async function newBlock(db: Db, status = "CONFIRMED"): Promise<{ blockId: string; height: bigint }> {
-  const block = { block_id: hash(), height: BigInt(randomBytes(4).readUInt32BE()), status };
-  await db.collection("blocks").insertOne({ ...block, created_at: new Date(), revision: 1n });
+  const block = blockDocument(BigInt(randomBytes(6).readUIntBE(0, 6)), status);
+  await db.collection("blocks").insertOne(block);
   return { blockId: block.block_id, height: block.height };
 }
 

@@ -222,10 +222,15 @@ export function brokenRules(message: DescMessage, path = "", seen: readonly Desc
     const rules = rulesOf(field);
     const own = rules === undefined ? [] : brokenField(field, rules, at);
     const inner = field.message;
-    if (inner === undefined || inner.typeName.startsWith("google.")) return own;
+    if (inner === undefined || inner.typeName.startsWith("google.") || areCheckedApart(rules)) return own;
     const element = field.fieldKind === "list" ? `${at}[0]` : at;
     return field.fieldKind === "map" ? own : [...own, ...brokenRules(inner, element, [...seen, message])];
   });
+}
+
+/** Whether the items of a list are checked by the handler, which tells of each in its answer. */
+function areCheckedApart(rules: FieldRules | undefined): boolean {
+  return rules?.type.case === "repeated" && rules.type.value.items?.ignore === Ignore.ALWAYS;
 }
 
 function brokenField(field: DescField, rules: FieldRules, path: string): Broken[] {
