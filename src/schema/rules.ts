@@ -8,16 +8,26 @@ import { fail } from "../errors.ts";
 /** What it compiles of a message's rules is kept, so one serves all. */
 const validator = createValidator();
 
-/** Why a message is refused by the rules of its proto, naming each field; undefined where it keeps them. */
+/** A refusal travels in headers, of which some clients take 8 KiB: of many fields it names the first. */
+const mostFields = 10;
+
+/** Most characters of a path, which may have a key in it that the caller has made up. */
+const mostOfPath = 120;
+
+/** Why a message is refused by the rules of its proto, naming the fields; undefined where it keeps them. */
 export function brokenRules(schema: DescMessage, message: Message): ConnectError | undefined {
   const result = validator.validate(schema, message);
   if (result.kind === "valid") return undefined;
   if (result.kind === "error") throw result.error;
-  const fields = result.violations.map((violation) => ({
-    field: pathToString(violation.field),
+  const fields = result.violations.slice(0, mostFields).map((violation) => ({
+    field: shortened(pathToString(violation.field)),
     description: violation.message,
     reason: violation.ruleId.toUpperCase().replaceAll(/[^A-Z0-9]+/g, "_"),
   }));
   const paths = fields.map(({ field }) => field).join(", ");
   return fail("BAD_REQUEST", `The request breaks a rule: ${paths}`, { metadata: { fields: paths }, fields });
+}
+
+function shortened(path: string): string {
+  return path.length <= mostOfPath ? path : `${path.slice(0, mostOfPath)}…`;
 }

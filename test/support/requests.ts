@@ -251,7 +251,8 @@ function brokenField(field: DescField, rules: FieldRules, path: string): Broken[
   }
   if (type.case === "map") {
     const most = Number(type.value.maxPairs);
-    const many = Object.fromEntries(Array.from({ length: most + 1 }, (_, index) => [`k${index}`, "x"]));
+    const one = filledOne(field, type.value.values, () => undefined, path, deepest);
+    const many = Object.fromEntries(Array.from({ length: most + 1 }, (_, index) => [`k${index}`, one]));
     return [...required, ...(most > 0 ? [{ path, at: path, rule: "max_pairs", value: many }] : [])];
   }
   return [...required, ...brokenOne(rules, path, skipsZero)];
