@@ -136,10 +136,20 @@ export function blockChain(blocks: Entity, ready: () => Promise<void>): Chain {
   return {
     async append(block, mark, context) {
       await ready();
+      const before = async () => (mark === undefined ? null : createdBefore(collection, mark, deadlineOf(context)));
       for (let attempt = 1; attempt <= mostAttempts; attempt++) {
-        const earlier = mark === undefined ? null : await createdBefore(collection, mark, deadlineOf(context));
+        // Whoever was ahead may have completed this very block, and a claim that was sent twice has failed the second time.
+        const own = attempt === 1 ? null : await blocks.find({ _id: block.document["_id"] as ObjectId }, context);
+        if (own !== null) return { document: own, isNew: true };
+        const earlier = await before();
         if (earlier !== null) return { document: earlier, isNew: false };
-        const last = await below(block, context);
+        const last = await below(block, context).catch(async (refusal: unknown) => {
+          // The first try with its id may have come in between.
+          const first = await before();
+          if (first === null) throw refusal;
+          return first;
+        });
+        if (last instanceof Uint8Array) return { document: last, isNew: false };
         // The unique height decides between first blocks.
         if (last === undefined) return blocks.insert(block.document, context, mark);
         if (last.next_block_hash !== undefined) {

@@ -19,19 +19,26 @@ export interface BlocksApp extends AsyncDisposable {
   readonly blocks: Blocks;
   readonly overHttp: Blocks;
   readonly db: Db;
+  /** What the service has logged as its own fault. */
+  readonly faults: readonly string[];
   /** Empties the chain. */
   clear(): Promise<void>;
 }
 
 export async function blocksApp(environment: Readonly<Record<string, string>> = {}): Promise<BlocksApp> {
   const name = uniqueName("blocks");
-  const app = await testApp({ ...environment, LUCID_MONGODB_DATABASE: name });
+  const faults: string[] = [];
+  const logTo = (line: string) => {
+    if ((JSON.parse(line) as { level: number }).level >= 50) faults.push(line); // pino's error
+  };
+  const app = await testApp({ ...environment, LUCID_MONGODB_DATABASE: name }, { logTo });
   const db = app.mongodb.db(name, { useBigInt64: true });
   return {
     app,
     blocks: app.client(BlockService),
     overHttp: app.http(BlockService),
     db,
+    faults,
     async clear() {
       await db.collection("blocks").deleteMany({});
       await db.collection("block_internals").deleteMany({});
