@@ -246,14 +246,14 @@ test(
   "wherever processes die between two writes, the chain stays whole and grows on",
   { timeout: 240_000 },
   async () => {
-    const steps = fc.array(fc.record({ death, then: fc.constantFrom("create", "orphan", "nothing") }), {
+    const steps = fc.array(fc.record({ death, others: fc.constantFrom("create", "orphan", "nothing") }), {
       minLength: 1,
       maxLength: 4,
     });
     await onEachLane(200, steps, async (db, deaths) => {
       const blocks = handlersOn(db);
       await blocks.createBlock({ block: blockInit() });
-      for (const { death: fatal, then } of deaths) {
+      for (const { death: fatal, others } of deaths) {
         const last = (await chainOf(blocks)).at(-1);
         const dying = dyingAt(db, fatal.number, fatal.when);
         const init = blockInit(last);
@@ -266,8 +266,9 @@ test(
         await expectWhole(blocks);
         // Others find what it has left, and go on: each of these may find that the dead one came first.
         const tip = (await chainOf(blocks)).at(-1);
-        if (then === "create") await succeedsOr(blocks.createBlock({ block: blockInit(tip) }), "BLOCK_ALREADY_EXISTS");
-        if (then === "orphan" && tip !== undefined) {
+        if (others === "create")
+          await succeedsOr(blocks.createBlock({ block: blockInit(tip) }), "BLOCK_ALREADY_EXISTS");
+        if (others === "orphan" && tip !== undefined) {
           await succeedsOr(blocks.markBlockOrphaned({ blockId: tip.blockId }), "BLOCK_HAS_SUCCESSOR");
         }
         await expectWhole(blocks);

@@ -271,13 +271,13 @@ test("what was refused has changed nothing", async () => {
 
 test("a refusal of more than headers hold names the first fields that break a rule", async () => {
   const many = { sessionAnchors: Array.from({ length: 1000 }, () => ({})) };
-  const long = { consensusInfo: { pootScores: { ["x".repeat(100_000)]: 1 } } };
+  const longKey = { consensusInfo: { pootScores: { ["x".repeat(100_000)]: 1 } } };
   for (const blocks of [service.blocks, service.overHttp]) {
     const refused = await refusalOf(create(many)(blocks, made));
     expect(refused).toMatchObject({ code: "InvalidArgument", reason: "BAD_REQUEST" });
     expect(refused.fields).toHaveLength(10);
     expect(refused.fields[0]).toBe("block.session_anchors[0].session_id");
-    const { fields } = await refusalOf(create(long)(blocks, made));
+    const { fields } = await refusalOf(create(longKey)(blocks, made));
     expect(fields[0]).toMatch(/^block\.consensus_info\.poot_scores\["x+…$/);
   }
 });
