@@ -44,6 +44,10 @@ const reasons = {
   SESSION_NOT_FOUND: { code: Code.NotFound },
   SESSION_ALREADY_EXISTS: { code: Code.AlreadyExists },
   SESSION_NOT_DELETED: { code: Code.FailedPrecondition },
+  SESSION_TAKES_NO_CHUNKS: { code: Code.FailedPrecondition },
+  SESSION_FULL: { code: Code.FailedPrecondition },
+  CHUNK_NOT_FOUND: { code: Code.NotFound },
+  CHUNK_ALREADY_EXISTS: { code: Code.AlreadyExists },
 
   // Wallets and devices.
   WALLET_NOT_FOUND: { code: Code.NotFound },

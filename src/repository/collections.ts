@@ -5,9 +5,11 @@ import { ApiKeySchema } from "../../gen/lucid/repository/v1/api_key_pb.ts";
 import { AuthTokenSchema } from "../../gen/lucid/repository/v1/auth_token_pb.ts";
 import { BlockInternalsSchema } from "../../gen/lucid/repository/v1/block_internals_pb.ts";
 import { BlockSchema } from "../../gen/lucid/repository/v1/block_pb.ts";
+import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
 import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { NotificationSchema } from "../../gen/lucid/repository/v1/notification_pb.ts";
+import { SessionEncryptionKeySchema } from "../../gen/lucid/repository/v1/session_encryption_key_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { SystemConfigSchema } from "../../gen/lucid/repository/v1/system_config_pb.ts";
 import { TransactionInternalsSchema } from "../../gen/lucid/repository/v1/transaction_internals_pb.ts";
@@ -22,7 +24,7 @@ import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { WalletBalanceSchema, WalletSchema, WalletTransactionSchema } from "../../gen/lucid/repository/v1/wallet_pb.ts";
 import { WalletSecretsSchema } from "../../gen/lucid/repository/v1/wallet_secrets_pb.ts";
 import { WorkProofSchema } from "../../gen/lucid/repository/v1/work_proof_pb.ts";
-import { wantedCollection, type WantedCollection } from "../schema/collection-keeper.ts";
+import { wantedCollection } from "../schema/collection-keeper.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 import { carrierIndex } from "./audit/carriers.ts";
 import { type CollectionReport, type KeptCollections, keptCollections, type KeptOptions } from "./kept-collections.ts";
@@ -32,6 +34,8 @@ export const storedMessages: readonly DescMessage[] = [
   UserSchema,
   UserCredentialsSchema,
   SessionSchema,
+  SessionEncryptionKeySchema,
+  ChunkSchema,
   ManifestSchema,
   WalletSchema,
   WalletSecretsSchema,
@@ -52,23 +56,6 @@ export const storedMessages: readonly DescMessage[] = [
   WorkProofSchema,
 ];
 
-/** What collections that no message describes yet must have: statistics of users read them. */
-const others: readonly WantedCollection[] = [
-  {
-    name: "chunks",
-    indexes: [
-      {
-        name: "session_id_1_chunk_index_1",
-        key: new Map([
-          ["session_id", 1],
-          ["chunk_index", 1],
-        ]),
-        unique: true,
-      },
-    ],
-  },
-];
-
 /** What every service of this room needs. */
 export interface Repositories {
   readonly db: Db;
@@ -82,7 +69,7 @@ export function domainCollections(
   tell: KeptOptions["conflict"],
   options: Omit<KeptOptions, "conflict"> = {},
 ): KeptCollections {
-  const wanted = [...storedMessages.map((schema) => wantedCollection(schema, [carrierIndex])), ...others];
+  const wanted = storedMessages.map((schema) => wantedCollection(schema, [carrierIndex]));
   return keptCollections(db, wanted, { ...options, conflict: tell });
 }
 

@@ -7,7 +7,7 @@ import { badRequest, tooLarge, type WrongField } from "../schema/refusals.ts";
 
 const codec = codecFor(SessionSchema);
 
-const defaultMaxSizeBytes = 100n * 1024n ** 3n;
+export const defaultMaxSizeBytes = 100n * 1024n ** 3n;
 
 /** The session that is stored for what a caller sent: defaults where nothing is set. */
 export function prepared(sent: Session): Session {

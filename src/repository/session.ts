@@ -2,6 +2,8 @@ import { randomUUIDv7 } from "node:crypto";
 
 import type { ServiceImpl } from "@connectrpc/connect";
 
+import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
+import { SessionEncryptionKeySchema } from "../../gen/lucid/repository/v1/session_encryption_key_pb.ts";
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { codecFor } from "../schema/codec.ts";
@@ -10,7 +12,10 @@ import { documentResponse } from "../schema/document-response.ts";
 import { entity, literal } from "../schema/entity.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { badRequest } from "../schema/refusals.ts";
+import { chunkCounters } from "./chunk-counters.ts";
 import type { Repositories } from "./collections.ts";
+import { secretsOf } from "./secrets.ts";
+import { chunkRpcs } from "./session-chunks.ts";
 import { documentOf, prepared } from "./session-document.ts";
 import { filterOf, searchFilter } from "./session-query.ts";
 import { sessionStates, stepTimes } from "./session-states.ts";
@@ -42,29 +47,52 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
     ready: collections.ready,
     pageTokens,
   });
+  const chunks = entity({
+    db,
+    schema: ChunkSchema,
+    id: "chunk_id",
+    name: "chunk",
+    reasons: { notFound: "CHUNK_NOT_FOUND", alreadyExists: "CHUNK_ALREADY_EXISTS" },
+    ready: collections.ready,
+    pageTokens,
+  });
+  const counters = chunkCounters({ sessions, chunks: chunks.collection });
+  const keys = secretsOf(db, {
+    schema: SessionEncryptionKeySchema,
+    name: "encryption_key",
+    resource: SessionSchema.name,
+    alreadyExists: "SESSION_ALREADY_EXISTS",
+  });
 
   return {
+    ...chunkRpcs({ db, sessions, chunks, counters, ready: () => collections.ready(ChunkSchema), pageTokens }),
+
     async createSession(request, context) {
       const session = prepared(onlyWritable(SessionSchema, request.session ?? codec.decode({})));
       session.sessionId = randomUUIDv7();
       session.status = SessionStatus.PENDING;
       const mark = requestMark(rpc.CreateSessionRequestSchema, request);
-      const { document } = await sessions.insert(
-        documentOf(session, () => true),
+      const document = documentOf(session, () => true);
+      const insert = () => sessions.insert(document, context, mark);
+      await collections.ready(SessionEncryptionKeySchema);
+      const { document: stored } = await keys.create(
+        { session_id: session.sessionId },
+        request.encryptionKey,
+        insert,
         context,
-        mark,
       );
-      return created([document]);
+      return created(await counters.upToDate([stored], context));
     },
 
     async getSession({ sessionId, showDeleted }, context) {
       const filter = showDeleted ? { session_id: sessionId } : sessions.live(sessionId);
-      return got([await sessions.get(filter, context, { session_id: sessionId })]);
+      const found = await sessions.get(filter, context, { session_id: sessionId });
+      return got(await counters.upToDate([found], context));
     },
 
     async batchGetSessions({ sessionIds }, context) {
       const { documents, missing } = await sessions.batch(sessionIds, context);
-      return batch(documents, { missingSessionIds: missing });
+      return batch(await counters.upToDate(documents, context), { missingSessionIds: missing });
     },
 
     async updateSession({ session: sent, updateMask, etag }, context) {
@@ -74,7 +102,7 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
         (isChanged) => documentOf(prepared(onlyWritable(SessionSchema, sent)), isChanged),
         context,
       );
-      return updated([found]);
+      return updated(await counters.upToDate([found], context));
     },
 
     async updateSessionStatus({ sessionId, status, errorMessage, etag }, context) {
@@ -85,15 +113,24 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
       };
       const found = await sessions.step(sessionId, { machine: sessionStates, to: status, set, etag, now }, context);
       if (found === null) throw await sessions.whyNot(sessionId, context);
-      return stepped([found]);
+      return stepped(await counters.upToDate([found], context));
+    },
+
+    async setSessionEncryptionKey({ sessionId, encryptionKey }, context) {
+      await collections.ready(SessionEncryptionKeySchema);
+      await sessions.get(sessions.live(sessionId), context, { session_id: sessionId });
+      await keys.replace({ session_id: sessionId }, encryptionKey, context);
+      return {};
     },
 
     async deleteSession({ sessionId, etag, validateOnly }, context) {
-      return deleted([await sessions.delete(sessionId, { etag, validateOnly }, context)]);
+      const found = await sessions.delete(sessionId, { etag, validateOnly }, context);
+      return deleted(await counters.upToDate([found], context));
     },
 
     async undeleteSession({ sessionId, etag }, context) {
-      return undeleted([await sessions.undelete(sessionId, { etag }, context)]);
+      const found = await sessions.undelete(sessionId, { etag }, context);
+      return undeleted(await counters.upToDate([found], context));
     },
 
     async listSessions(request, context) {
@@ -103,7 +140,7 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
         { ...query, fallback: "created_at desc", schema, request },
         context,
       );
-      return listed(documents, { nextPageToken });
+      return listed(await counters.upToDate(documents, context), { nextPageToken });
     },
 
     async countSessions({ filter, showDeleted }, context) {
@@ -116,7 +153,7 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
         { filter, fallback: "session_id", schema: rpc.SearchSessionsRequestSchema, request },
         context,
       );
-      return searched(documents, { nextPageToken });
+      return searched(await counters.upToDate(documents, context), { nextPageToken });
     },
   };
 }

@@ -99,19 +99,35 @@ function damaged() {
   return fail("DOCUMENT_DAMAGED", "A stored document is not valid BSON");
 }
 
+/** An element at the top of a document: its type, and where its value begins and ends. */
+interface Element {
+  readonly type: number;
+  readonly at: number;
+  readonly end: number;
+}
+
+function elementIn(source: Buffer, name: string): Element | undefined {
+  const limit = documentEnd(source, 0, source.length) - 1;
+  for (let from = 4; from < limit;) {
+    const type = source[from] as number; // from is below the length
+    const at = nameEnd(source, from + 1, limit) + 1;
+    const end = valueEnd(source, type, at, limit);
+    if (source.toString("latin1", from + 1, at - 1) === name) return { type, at, end };
+    from = end;
+  }
+  return undefined;
+}
+
 /** The text in a field at the top of a document; undefined where it is absent or no text. */
 export function stringIn(document: Uint8Array, name: string): string | undefined {
   const source = asBuffer(document);
-  const end = documentEnd(source, 0, source.length) - 1;
-  for (let at = 4; at < end;) {
-    const type = source[at] as number; // at is below the length
-    const nameAt = at + 1;
-    const valueAt = nameEnd(source, nameAt, end) + 1;
-    const next = valueEnd(source, type, valueAt, end);
-    if (type === BSON.string && source.toString("latin1", nameAt, valueAt - 1) === name) {
-      return source.toString("utf8", valueAt + 4, next - 1);
-    }
-    at = next;
-  }
-  return undefined;
+  const found = elementIn(source, name);
+  return found?.type === BSON.string ? source.toString("utf8", found.at + 4, found.end - 1) : undefined;
+}
+
+/** Whether a field at the top of a document is an array that holds something. */
+export function hasItems(document: Uint8Array, name: string): boolean {
+  const source = asBuffer(document);
+  const found = elementIn(source, name);
+  return found?.type === BSON.array && found.end - found.at > 5; // an empty document takes five bytes
 }

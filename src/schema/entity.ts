@@ -85,7 +85,8 @@ export interface Page {
   readonly nextPageToken: string;
 }
 
-type Context = HandlerContext;
+/** What an entity reads of a call. */
+type Context = Pick<HandlerContext, "signal" | "timeoutMs" | "values">;
 
 /**
  * Reads and writes the documents of one message by the rules that all entities share: revision and etag, soft deletion, unique

@@ -18,8 +18,8 @@ export function badRequest(...wrong: readonly WrongField[]): ConnectError {
 
 const mostFreeBytes = 256 * 1024;
 
-/** What is wrong with a free-form value, such as `metadata`: it takes more than 256 KiB when it is stored. */
-export function tooLarge(field: string, value: Document | undefined): readonly WrongField[] {
-  if (value === undefined || serialize(value).length <= mostFreeBytes) return [];
-  return [{ field, description: `must take at most ${mostFreeBytes} bytes when it is stored` }];
+/** What is wrong with a free-form value, such as `metadata`: it takes more bytes, 256 KiB as a rule, when it is stored. */
+export function tooLarge(field: string, value: Document | undefined, mostBytes = mostFreeBytes): readonly WrongField[] {
+  if (value === undefined || serialize(value).length <= mostBytes) return [];
+  return [{ field, description: `must take at most ${mostBytes} bytes when it is stored` }];
 }

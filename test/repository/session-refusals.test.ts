@@ -3,9 +3,10 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { type ChunkSchema, ChunkStatus } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { type Session, type SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { SessionSearchMode, SessionService } from "../../gen/lucid/repository/v1/session_service_pb.ts";
-import { newSession, type Sessions, type SessionsApp, sessionsApp } from "./session-support.ts";
+import { chunkInit, newSession, type Sessions, type SessionsApp, sessionsApp } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
 
 const nothing = "00000000-0000-7000-8000-000000000000";
@@ -48,6 +49,29 @@ const wrongFields: readonly [string, Init][] = [
   ["upload_bandwidth_mbps", { uploadBandwidthMbps: Number.POSITIVE_INFINITY }],
   ["metadata", { metadata: { a: megabyte } }],
 ];
+
+/** A field of a new chunk that breaks its rule, by its name in proto. */
+const wrongChunks: readonly [string, MessageInitShape<typeof ChunkSchema>][] = [
+  ["chunk_index", { chunkIndex: -1n }],
+  ["chunk_index", { chunkIndex: 2n ** 53n }],
+  ["size_bytes", { sizeBytes: 0n }],
+  ["size_bytes", { sizeBytes: 10_485_761n }],
+  ["hash", { hash: "" }],
+  ["hash", { hash: "AB".repeat(32) }],
+  ["hash", { hash: megabyte }],
+  ["encrypted_hash", { encryptedHash: "ab" }],
+  ["status", { status: ChunkStatus.STORED }],
+  ["status", { status: unknown }],
+  ["storage_path", { storagePath: "x".repeat(1025) }],
+  ["compression_ratio", { compressionRatio: 0 }],
+  ["encryption_algorithm", { encryptionAlgorithm: "x".repeat(101) }],
+  ["metadata", { metadata: { a: "x".repeat(5000) } }],
+  ["metadata", { metadata: { "a\0": 1 } }],
+];
+
+async function* stream<T>(...messages: T[]) {
+  yield* messages;
+}
 
 type Call = (sessions: Sessions, made: Session) => Promise<unknown>;
 
@@ -160,6 +184,97 @@ const refusals: readonly [string, Call, object][] = [
       sessions.updateSessionStatus({ sessionId, status: SessionStatus.RECORDING, etag: '"99"' }),
     stale,
   ],
+  [
+    "setSessionEncryptionKey: nothing",
+    (sessions) => sessions.setSessionEncryptionKey({}),
+    bad("session_id", "encryption_key"),
+  ],
+  [
+    "setSessionEncryptionKey: no key",
+    (sessions, { sessionId }) => sessions.setSessionEncryptionKey({ sessionId, encryptionKey: {} }),
+    bad("encryption_key.encryption_key"),
+  ],
+  [
+    "setSessionEncryptionKey: long key",
+    (sessions, { sessionId }) =>
+      sessions.setSessionEncryptionKey({ sessionId, encryptionKey: { encryptionKey: new Uint8Array(4097) } }),
+    bad("encryption_key.encryption_key"),
+  ],
+  [
+    "setSessionEncryptionKey: nothing there",
+    (sessions) =>
+      sessions.setSessionEncryptionKey({ sessionId: nothing, encryptionKey: { encryptionKey: Buffer.from("k") } }),
+    missing,
+  ],
+  ["addChunk: nothing", (sessions) => sessions.addChunk({}), bad("session_id", "chunk")],
+  [
+    "addChunk: nothing there",
+    (sessions) => sessions.addChunk({ sessionId: nothing, chunk: chunkInit(0) }),
+    { ...missing, metadata: { session_id: nothing } },
+  ],
+  ...wrongChunks.flatMap(([field, init]): [string, Call, object][] => [
+    [
+      `addChunk: ${field} ${Object.values(init).join().slice(0, 20)}`,
+      (sessions, { sessionId }) => sessions.addChunk({ sessionId, chunk: chunkInit(0, init) }),
+      bad(`chunk.${field}`),
+    ],
+  ]),
+  ["addChunks: nothing", (sessions) => sessions.addChunks(stream()), bad("session_id")],
+  ["addChunks: no session", (sessions) => sessions.addChunks(stream({ chunks: [chunkInit(0)] })), bad("session_id")],
+  [
+    "addChunks: two sessions",
+    (sessions, { sessionId }) => sessions.addChunks(stream({ sessionId }, { sessionId: nothing })),
+    bad("session_id"),
+  ],
+  ["addChunks: nothing there", (sessions) => sessions.addChunks(stream({ sessionId: nothing })), missing],
+  ["addChunks: long session", (sessions) => sessions.addChunks(stream({ sessionId: long })), bad("session_id")],
+  [
+    "addChunks: a wrong hash",
+    (sessions, { sessionId }) =>
+      sessions.addChunks(stream({ sessionId, chunks: [chunkInit(0, { hash: "x" }), chunkInit(1)] })),
+    bad("chunks[0].hash"),
+  ],
+  [
+    "addChunks: many in one message",
+    (sessions, { sessionId }) =>
+      sessions.addChunks(stream({ sessionId, chunks: Array.from({ length: 1001 }, (_, index) => chunkInit(index)) })),
+    bad("chunks"),
+  ],
+  ["updateChunkStatus: nothing", (sessions) => sessions.updateChunkStatus({}), bad("chunk_id", "status")],
+  [
+    "updateChunkStatus: encrypted without a hash",
+    (sessions) => sessions.updateChunkStatus({ chunkId: nothing, status: ChunkStatus.ENCRYPTED }),
+    { code: "InvalidArgument", reason: "BAD_REQUEST" },
+  ],
+  [
+    "updateChunkStatus: a wrong hash",
+    (sessions) =>
+      sessions.updateChunkStatus({ chunkId: nothing, status: ChunkStatus.STORED, encryptedHash: "A".repeat(64) }),
+    bad("encrypted_hash"),
+  ],
+  [
+    "updateChunkStatus: nothing there",
+    (sessions) => sessions.updateChunkStatus({ chunkId: nothing, status: ChunkStatus.STORED }),
+    { code: "NotFound", reason: "CHUNK_NOT_FOUND", metadata: { chunk_id: nothing } },
+  ],
+  ["listChunks: no session", (sessions) => sessions.listChunks({}), bad("session_id")],
+  ["listChunks: nothing there", (sessions) => sessions.listChunks({ sessionId: nothing }), missing],
+  [
+    "listChunks: unknown state",
+    (sessions, { sessionId }) => sessions.listChunks({ sessionId, status: unknown }),
+    bad("status"),
+  ],
+  [
+    "listChunks: made-up token",
+    (sessions, { sessionId }) => sessions.listChunks({ sessionId, pageToken: "abc" }),
+    noToken(),
+  ],
+  [
+    "listChunkRanges: below the first",
+    (sessions, { sessionId }) => sessions.listChunkRanges({ sessionId, fromIndex: -1n }),
+    bad("from_index"),
+  ],
+  ["listChunkRanges: nothing there", (sessions) => sessions.listChunkRanges({ sessionId: nothing }), missing],
   ["deleteSession: no id", (sessions) => sessions.deleteSession({}), bad("session_id")],
   ["deleteSession: nothing there", (sessions) => sessions.deleteSession({ sessionId: nothing }), missing],
   [

@@ -1,9 +1,10 @@
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import type { Db } from "mongodb";
 
+import type { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { type Session, type SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { SessionService } from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { type TestApp, testApp } from "../support/app.ts";
@@ -71,4 +72,33 @@ export async function sessionIn(
     if (session === undefined) throw new Error("No session was returned");
   }
   return session;
+}
+
+/** What a new chunk needs. Chunks of one index are the same unless `init` says otherwise. */
+export function chunkInit(
+  index: number,
+  init: MessageInitShape<typeof ChunkSchema> = {},
+): MessageInitShape<typeof ChunkSchema> {
+  const hash = createHash("sha256").update(`chunk ${index}`).digest("hex");
+  return { chunkIndex: BigInt(index), sizeBytes: BigInt(1000 + index), hash, ...init };
+}
+
+/** The counters of a session. */
+export function countersOf(session: Session | undefined) {
+  const { totalChunks, chunksUploaded, chunksProcessed, chunksEncrypted, totalSizeBytes } = session ?? {};
+  return { totalChunks, chunksUploaded, chunksProcessed, chunksEncrypted, totalSizeBytes };
+}
+
+/** What the counters of a session must be: its chunks, counted one by one. */
+export async function countedRows(db: Db, sessionId: string) {
+  const rows = await db.collection("chunks").find({ session_id: sessionId }).toArray();
+  const inState = (...states: string[]) => rows.filter(({ status }) => states.includes(String(status)));
+  const processed = inState("ENCRYPTED", "STORED");
+  return {
+    totalChunks: BigInt(rows.length),
+    chunksUploaded: BigInt(inState("UPLOADED", "PROCESSING", "ENCRYPTED", "STORED").length),
+    chunksProcessed: BigInt(processed.length),
+    chunksEncrypted: BigInt(processed.filter((row) => "encrypted_hash" in row).length),
+    totalSizeBytes: rows.reduce((sum, row) => sum + (row["size_bytes"] as bigint), 0n),
+  };
 }

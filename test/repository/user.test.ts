@@ -294,9 +294,9 @@ test("statistics are computed from the user's sessions and their chunks", async 
     updated_at: time(59),
   };
   await db.collection("sessions").insertMany([...sessions, others]);
-  await db
-    .collection("chunks")
-    .insertMany([...chunks, { session_id: others.session_id, chunk_index: 0, size_bytes: 7n, status: "STORED" }]);
+  const ofOthers = { session_id: others.session_id, chunk_index: 0, size_bytes: 7n, status: "STORED" };
+  const alike = () => ({ chunk_id: randomUUID(), hash: "ab".repeat(32), created_at: time(0) });
+  await db.collection("chunks").insertMany([...chunks, ofOthers].map((chunk) => ({ ...chunk, ...alike() })));
   const stored = 10n + 11n + 12n + 13n + 14n;
   expect((await users.getUserStatistics({ userId })).statistics).toMatchObject({
     totalSessions: 5n,

@@ -80,7 +80,7 @@ export const BlockchainAnchorSchema: GenMessage<BlockchainAnchor> = /*@__PURE__*
   messageDesc(file_lucid_repository_v1_session, 0);
 
 /**
- * A recorded session, as it is stored. Its key is not part of it: that is SessionEncryptionKey, which no rpc returns. Its
+ * A recorded session, as it is stored. Its key is not part of it: that is a SessionEncryptionKey, which no rpc returns. Its
  * chunks are stored apart; the counters here always equal what is stored of them.
  *
  * @generated from message lucid.repository.v1.Session

@@ -7,15 +7,21 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Status } from "../../../google/rpc/status_pb.ts";
+import { file_google_rpc_status } from "../../../google/rpc/status_pb.ts";
+import type { Chunk, ChunkStatus } from "./chunk_pb.ts";
+import { file_lucid_repository_v1_chunk } from "./chunk_pb.ts";
 import type { Session, SessionStatus } from "./session_pb.ts";
 import { file_lucid_repository_v1_session } from "./session_pb.ts";
+import type { SessionEncryptionKey } from "./session_encryption_key_pb.ts";
+import { file_lucid_repository_v1_session_encryption_key } from "./session_encryption_key_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/repository/v1/session_service.proto.
  */
 export const file_lucid_repository_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CilsdWNpZC9yZXBvc2l0b3J5L3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxITbHVjaWQucmVwb3NpdG9yeS52MSJuChRDcmVhdGVTZXNzaW9uUmVxdWVzdBI1CgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uQga6SAPIAQESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQEiRgoVQ3JlYXRlU2Vzc2lvblJlc3BvbnNlEi0KB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24iSQoRR2V0U2Vzc2lvblJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARIUCgxzaG93X2RlbGV0ZWQYAiABKAgiQwoSR2V0U2Vzc2lvblJlc3BvbnNlEi0KB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24iRQoXQmF0Y2hHZXRTZXNzaW9uc1JlcXVlc3QSKgoLc2Vzc2lvbl9pZHMYASADKAlCFbpIEpIBDwgBEGQYASIHcgUQARiAASJnChhCYXRjaEdldFNlc3Npb25zUmVzcG9uc2USLgoIc2Vzc2lvbnMYASADKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24SGwoTbWlzc2luZ19zZXNzaW9uX2lkcxgCIAMoCSLtAQoUVXBkYXRlU2Vzc2lvblJlcXVlc3QSjAEKB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb25CXbpIWroBVAobc2Vzc2lvbi5zZXNzaW9uX2lkLnJlcXVpcmVkEh5zZXNzaW9uLnNlc3Npb25faWQgbXVzdCBiZSBzZXQaFXRoaXMuc2Vzc2lvbl9pZCAhPSAnJ8gBARIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCJGChVVcGRhdGVTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiLKAgoaVXBkYXRlU2Vzc2lvblN0YXR1c1JlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARI+CgZzdGF0dXMYAiABKA4yIi5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb25TdGF0dXNCCrpIB4IBBBABIAASJAoNZXJyb3JfbWVzc2FnZRgDIAEoCUIIukgFcgMY0A9IAIgBARIVCgRldGFnGAQgASgJQge6SARyAhhAOn26SHoaeAojdXBkYXRlX3Nlc3Npb25fc3RhdHVzLmVycm9yX21lc3NhZ2USI2Vycm9yX21lc3NhZ2UgZ29lcyB3aXRoIEZBSUxFRCBvbmx5Gix0aGlzLnN0YXR1cyA9PSA4IHx8ICFoYXModGhpcy5lcnJvcl9tZXNzYWdlKUIQCg5fZXJyb3JfbWVzc2FnZSJMChtVcGRhdGVTZXNzaW9uU3RhdHVzUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJkChREZWxldGVTZXNzaW9uUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEASFQoNdmFsaWRhdGVfb25seRgDIAEoCCJGChVEZWxldGVTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJPChZVbmRlbGV0ZVNlc3Npb25SZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQCJIChdVbmRlbGV0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIs4BCg1TZXNzaW9uRmlsdGVyEhkKB3VzZXJfaWQYASABKAlCCLpIBXIDGIABEjwKBnN0YXR1cxgCIAEoDjIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblN0YXR1c0IIukgFggECEAESMAoMY3JlYXRlZF9mcm9tGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5jcmVhdGVkX2JlZm9yZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAitAEKE0xpc3RTZXNzaW9uc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQEhkKCG9yZGVyX2J5GAMgASgJQge6SARyAhhkEjIKBmZpbHRlchgEIAEoCzIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkZpbHRlchIUCgxzaG93X2RlbGV0ZWQYBSABKAgiXwoUTGlzdFNlc3Npb25zUmVzcG9uc2USLgoIc2Vzc2lvbnMYASADKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImAKFENvdW50U2Vzc2lvbnNSZXF1ZXN0EjIKBmZpbHRlchgBIAEoCzIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkZpbHRlchIUCgxzaG93X2RlbGV0ZWQYAiABKAgiJgoVQ291bnRTZXNzaW9uc1Jlc3BvbnNlEg0KBWNvdW50GAEgASgDIsUCChVTZWFyY2hTZXNzaW9uc1JlcXVlc3QSHQoFcXVlcnkYASABKAlCDrpIC3IJEAEYyAG6AQEAEj4KBG1vZGUYAiABKA4yJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb25TZWFyY2hNb2RlQgi6SAWCAQIQARIaCglwYWdlX3NpemUYAyABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgEIAEoCUIIukgFcgMogBA6kgG6SI4BGosBCiBzZWFyY2hfc2Vzc2lvbnMuc3Vic3RyaW5nX2xlbmd0aBI9cXVlcnkgbXVzdCBoYXZlIGF0IGxlYXN0IDMgY2hhcmFjdGVycyB3aGVyZSBtb2RlIGlzIFNVQlNUUklORxoodGhpcy5tb2RlICE9IDIgfHwgdGhpcy5xdWVyeS5zaXplKCkgPj0gMyJhChZTZWFyY2hTZXNzaW9uc1Jlc3BvbnNlEi4KCHNlc3Npb25zGAEgAygLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSp7ChFTZXNzaW9uU2VhcmNoTW9kZRIjCh9TRVNTSU9OX1NFQVJDSF9NT0RFX1VOU1BFQ0lGSUVEEAASHgoaU0VTU0lPTl9TRUFSQ0hfTU9ERV9QUkVGSVgQARIhCh1TRVNTSU9OX1NFQVJDSF9NT0RFX1NVQlNUUklORxACMtEICg5TZXNzaW9uU2VydmljZRJmCg1DcmVhdGVTZXNzaW9uEikubHVjaWQucmVwb3NpdG9yeS52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdBoqLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlU2Vzc2lvblJlc3BvbnNlEmIKCkdldFNlc3Npb24SJi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFNlc3Npb25SZXF1ZXN0GicubHVjaWQucmVwb3NpdG9yeS52MS5HZXRTZXNzaW9uUmVzcG9uc2UiA5ACARJ0ChBCYXRjaEdldFNlc3Npb25zEiwubHVjaWQucmVwb3NpdG9yeS52MS5CYXRjaEdldFNlc3Npb25zUmVxdWVzdBotLmx1Y2lkLnJlcG9zaXRvcnkudjEuQmF0Y2hHZXRTZXNzaW9uc1Jlc3BvbnNlIgOQAgESZgoNVXBkYXRlU2Vzc2lvbhIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblJlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZVNlc3Npb25SZXNwb25zZRJ4ChNVcGRhdGVTZXNzaW9uU3RhdHVzEi8ubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVTZXNzaW9uU3RhdHVzUmVxdWVzdBowLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblN0YXR1c1Jlc3BvbnNlEmYKDURlbGV0ZVNlc3Npb24SKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkRlbGV0ZVNlc3Npb25SZXF1ZXN0GioubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVTZXNzaW9uUmVzcG9uc2USbAoPVW5kZWxldGVTZXNzaW9uEisubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZVNlc3Npb25SZXF1ZXN0GiwubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZVNlc3Npb25SZXNwb25zZRJoCgxMaXN0U2Vzc2lvbnMSKC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIgOQAgESawoNQ291bnRTZXNzaW9ucxIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ291bnRTZXNzaW9uc1JlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNvdW50U2Vzc2lvbnNSZXNwb25zZSIDkAIBEm4KDlNlYXJjaFNlc3Npb25zEioubHVjaWQucmVwb3NpdG9yeS52MS5TZWFyY2hTZXNzaW9uc1JlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlYXJjaFNlc3Npb25zUmVzcG9uc2UiA5ACAUKcAQoXY29tLmx1Y2lkLnJlcG9zaXRvcnkudjFCE1Nlc3Npb25TZXJ2aWNlUHJvdG9QAaICA0xSWKoCE0x1Y2lkLlJlcG9zaXRvcnkuVjHKAhNMdWNpZFxSZXBvc2l0b3J5XFYx4gIfTHVjaWRcUmVwb3NpdG9yeVxWMVxHUEJNZXRhZGF0YeoCFUx1Y2lkOjpSZXBvc2l0b3J5OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lucid_repository_v1_session]);
+  fileDesc("CilsdWNpZC9yZXBvc2l0b3J5L3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxITbHVjaWQucmVwb3NpdG9yeS52MSKxAQoUQ3JlYXRlU2Vzc2lvblJlcXVlc3QSNQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkIGukgDyAEBEkEKDmVuY3J5cHRpb25fa2V5GAIgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRW5jcnlwdGlvbktleRIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABASJGChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJJChFHZXRTZXNzaW9uUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEhQKDHNob3dfZGVsZXRlZBgCIAEoCCJDChJHZXRTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJFChdCYXRjaEdldFNlc3Npb25zUmVxdWVzdBIqCgtzZXNzaW9uX2lkcxgBIAMoCUIVukgSkgEPCAEQZBgBIgdyBRABGIABImcKGEJhdGNoR2V0U2Vzc2lvbnNSZXNwb25zZRIuCghzZXNzaW9ucxgBIAMoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbhIbChNtaXNzaW5nX3Nlc3Npb25faWRzGAIgAygJIu0BChRVcGRhdGVTZXNzaW9uUmVxdWVzdBKMAQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkJdukhaugFUChtzZXNzaW9uLnNlc3Npb25faWQucmVxdWlyZWQSHnNlc3Npb24uc2Vzc2lvbl9pZCBtdXN0IGJlIHNldBoVdGhpcy5zZXNzaW9uX2lkICE9ICcnyAEBEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCgRldGFnGAMgASgJQge6SARyAhhAIkYKFVVwZGF0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIsoCChpVcGRhdGVTZXNzaW9uU3RhdHVzUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEj4KBnN0YXR1cxgCIAEoDjIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblN0YXR1c0IKukgHggEEEAEgABIkCg1lcnJvcl9tZXNzYWdlGAMgASgJQgi6SAVyAxjQD0gAiAEBEhUKBGV0YWcYBCABKAlCB7pIBHICGEA6fbpIehp4CiN1cGRhdGVfc2Vzc2lvbl9zdGF0dXMuZXJyb3JfbWVzc2FnZRIjZXJyb3JfbWVzc2FnZSBnb2VzIHdpdGggRkFJTEVEIG9ubHkaLHRoaXMuc3RhdHVzID09IDggfHwgIWhhcyh0aGlzLmVycm9yX21lc3NhZ2UpQhAKDl9lcnJvcl9tZXNzYWdlIkwKG1VwZGF0ZVNlc3Npb25TdGF0dXNSZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIosBCh5TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARJJCg5lbmNyeXB0aW9uX2tleRgCIAEoCzIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkVuY3J5cHRpb25LZXlCBrpIA8gBASIhCh9TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlc3BvbnNlImQKFERlbGV0ZVNlc3Npb25SZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIkYKFURlbGV0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIk8KFlVuZGVsZXRlU2Vzc2lvblJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARIVCgRldGFnGAIgASgJQge6SARyAhhAIkgKF1VuZGVsZXRlU2Vzc2lvblJlc3BvbnNlEi0KB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24izgEKDVNlc3Npb25GaWx0ZXISGQoHdXNlcl9pZBgBIAEoCUIIukgFcgMYgAESPAoGc3RhdHVzGAIgASgOMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uU3RhdHVzQgi6SAWCAQIQARIwCgxjcmVhdGVkX2Zyb20YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmNyZWF0ZWRfYmVmb3JlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK0AQoTTGlzdFNlc3Npb25zUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoIb3JkZXJfYnkYAyABKAlCB7pIBHICGGQSMgoGZmlsdGVyGAQgASgLMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRmlsdGVyEhQKDHNob3dfZGVsZXRlZBgFIAEoCCJfChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIuCghzZXNzaW9ucxgBIAMoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYAoUQ291bnRTZXNzaW9uc1JlcXVlc3QSMgoGZmlsdGVyGAEgASgLMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRmlsdGVyEhQKDHNob3dfZGVsZXRlZBgCIAEoCCImChVDb3VudFNlc3Npb25zUmVzcG9uc2USDQoFY291bnQYASABKAMixQIKFVNlYXJjaFNlc3Npb25zUmVxdWVzdBIdCgVxdWVyeRgBIAEoCUIOukgLcgkQARjIAboBAQASPgoEbW9kZRgCIAEoDjImLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblNlYXJjaE1vZGVCCLpIBYIBAhABEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAyiAEDqSAbpIjgEaiwEKIHNlYXJjaF9zZXNzaW9ucy5zdWJzdHJpbmdfbGVuZ3RoEj1xdWVyeSBtdXN0IGhhdmUgYXQgbGVhc3QgMyBjaGFyYWN0ZXJzIHdoZXJlIG1vZGUgaXMgU1VCU1RSSU5HGih0aGlzLm1vZGUgIT0gMiB8fCB0aGlzLnF1ZXJ5LnNpemUoKSA+PSAzImEKFlNlYXJjaFNlc3Npb25zUmVzcG9uc2USLgoIc2Vzc2lvbnMYASADKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImQKD0FkZENodW5rUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEjEKBWNodW5rGAIgASgLMhoubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua0IGukgDyAEBIlYKEEFkZENodW5rUmVzcG9uc2USKQoFY2h1bmsYASABKAsyGi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rEhcKD2FscmVhZHlfcHJlc2VudBgCIAEoCCJnChBBZGRDaHVua3NSZXF1ZXN0EhwKCnNlc3Npb25faWQYASABKAlCCLpIBXIDGIABEjUKBmNodW5rcxgCIAMoCzIaLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmtCCbpIBpIBAxDoByJZCgxDaHVua0ZhaWx1cmUSEAoIcG9zaXRpb24YASABKAMSEwoLY2h1bmtfaW5kZXgYAiABKAMSIgoGc3RhdHVzGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMiqgEKEUFkZENodW5rc1Jlc3BvbnNlEhYKDnJlY2VpdmVkX2NvdW50GAEgASgDEhMKC2FkZGVkX2NvdW50GAIgASgDEh0KFWFscmVhZHlfcHJlc2VudF9jb3VudBgDIAEoAxIUCgxmYWlsZWRfY291bnQYBCABKAMSMwoIZmFpbHVyZXMYBSADKAsyIS5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rRmFpbHVyZSKpBAoYVXBkYXRlQ2h1bmtTdGF0dXNSZXF1ZXN0EhwKCGNodW5rX2lkGAEgASgJQgq6SAdyBRABGIABEjwKBnN0YXR1cxgCIAEoDjIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmtTdGF0dXNCCrpIB4IBBBABIAASMgoOZW5jcnlwdGVkX2hhc2gYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JEgAiAEBEioKFGVuY3J5cHRpb25fYWxnb3JpdGhtGAQgASgJQge6SARyAhhkSAGIAQESIwoMc3RvcmFnZV9wYXRoGAUgASgJQgi6SAVyAxiACEgCiAEBEjAKEWNvbXByZXNzaW9uX3JhdGlvGAYgASgBQhC6SA0SC0ABIQAAAAAAAAAASAOIAQESFQoEZXRhZxgHIAEoCUIHukgEcgIYQDqPAbpIiwEaiAEKInVwZGF0ZV9jaHVua19zdGF0dXMuZW5jcnlwdGVkX2hhc2gSNGVuY3J5cHRlZF9oYXNoIG11c3QgYmUgc2V0IHdoZXJlIHN0YXR1cyBpcyBFTkNSWVBURUQaLHRoaXMuc3RhdHVzICE9IDUgfHwgaGFzKHRoaXMuZW5jcnlwdGVkX2hhc2gpQhEKD19lbmNyeXB0ZWRfaGFzaEIXChVfZW5jcnlwdGlvbl9hbGdvcml0aG1CDwoNX3N0b3JhZ2VfcGF0aEIUChJfY29tcHJlc3Npb25fcmF0aW8iRgoZVXBkYXRlQ2h1bmtTdGF0dXNSZXNwb25zZRIpCgVjaHVuaxgBIAEoCzIaLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmsiqQEKEUxpc3RDaHVua3NSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESOgoGc3RhdHVzGAIgASgOMiAubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua1N0YXR1c0IIukgFggECEAESGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDKIAQIlkKEkxpc3RDaHVua3NSZXNwb25zZRIqCgZjaHVua3MYASADKAsyGi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJVChZMaXN0Q2h1bmtSYW5nZXNSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESGwoKZnJvbV9pbmRleBgCIAEoA0IHukgEIgIoACI1CgpDaHVua1JhbmdlEhMKC2ZpcnN0X2luZGV4GAEgASgDEhIKCmxhc3RfaW5kZXgYAiABKAMicgoXTGlzdENodW5rUmFuZ2VzUmVzcG9uc2USLwoGcmFuZ2VzGAEgAygLMh8ubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua1JhbmdlEhcKCm5leHRfaW5kZXgYAiABKANIAIgBAUINCgtfbmV4dF9pbmRleCp7ChFTZXNzaW9uU2VhcmNoTW9kZRIjCh9TRVNTSU9OX1NFQVJDSF9NT0RFX1VOU1BFQ0lGSUVEEAASHgoaU0VTU0lPTl9TRUFSQ0hfTU9ERV9QUkVGSVgQARIhCh1TRVNTSU9OX1NFQVJDSF9NT0RFX1NVQlNUUklORxACMtoNCg5TZXNzaW9uU2VydmljZRJmCg1DcmVhdGVTZXNzaW9uEikubHVjaWQucmVwb3NpdG9yeS52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdBoqLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlU2Vzc2lvblJlc3BvbnNlEmIKCkdldFNlc3Npb24SJi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFNlc3Npb25SZXF1ZXN0GicubHVjaWQucmVwb3NpdG9yeS52MS5HZXRTZXNzaW9uUmVzcG9uc2UiA5ACARJ0ChBCYXRjaEdldFNlc3Npb25zEiwubHVjaWQucmVwb3NpdG9yeS52MS5CYXRjaEdldFNlc3Npb25zUmVxdWVzdBotLmx1Y2lkLnJlcG9zaXRvcnkudjEuQmF0Y2hHZXRTZXNzaW9uc1Jlc3BvbnNlIgOQAgESZgoNVXBkYXRlU2Vzc2lvbhIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblJlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZVNlc3Npb25SZXNwb25zZRJ4ChNVcGRhdGVTZXNzaW9uU3RhdHVzEi8ubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVTZXNzaW9uU3RhdHVzUmVxdWVzdBowLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblN0YXR1c1Jlc3BvbnNlEoQBChdTZXRTZXNzaW9uRW5jcnlwdGlvbktleRIzLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2V0U2Vzc2lvbkVuY3J5cHRpb25LZXlSZXF1ZXN0GjQubHVjaWQucmVwb3NpdG9yeS52MS5TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlc3BvbnNlEmYKDURlbGV0ZVNlc3Npb24SKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkRlbGV0ZVNlc3Npb25SZXF1ZXN0GioubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVTZXNzaW9uUmVzcG9uc2USbAoPVW5kZWxldGVTZXNzaW9uEisubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZVNlc3Npb25SZXF1ZXN0GiwubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZVNlc3Npb25SZXNwb25zZRJoCgxMaXN0U2Vzc2lvbnMSKC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIgOQAgESawoNQ291bnRTZXNzaW9ucxIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ291bnRTZXNzaW9uc1JlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNvdW50U2Vzc2lvbnNSZXNwb25zZSIDkAIBEm4KDlNlYXJjaFNlc3Npb25zEioubHVjaWQucmVwb3NpdG9yeS52MS5TZWFyY2hTZXNzaW9uc1JlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlYXJjaFNlc3Npb25zUmVzcG9uc2UiA5ACARJXCghBZGRDaHVuaxIkLmx1Y2lkLnJlcG9zaXRvcnkudjEuQWRkQ2h1bmtSZXF1ZXN0GiUubHVjaWQucmVwb3NpdG9yeS52MS5BZGRDaHVua1Jlc3BvbnNlElwKCUFkZENodW5rcxIlLmx1Y2lkLnJlcG9zaXRvcnkudjEuQWRkQ2h1bmtzUmVxdWVzdBomLmx1Y2lkLnJlcG9zaXRvcnkudjEuQWRkQ2h1bmtzUmVzcG9uc2UoARJyChFVcGRhdGVDaHVua1N0YXR1cxItLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlQ2h1bmtTdGF0dXNSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVDaHVua1N0YXR1c1Jlc3BvbnNlEmIKCkxpc3RDaHVua3MSJi5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua3NSZXF1ZXN0GicubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0Q2h1bmtzUmVzcG9uc2UiA5ACARJxCg9MaXN0Q2h1bmtSYW5nZXMSKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua1Jhbmdlc1JlcXVlc3QaLC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua1Jhbmdlc1Jlc3BvbnNlIgOQAgFCnAEKF2NvbS5sdWNpZC5yZXBvc2l0b3J5LnYxQhNTZXNzaW9uU2VydmljZVByb3RvUAGiAgNMUliqAhNMdWNpZC5SZXBvc2l0b3J5LlYxygITTHVjaWRcUmVwb3NpdG9yeVxWMeICH0x1Y2lkXFJlcG9zaXRvcnlcVjFcR1BCTWV0YWRhdGHqAhVMdWNpZDo6UmVwb3NpdG9yeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status, file_lucid_repository_v1_chunk, file_lucid_repository_v1_session, file_lucid_repository_v1_session_encryption_key]);
 
 /**
  * Request of CreateSession.
@@ -29,6 +35,13 @@ export type CreateSessionRequest = Message<"lucid.repository.v1.CreateSessionReq
    * @generated from field: lucid.repository.v1.Session session = 1;
    */
   session?: Session | undefined;
+
+  /**
+   * Its key.
+   *
+   * @generated from field: lucid.repository.v1.SessionEncryptionKey encryption_key = 2;
+   */
+  encryptionKey?: SessionEncryptionKey | undefined;
 
   /**
    * A UUID that the caller made up; a retry with the same one returns the first result.
@@ -285,6 +298,49 @@ export const UpdateSessionStatusResponseSchema: GenMessage<UpdateSessionStatusRe
   messageDesc(file_lucid_repository_v1_session_service, 9);
 
 /**
+ * Request of SetSessionEncryptionKey.
+ *
+ * @generated from message lucid.repository.v1.SetSessionEncryptionKeyRequest
+ */
+export type SetSessionEncryptionKeyRequest = Message<"lucid.repository.v1.SetSessionEncryptionKeyRequest"> & {
+  /**
+   * The session whose key to set. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The key. Required.
+   *
+   * @generated from field: lucid.repository.v1.SessionEncryptionKey encryption_key = 2;
+   */
+  encryptionKey?: SessionEncryptionKey | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SetSessionEncryptionKeyRequest.
+ * Use `create(SetSessionEncryptionKeyRequestSchema)` to create a new message.
+ */
+export const SetSessionEncryptionKeyRequestSchema: GenMessage<SetSessionEncryptionKeyRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 10);
+
+/**
+ * Response of SetSessionEncryptionKey. Says nothing, since keys are never returned.
+ *
+ * @generated from message lucid.repository.v1.SetSessionEncryptionKeyResponse
+ */
+export type SetSessionEncryptionKeyResponse = Message<"lucid.repository.v1.SetSessionEncryptionKeyResponse"> & {
+};
+
+/**
+ * Describes the message lucid.repository.v1.SetSessionEncryptionKeyResponse.
+ * Use `create(SetSessionEncryptionKeyResponseSchema)` to create a new message.
+ */
+export const SetSessionEncryptionKeyResponseSchema: GenMessage<SetSessionEncryptionKeyResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 11);
+
+/**
  * Request of DeleteSession.
  *
  * @generated from message lucid.repository.v1.DeleteSessionRequest
@@ -317,7 +373,7 @@ export type DeleteSessionRequest = Message<"lucid.repository.v1.DeleteSessionReq
  * Use `create(DeleteSessionRequestSchema)` to create a new message.
  */
 export const DeleteSessionRequestSchema: GenMessage<DeleteSessionRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 10);
+  messageDesc(file_lucid_repository_v1_session_service, 12);
 
 /**
  * Response of DeleteSession.
@@ -338,7 +394,7 @@ export type DeleteSessionResponse = Message<"lucid.repository.v1.DeleteSessionRe
  * Use `create(DeleteSessionResponseSchema)` to create a new message.
  */
 export const DeleteSessionResponseSchema: GenMessage<DeleteSessionResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 11);
+  messageDesc(file_lucid_repository_v1_session_service, 13);
 
 /**
  * Request of UndeleteSession.
@@ -366,7 +422,7 @@ export type UndeleteSessionRequest = Message<"lucid.repository.v1.UndeleteSessio
  * Use `create(UndeleteSessionRequestSchema)` to create a new message.
  */
 export const UndeleteSessionRequestSchema: GenMessage<UndeleteSessionRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 12);
+  messageDesc(file_lucid_repository_v1_session_service, 14);
 
 /**
  * Response of UndeleteSession.
@@ -387,7 +443,7 @@ export type UndeleteSessionResponse = Message<"lucid.repository.v1.UndeleteSessi
  * Use `create(UndeleteSessionResponseSchema)` to create a new message.
  */
 export const UndeleteSessionResponseSchema: GenMessage<UndeleteSessionResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 13);
+  messageDesc(file_lucid_repository_v1_session_service, 15);
 
 /**
  * Which sessions are meant. What is not set does not restrict.
@@ -429,7 +485,7 @@ export type SessionFilter = Message<"lucid.repository.v1.SessionFilter"> & {
  * Use `create(SessionFilterSchema)` to create a new message.
  */
 export const SessionFilterSchema: GenMessage<SessionFilter> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 14);
+  messageDesc(file_lucid_repository_v1_session_service, 16);
 
 /**
  * Request of ListSessions.
@@ -478,7 +534,7 @@ export type ListSessionsRequest = Message<"lucid.repository.v1.ListSessionsReque
  * Use `create(ListSessionsRequestSchema)` to create a new message.
  */
 export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 15);
+  messageDesc(file_lucid_repository_v1_session_service, 17);
 
 /**
  * Response of ListSessions.
@@ -506,7 +562,7 @@ export type ListSessionsResponse = Message<"lucid.repository.v1.ListSessionsResp
  * Use `create(ListSessionsResponseSchema)` to create a new message.
  */
 export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 16);
+  messageDesc(file_lucid_repository_v1_session_service, 18);
 
 /**
  * Request of CountSessions.
@@ -534,7 +590,7 @@ export type CountSessionsRequest = Message<"lucid.repository.v1.CountSessionsReq
  * Use `create(CountSessionsRequestSchema)` to create a new message.
  */
 export const CountSessionsRequestSchema: GenMessage<CountSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 17);
+  messageDesc(file_lucid_repository_v1_session_service, 19);
 
 /**
  * Response of CountSessions.
@@ -555,7 +611,7 @@ export type CountSessionsResponse = Message<"lucid.repository.v1.CountSessionsRe
  * Use `create(CountSessionsResponseSchema)` to create a new message.
  */
 export const CountSessionsResponseSchema: GenMessage<CountSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 18);
+  messageDesc(file_lucid_repository_v1_session_service, 20);
 
 /**
  * Request of SearchSessions.
@@ -597,7 +653,7 @@ export type SearchSessionsRequest = Message<"lucid.repository.v1.SearchSessionsR
  * Use `create(SearchSessionsRequestSchema)` to create a new message.
  */
 export const SearchSessionsRequestSchema: GenMessage<SearchSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 19);
+  messageDesc(file_lucid_repository_v1_session_service, 21);
 
 /**
  * Response of SearchSessions.
@@ -625,7 +681,413 @@ export type SearchSessionsResponse = Message<"lucid.repository.v1.SearchSessions
  * Use `create(SearchSessionsResponseSchema)` to create a new message.
  */
 export const SearchSessionsResponseSchema: GenMessage<SearchSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_session_service, 20);
+  messageDesc(file_lucid_repository_v1_session_service, 22);
+
+/**
+ * Request of AddChunk.
+ *
+ * @generated from message lucid.repository.v1.AddChunkRequest
+ */
+export type AddChunkRequest = Message<"lucid.repository.v1.AddChunkRequest"> & {
+  /**
+   * The session to add it to. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The chunk; fields that are output only are ignored. Required.
+   *
+   * @generated from field: lucid.repository.v1.Chunk chunk = 2;
+   */
+  chunk?: Chunk | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.AddChunkRequest.
+ * Use `create(AddChunkRequestSchema)` to create a new message.
+ */
+export const AddChunkRequestSchema: GenMessage<AddChunkRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 23);
+
+/**
+ * Response of AddChunk.
+ *
+ * @generated from message lucid.repository.v1.AddChunkResponse
+ */
+export type AddChunkResponse = Message<"lucid.repository.v1.AddChunkResponse"> & {
+  /**
+   * The chunk as it is stored.
+   *
+   * @generated from field: lucid.repository.v1.Chunk chunk = 1;
+   */
+  chunk?: Chunk | undefined;
+
+  /**
+   * Whether it was there already.
+   *
+   * @generated from field: bool already_present = 2;
+   */
+  alreadyPresent: boolean;
+};
+
+/**
+ * Describes the message lucid.repository.v1.AddChunkResponse.
+ * Use `create(AddChunkResponseSchema)` to create a new message.
+ */
+export const AddChunkResponseSchema: GenMessage<AddChunkResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 24);
+
+/**
+ * Request of AddChunks, one of any number.
+ *
+ * @generated from message lucid.repository.v1.AddChunksRequest
+ */
+export type AddChunksRequest = Message<"lucid.repository.v1.AddChunksRequest"> & {
+  /**
+   * The session to add to. Required in the first message; empty or the same in those after it.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Chunks to add, at most 1,000 in one message, in any order; fields that are output only are ignored.
+   *
+   * @generated from field: repeated lucid.repository.v1.Chunk chunks = 2;
+   */
+  chunks: Chunk[];
+};
+
+/**
+ * Describes the message lucid.repository.v1.AddChunksRequest.
+ * Use `create(AddChunksRequestSchema)` to create a new message.
+ */
+export const AddChunksRequestSchema: GenMessage<AddChunksRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 25);
+
+/**
+ * A chunk that AddChunks could not add.
+ *
+ * @generated from message lucid.repository.v1.ChunkFailure
+ */
+export type ChunkFailure = Message<"lucid.repository.v1.ChunkFailure"> & {
+  /**
+   * Its place in the stream, from 0.
+   *
+   * @generated from field: int64 position = 1;
+   */
+  position: bigint;
+
+  /**
+   * Its index in the session.
+   *
+   * @generated from field: int64 chunk_index = 2;
+   */
+  chunkIndex: bigint;
+
+  /**
+   * Why it was not added, as AddChunk would have failed.
+   *
+   * @generated from field: google.rpc.Status status = 3;
+   */
+  status?: Status | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ChunkFailure.
+ * Use `create(ChunkFailureSchema)` to create a new message.
+ */
+export const ChunkFailureSchema: GenMessage<ChunkFailure> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 26);
+
+/**
+ * Response of AddChunks. `received_count` is the sum of the three counts after it.
+ *
+ * @generated from message lucid.repository.v1.AddChunksResponse
+ */
+export type AddChunksResponse = Message<"lucid.repository.v1.AddChunksResponse"> & {
+  /**
+   * How many chunks were received.
+   *
+   * @generated from field: int64 received_count = 1;
+   */
+  receivedCount: bigint;
+
+  /**
+   * How many of them were added.
+   *
+   * @generated from field: int64 added_count = 2;
+   */
+  addedCount: bigint;
+
+  /**
+   * How many were there already, with the same size and hash.
+   *
+   * @generated from field: int64 already_present_count = 3;
+   */
+  alreadyPresentCount: bigint;
+
+  /**
+   * How many could not be added.
+   *
+   * @generated from field: int64 failed_count = 4;
+   */
+  failedCount: bigint;
+
+  /**
+   * Those that could not be added, in the order of the stream; the first 1,000 where there are more.
+   *
+   * @generated from field: repeated lucid.repository.v1.ChunkFailure failures = 5;
+   */
+  failures: ChunkFailure[];
+};
+
+/**
+ * Describes the message lucid.repository.v1.AddChunksResponse.
+ * Use `create(AddChunksResponseSchema)` to create a new message.
+ */
+export const AddChunksResponseSchema: GenMessage<AddChunksResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 27);
+
+/**
+ * Request of UpdateChunkStatus.
+ *
+ * @generated from message lucid.repository.v1.UpdateChunkStatusRequest
+ */
+export type UpdateChunkStatusRequest = Message<"lucid.repository.v1.UpdateChunkStatusRequest"> & {
+  /**
+   * The chunk to change. Required.
+   *
+   * @generated from field: string chunk_id = 1;
+   */
+  chunkId: string;
+
+  /**
+   * The state to go to. Required.
+   *
+   * @generated from field: lucid.repository.v1.ChunkStatus status = 2;
+   */
+  status: ChunkStatus;
+
+  /**
+   * SHA-256 of the encrypted content, 64 hexadecimal digits in lower case; left as it is where it is not set.
+   *
+   * @generated from field: optional string encrypted_hash = 3;
+   */
+  encryptedHash?: string | undefined;
+
+  /**
+   * How it is encrypted, at most 100 characters; left as it is where it is not set.
+   *
+   * @generated from field: optional string encryption_algorithm = 4;
+   */
+  encryptionAlgorithm?: string | undefined;
+
+  /**
+   * Where its content is stored, at most 1,024 characters; left as it is where it is not set.
+   *
+   * @generated from field: optional string storage_path = 5;
+   */
+  storagePath?: string | undefined;
+
+  /**
+   * Bytes before compression for each one after it, above 0; left as it is where it is not set.
+   *
+   * @generated from field: optional double compression_ratio = 6;
+   */
+  compressionRatio?: number | undefined;
+
+  /**
+   * The `etag` that the stored chunk must have; empty for any.
+   *
+   * @generated from field: string etag = 7;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.UpdateChunkStatusRequest.
+ * Use `create(UpdateChunkStatusRequestSchema)` to create a new message.
+ */
+export const UpdateChunkStatusRequestSchema: GenMessage<UpdateChunkStatusRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 28);
+
+/**
+ * Response of UpdateChunkStatus.
+ *
+ * @generated from message lucid.repository.v1.UpdateChunkStatusResponse
+ */
+export type UpdateChunkStatusResponse = Message<"lucid.repository.v1.UpdateChunkStatusResponse"> & {
+  /**
+   * The chunk after the step.
+   *
+   * @generated from field: lucid.repository.v1.Chunk chunk = 1;
+   */
+  chunk?: Chunk | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.UpdateChunkStatusResponse.
+ * Use `create(UpdateChunkStatusResponseSchema)` to create a new message.
+ */
+export const UpdateChunkStatusResponseSchema: GenMessage<UpdateChunkStatusResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 29);
+
+/**
+ * Request of ListChunks.
+ *
+ * @generated from message lucid.repository.v1.ListChunksRequest
+ */
+export type ListChunksRequest = Message<"lucid.repository.v1.ListChunksRequest"> & {
+  /**
+   * The session whose chunks to list. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Only chunks in this state, where it is set.
+   *
+   * @generated from field: lucid.repository.v1.ChunkStatus status = 2;
+   */
+  status: ChunkStatus;
+
+  /**
+   * At most this many; 0 means 50, more than 1000 means 1000. Fewer may be returned before the end.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the call before; everything but `page_size` must be the same again.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListChunksRequest.
+ * Use `create(ListChunksRequestSchema)` to create a new message.
+ */
+export const ListChunksRequestSchema: GenMessage<ListChunksRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 30);
+
+/**
+ * Response of ListChunks.
+ *
+ * @generated from message lucid.repository.v1.ListChunksResponse
+ */
+export type ListChunksResponse = Message<"lucid.repository.v1.ListChunksResponse"> & {
+  /**
+   * The chunks.
+   *
+   * @generated from field: repeated lucid.repository.v1.Chunk chunks = 1;
+   */
+  chunks: Chunk[];
+
+  /**
+   * Token of the next page; empty at the end.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListChunksResponse.
+ * Use `create(ListChunksResponseSchema)` to create a new message.
+ */
+export const ListChunksResponseSchema: GenMessage<ListChunksResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 31);
+
+/**
+ * Request of ListChunkRanges.
+ *
+ * @generated from message lucid.repository.v1.ListChunkRangesRequest
+ */
+export type ListChunkRangesRequest = Message<"lucid.repository.v1.ListChunkRangesRequest"> & {
+  /**
+   * The session. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Where to begin: indexes below it are left out. 0 or more.
+   *
+   * @generated from field: int64 from_index = 2;
+   */
+  fromIndex: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListChunkRangesRequest.
+ * Use `create(ListChunkRangesRequestSchema)` to create a new message.
+ */
+export const ListChunkRangesRequestSchema: GenMessage<ListChunkRangesRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 32);
+
+/**
+ * Indexes without a gap.
+ *
+ * @generated from message lucid.repository.v1.ChunkRange
+ */
+export type ChunkRange = Message<"lucid.repository.v1.ChunkRange"> & {
+  /**
+   * The first index.
+   *
+   * @generated from field: int64 first_index = 1;
+   */
+  firstIndex: bigint;
+
+  /**
+   * The last index.
+   *
+   * @generated from field: int64 last_index = 2;
+   */
+  lastIndex: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ChunkRange.
+ * Use `create(ChunkRangeSchema)` to create a new message.
+ */
+export const ChunkRangeSchema: GenMessage<ChunkRange> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 33);
+
+/**
+ * Response of ListChunkRanges.
+ *
+ * @generated from message lucid.repository.v1.ListChunkRangesResponse
+ */
+export type ListChunkRangesResponse = Message<"lucid.repository.v1.ListChunkRangesResponse"> & {
+  /**
+   * The ranges in their order, at most 1,000.
+   *
+   * @generated from field: repeated lucid.repository.v1.ChunkRange ranges = 1;
+   */
+  ranges: ChunkRange[];
+
+  /**
+   * Where to begin the next call for what comes after these; not set where that is nothing.
+   *
+   * @generated from field: optional int64 next_index = 2;
+   */
+  nextIndex?: bigint | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListChunkRangesResponse.
+ * Use `create(ListChunkRangesResponseSchema)` to create a new message.
+ */
+export const ListChunkRangesResponseSchema: GenMessage<ListChunkRangesResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 34);
 
 /**
  * How a search of sessions compares.
@@ -677,7 +1139,7 @@ export const SessionSearchModeSchema: GenEnum<SessionSearchMode> = /*@__PURE__*/
  */
 export const SessionService: GenService<{
   /**
-   * Creates a session in state PENDING. Idempotent when `request_id` is set: a retry returns the session of the first try as
+   * Creates a session in state PENDING, with its key where it is given. Idempotent when `request_id` is set: a retry returns the session of the first try as
    * it is now. Fails with `INVALID_ARGUMENT` (`REQUEST_ID_REUSED`) where the request differs from the first one with its
    * `request_id`.
    *
@@ -735,6 +1197,16 @@ export const SessionService: GenService<{
     output: typeof UpdateSessionStatusResponseSchema;
   },
   /**
+   * Sets the key of a session. May be repeated.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.SetSessionEncryptionKey
+   */
+  setSessionEncryptionKey: {
+    methodKind: "unary";
+    input: typeof SetSessionEncryptionKeyRequestSchema;
+    output: typeof SetSessionEncryptionKeyResponseSchema;
+  },
+  /**
    * Deletes a session softly: it is no longer found, its chunks neither, and UndeleteSession brings it back. Fails with
    * `ABORTED` (`ETAG_MISMATCH`).
    *
@@ -788,6 +1260,67 @@ export const SessionService: GenService<{
     methodKind: "unary";
     input: typeof SearchSessionsRequestSchema;
     output: typeof SearchSessionsResponseSchema;
+  },
+  /**
+   * Adds a chunk to a session that has not come to MERKLE_BUILDING yet, and counts it. May be repeated: a chunk of the same
+   * index, size and hash is returned as it is. Fails with `ALREADY_EXISTS` (`CHUNK_ALREADY_EXISTS`) where another chunk has
+   * that index, and `FAILED_PRECONDITION`: `SESSION_TAKES_NO_CHUNKS`, metadata `status`, where the session is too far, and
+   * `SESSION_FULL`, metadata `max_size_bytes`, where its chunks would be too large together.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.AddChunk
+   */
+  addChunk: {
+    methodKind: "unary";
+    input: typeof AddChunkRequestSchema;
+    output: typeof AddChunkResponseSchema;
+  },
+  /**
+   * Adds any number of chunks to a session, as AddChunk does, in memory that does not grow with them; a slow store slows the
+   * caller down. What becomes of one chunk keeps no other from being added. May be repeated: an upload that broke off sends
+   * all again, or what ListChunkRanges does not name. Fails as AddChunk does where the session takes no chunks, and with
+   * `INVALID_ARGUMENT` (`BAD_REQUEST`) at the first message that breaks a rule; what came before stays.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.AddChunks
+   */
+  addChunks: {
+    methodKind: "client_streaming";
+    input: typeof AddChunksRequestSchema;
+    output: typeof AddChunksResponseSchema;
+  },
+  /**
+   * Takes a chunk to another state, with what is known of it by then, and counts it there. Fails with `NOT_FOUND`
+   * (`CHUNK_NOT_FOUND`, or `SESSION_NOT_FOUND` where its session was deleted), `FAILED_PRECONDITION` (`ILLEGAL_TRANSITION`)
+   * where the chunk's state does not allow the step, and `ABORTED` (`ETAG_MISMATCH`, or `STORE_CONFLICT` where others change
+   * the chunk all the time).
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.UpdateChunkStatus
+   */
+  updateChunkStatus: {
+    methodKind: "unary";
+    input: typeof UpdateChunkStatusRequestSchema;
+    output: typeof UpdateChunkStatusResponseSchema;
+  },
+  /**
+   * Lists the chunks of a session in the order of their indexes. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`). May be
+   * repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.ListChunks
+   */
+  listChunks: {
+    methodKind: "unary";
+    input: typeof ListChunksRequestSchema;
+    output: typeof ListChunksResponseSchema;
+  },
+  /**
+   * Says which indexes a session has chunks for, as ranges: what an upload that broke off need not send again. May be repeated
+   * freely.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.ListChunkRanges
+   */
+  listChunkRanges: {
+    methodKind: "unary";
+    input: typeof ListChunkRangesRequestSchema;
+    output: typeof ListChunkRangesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_repository_v1_session_service, 0);
