@@ -14,6 +14,7 @@ import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
+import { isDeleted } from "./backup/catalog.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
 import { restoreKind } from "./backup/messages.ts";
 import { mongodbSource } from "./backup/mongodb/source.ts";
@@ -109,6 +110,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
     openAudit({
       system: mongodb.system,
       carriers: storedMessages.map((schema) => mongodb.domain.collection(collectionOf(schema).name)),
+      outcomes: {
+        [`${BackupService.typeName}/${BackupService.method.deleteBackup.name}`]: async (backupId) =>
+          isDeleted(await repository.open(), backupId, AbortSignal.timeout(10_000)),
+      },
       isHeldUp: async () => (await jobs.list(restoreKind, { states: activeStates, limit: 1 })).length > 0,
       ...config.audit,
       logger: log,
@@ -126,6 +131,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
         pageTokens: pageTokens(config.server.pageTokenSecret),
         systemDatabase,
         translate: translateStoreError,
+        carryOut: audit.carryOut,
       }),
     ),
     serve(

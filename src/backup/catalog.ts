@@ -136,6 +136,18 @@ export function catalog({ jobs, repository, translate }: CatalogOptions): Catalo
   };
 }
 
+/** Whether a repository has no backup of an id: it was deleted, or never whole. */
+export async function isDeleted(repository: BackupRepository, backupId: string, signal: AbortSignal): Promise<boolean> {
+  try {
+    await repository.get(backupId, signal);
+    return false;
+  } catch (error) {
+    if (isReason(error, "BACKUP_NOT_FOUND")) return true;
+    if (isReason(error, "BACKUP_MANIFEST_DAMAGED") || isReason(error, "BACKUP_FORMAT_UNKNOWN")) return false;
+    throw error;
+  }
+}
+
 /** Two descending sequences as one; of a backup that is in both, the repository's word counts. */
 async function* merged(
   whole: AsyncIterable<ListedBackup>,

@@ -15,8 +15,10 @@ import {
   VerifyBackupRequestSchema,
 } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { fail, isReason } from "../errors.ts";
+import { jobKey, jobsCollection } from "../jobs/job-store.ts";
 import type { Jobs } from "../jobs/jobs.ts";
 import { activeStates, type JobRecord, type JobState } from "../jobs/record.ts";
+import { auditRecord, type CarryOut } from "../schema/audited-call.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 import { backupNotFound, catalog, isWanted } from "./catalog.ts";
 import type { Target } from "./contracts.ts";
@@ -46,6 +48,8 @@ export interface BackupServiceOptions {
   readonly systemDatabase: string;
   /** Turns an error of a store into one that a caller can be told. */
   readonly translate: (error: unknown) => unknown;
+  /** Tells the audit log of a deletion. */
+  readonly carryOut: CarryOut;
 }
 
 const pageSizes = { usual: 50, most: 1000 };
@@ -57,20 +61,23 @@ const pageJobs = 200;
 
 /** The handlers of BackupService. The work itself is done by the jobs that `backupJobs` registers, in any replica. */
 export function backupService(options: BackupServiceOptions): ServiceImpl<typeof BackupService> {
-  const { jobs, repository, targets, pageTokens, systemDatabase } = options;
+  const { jobs, repository, targets, pageTokens, systemDatabase, carryOut } = options;
   const backups = catalog(options);
 
   /** The job of a request: the one that an earlier call with its request id has made, or a new one that passes `check`. */
   async function jobFor(
     kind: string,
     request: { requestId: string; spec: Uint8Array },
+    context: HandlerContext,
     check: () => Promise<void>,
   ): Promise<JobRecord> {
     const { requestId, spec } = request;
     const earlier = requestId === "" ? undefined : await jobs.recall(kind, { requestId, spec });
     if (earlier !== undefined) return earlier;
     await check();
-    return jobs.create(kind, { jobId: randomUUIDv7(), spec, ...(requestId !== "" && { requestId }) });
+    const jobId = randomUUIDv7();
+    const record = recordOf(kind, jobId, context);
+    return jobs.create(kind, { jobId, spec, record, ...(requestId !== "" && { requestId }) });
   }
 
   async function jobOf(kind: string, jobId: string, signal: AbortSignal): Promise<JobRecord> {
@@ -79,9 +86,9 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
     return job;
   }
 
-  async function cancel(kind: string, jobId: string): Promise<JobRecord> {
+  async function cancel(kind: string, jobId: string, context: HandlerContext): Promise<JobRecord> {
     try {
-      return await jobs.cancel(kind, jobId);
+      return await jobs.cancel(kind, jobId, recordOf(kind, jobId, context));
     } catch (error) {
       throw isReason(error, "JOB_NOT_FOUND") ? jobNotFound(kind, jobId) : error;
     }
@@ -123,7 +130,7 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
   }
 
   return {
-    async createBackup(request, { signal }) {
+    async createBackup(request, context) {
       requireFull(request.type);
       const selection = completeSelection(request.selection);
       const wrong = selectionViolations(selection, { systemDatabase });
@@ -131,10 +138,10 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       const { description, retentionDays, requestId } = request;
       const asked = create(CreateBackupRequestSchema, { type: BackupType.FULL, selection, description, retentionDays });
       const spec = toBinary(CreateBackupRequestSchema, asked);
-      const job = await jobFor(backupKind, { requestId, spec }, async () => {
+      const job = await jobFor(backupKind, { requestId, spec }, context, async () => {
         await repository(); // that it is away or locked is to be told now, not by a job that fails
       });
-      return { backup: await backups.ofJob(job, signal) };
+      return { backup: await backups.ofJob(job, context.signal) };
     },
 
     async *watchBackup(request, context) {
@@ -162,27 +169,31 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       return { backups: items.map(withoutUnits), nextPageToken, repositoryOnly };
     },
 
-    async cancelBackup({ backupId }, { signal }) {
+    async cancelBackup({ backupId }, context) {
       try {
-        return { backup: await backups.ofJob(await cancel(backupKind, backupId), signal) };
+        return { backup: await backups.ofJob(await cancel(backupKind, backupId, context), context.signal) };
       } catch (error) {
         if (!isReason(error, "BACKUP_NOT_FOUND")) throw error;
-        await backups.get(backupId, signal);
+        await backups.get(backupId, context.signal);
         const metadata = { job_id: backupId, state: "SUCCEEDED" };
         throw fail("JOB_ALREADY_FINISHED", "The job has ended already: SUCCEEDED", { metadata });
       }
     },
 
-    async deleteBackup({ backupId, confirmBackupId, validateOnly }, { signal }) {
+    async deleteBackup({ backupId, confirmBackupId, validateOnly }, context) {
+      const { signal } = context;
       await requireUnused(backupId, signal);
       await backups.requireStored(backupId, signal);
       if (!validateOnly) requireConfirmed(confirmBackupId, backupId);
-      return await (await repository()).delete(backupId, { validateOnly }, signal);
+      const stored = await repository();
+      const run = () => stored.delete(backupId, { validateOnly }, signal);
+      return validateOnly ? await run() : await carryOut(context, { type: "Backup", name: backupId }, run);
     },
 
-    async verifyBackup({ backupId, requestId }, { signal }) {
+    async verifyBackup({ backupId, requestId }, context) {
       const spec = toBinary(VerifyBackupRequestSchema, create(VerifyBackupRequestSchema, { backupId }));
-      const job = await jobFor(verificationKind, { requestId, spec }, () => backups.requireStored(backupId, signal));
+      const check = () => backups.requireStored(backupId, context.signal);
+      const job = await jobFor(verificationKind, { requestId, spec }, context, check);
       return { verification: verificationOf(job) };
     },
 
@@ -194,11 +205,12 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       return { verification: verificationOf(await jobOf(verificationKind, verificationId, signal)) };
     },
 
-    async cancelVerification({ verificationId }) {
-      return { verification: verificationOf(await cancel(verificationKind, verificationId)) };
+    async cancelVerification({ verificationId }, context) {
+      return { verification: verificationOf(await cancel(verificationKind, verificationId, context)) };
     },
 
-    async createRestore(request, { signal }) {
+    async createRestore(request, context) {
+      const { signal } = context;
       const { backupId, requestId, confirmBackupId, selection, renames, validateOnly } = request;
       const conflictPolicy = request.conflictPolicy || ConflictPolicy.FAIL;
       const init = { backupId, renames, conflictPolicy, ...(selection && { selection }) };
@@ -214,7 +226,7 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
         await check();
         return { restore: init };
       }
-      return { restore: restoreOf(await jobFor(restoreKind, { requestId, spec }, check)) };
+      return { restore: restoreOf(await jobFor(restoreKind, { requestId, spec }, context, check)) };
     },
 
     async *watchRestore(request, context) {
@@ -237,10 +249,23 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       return { restores: items.map((job) => withoutUnits(restoreOf(job))), nextPageToken };
     },
 
-    async cancelRestore({ restoreId }) {
-      return { restore: restoreOf(await cancel(restoreKind, restoreId)) };
+    async cancelRestore({ restoreId }, context) {
+      return { restore: restoreOf(await cancel(restoreKind, restoreId, context)) };
     },
   };
+}
+
+/** What jobs of a kind are called in the API. */
+const typeNames: Readonly<Record<string, string>> = {
+  [backupKind]: "Backup",
+  [verificationKind]: "Verification",
+  [restoreKind]: "Restore",
+};
+
+/** What the audit log is to say of a job's write. */
+function recordOf(kind: string, jobId: string, context: HandlerContext) {
+  const resource = { type: typeNames[kind] ?? kind, name: jobId };
+  return auditRecord(context, { collection: jobsCollection, key: jobKey(jobId), resource });
 }
 
 interface WatchRequest {

@@ -1,7 +1,8 @@
 import { hostname } from "node:os";
 
-import { type Collection, type Db, type Filter, MongoServerError } from "mongodb";
+import { type Collection, type Db, type Document, type Filter, MongoServerError } from "mongodb";
 
+import { auditKey, auditPush } from "../schema/audited-call.ts";
 import {
   activeStates,
   isFinal,
@@ -63,6 +64,7 @@ interface StoredJob {
   progress?: StoredProgress;
   result?: Uint8Array;
   error?: JobFailure;
+  [auditKey]?: Document[];
 }
 
 /** The right to work on a job, until it expires. */
@@ -96,6 +98,25 @@ export interface Head {
   readonly progress: JobProgress | undefined;
 }
 
+/** What is asked for when a job is created. */
+export interface NewJob {
+  /** Unique over all kinds; jobs are taken up and listed in the order of their ids, so they should sort by time. */
+  readonly jobId: string;
+  /** What is to be done, in the encoding of the job's kind. */
+  readonly spec: Uint8Array;
+  /** Makes the creation idempotent: unique within the kind. */
+  readonly requestId?: string;
+  readonly principal?: string;
+  /** What the audit log is to say of the creation. */
+  readonly record?: Document | undefined;
+}
+
+/** The collection of jobs, and what finds one in it. */
+export const jobsCollection = "jobs";
+export function jobKey(jobId: string): Document {
+  return { _id: jobId };
+}
+
 /** The statements on jobs and their events; each is atomic. */
 export type JobStore = ReturnType<typeof jobStore>;
 
@@ -112,7 +133,7 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
     promoteValues: true,
     ignoreUndefined: true,
   } as const;
-  const jobs: Collection<StoredJob> = db.collection("jobs", options);
+  const jobs: Collection<StoredJob> = db.collection(jobsCollection, options);
   const events: Collection<StoredEvent & { _id: string; job_id: string }> = db.collection("job_events", options);
   const owner = `${hostname()}/${process.pid}/${crypto.randomUUID()}`;
   const bounded = { timeoutMS: statementMs };
@@ -144,10 +165,10 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
     ensureIndexes,
 
     /** Stores a job, unless one with its id or with its request id is there, which is then returned. */
-    async create(kind: string, job: { jobId: string; spec: Uint8Array; requestId?: string; principal?: string }) {
+    async create(kind: string, job: NewJob) {
       await ensureIndexes();
       const state = "PENDING" satisfies JobState;
-      const { jobId, spec, requestId: request_id, principal } = job;
+      const { jobId, spec, requestId: request_id, principal, record } = job;
       const fixed = defined({
         _id: jobId,
         kind,
@@ -158,6 +179,7 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
         attempt: 0,
         hand_overs: 0,
         fence: 0,
+        [auditKey]: record && [record],
       });
       const event = { $mergeObjects: [{ $literal: { sequence: 1, state } }, { event_time: "$$NOW" }] };
       const created = { $mergeObjects: [{ $literal: fixed }, { create_time: "$$NOW", event }] };
@@ -199,9 +221,10 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
     },
 
     /** Asks an active job to stop. Returns the job as it is then; undefined where there is none. */
-    async cancel(kind: string, jobId: string): Promise<JobRecord | undefined> {
-      const filter = { _id: jobId, kind, state: { $in: activeStates } };
-      const change = { $set: { state: "CANCELLING" as const } };
+    async cancel(kind: string, jobId: string, record?: Document): Promise<JobRecord | undefined> {
+      // Not where it was asked already: that changes nothing.
+      const filter = { _id: jobId, kind, state: { $in: activeStates.filter((state) => state !== "CANCELLING") } };
+      const change = { $set: { state: "CANCELLING" as const }, ...auditPush(record) };
       const asked = await jobs.findOneAndUpdate(filter, change, { returnDocument: "after", ...bounded });
       const stored = asked ?? (await jobs.findOne({ _id: jobId, kind }, bounded));
       return stored === null ? undefined : recordOf(stored);

@@ -1,25 +1,14 @@
 import { performance } from "node:perf_hooks";
 
-import type { Db } from "mongodb";
+import type { Db, Document } from "mongodb";
 
 import { fail } from "../errors.ts";
-import { type Head, jobStore, type ListOptions, type Snapshot } from "./job-store.ts";
+import { type Head, jobStore, type ListOptions, type NewJob, type Snapshot } from "./job-store.ts";
 import { pause } from "./pause.ts";
 import { isFinal, type JobEvent, type JobRecord } from "./record.ts";
 import { hold, type Holding, type JobHandler, type JobLog } from "./runner.ts";
 import { tails } from "./tail.ts";
 import { watch, type WatchOptions } from "./watch.ts";
-
-/** What is asked for when a job is created. */
-export interface NewJob {
-  /** Unique over all kinds; jobs are taken up and listed in the order of their ids, so they should sort by time. */
-  readonly jobId: string;
-  /** What is to be done, in the encoding of the job's kind. */
-  readonly spec: Uint8Array;
-  /** Makes the creation idempotent: unique within the kind. */
-  readonly requestId?: string;
-  readonly principal?: string;
-}
 
 /**
  * Work that outlives the call that asked for it, in the collections `jobs` and `job_events`. Any number of processes share
@@ -43,8 +32,8 @@ export interface Jobs extends AsyncDisposable {
   find(kind: string, jobId: string, signal?: AbortSignal): Promise<JobRecord | undefined>;
   /** Jobs of a kind, the highest id first. */
   list(kind: string, options: ListOptions, signal?: AbortSignal): Promise<JobRecord[]>;
-  /** Asks a job to stop, and returns it. May be repeated. Throws `JOB_NOT_FOUND`, `JOB_ALREADY_FINISHED` where it ended otherwise. */
-  cancel(kind: string, jobId: string): Promise<JobRecord>;
+  /** Asks a job to stop, and returns it. May be repeated. `record` is for the audit log. Throws `JOB_NOT_FOUND`, `JOB_ALREADY_FINISHED` where it ended otherwise. */
+  cancel(kind: string, jobId: string, record?: Document): Promise<JobRecord>;
   /** See `watch`. Throws `JOB_NOT_FOUND`. */
   watch(kind: string, jobId: string, options: WatchOptions): AsyncIterable<JobEvent>;
   /**
@@ -177,8 +166,8 @@ export function openJobs({ db, leaseMs, concurrency, log, translate, maxAttempts
 
     list: (kind, options, signal) => store.list(kind, options, signal),
 
-    async cancel(kind, jobId) {
-      const job = await store.cancel(kind, jobId);
+    async cancel(kind, jobId, record) {
+      const job = await store.cancel(kind, jobId, record);
       if (job === undefined) throw jobNotFound(kind, jobId);
       if (isFinal(job.state) && job.state !== "CANCELLED") {
         const metadata = { job_id: jobId, state: job.state };

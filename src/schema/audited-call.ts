@@ -50,6 +50,12 @@ export interface AuditedChange extends Pick<Carrier, "collection" | "key"> {
   readonly fields?: readonly string[];
 }
 
+/**
+ * Runs what changes something that is no document, such as an object of a repository, between two writes that tell of it. Where
+ * the process dies between them, it is found out later whether the change has happened.
+ */
+export type CarryOut = <T>(context: Context, resource: AuditedChange["resource"], run: () => Promise<T>) => Promise<T>;
+
 /** Writes of one call that are kept in memory. */
 const mostAttempted = 2000;
 

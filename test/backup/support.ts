@@ -113,6 +113,7 @@ export async function backupRig(): Promise<BackupRig> {
         pageTokens: pageTokens("a secret"),
         systemDatabase,
         translate: translateStoreError,
+        carryOut: (_context, _resource, run) => run(),
       });
       const transport = createRouterTransport(({ service: serve }) => serve(BackupService, service));
       if (start) jobs.start();

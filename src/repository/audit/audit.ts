@@ -1,5 +1,8 @@
 import type { Collection, Db } from "mongodb";
 
+import { jobsCollection } from "../../jobs/job-store.ts";
+import type { CarryOut } from "../../schema/audited-call.ts";
+import { auditIntents, intentsCollection, type Outcomes } from "./intents.ts";
 import { auditLog, type AuditLog } from "./log.ts";
 import { type AuditLogger, auditRelay, type AuditRelay } from "./relay.ts";
 import { auditSweeper } from "./sweeper.ts";
@@ -8,6 +11,7 @@ import { auditSweeper } from "./sweeper.ts";
 export interface Audit extends AsyncDisposable {
   readonly log: AuditLog;
   readonly relay: AuditRelay;
+  readonly carryOut: CarryOut;
   /** Begins to sweep. */
   start(): void;
 }
@@ -16,26 +20,33 @@ export interface Audit extends AsyncDisposable {
 export function openAudit(options: {
   /** The database of the log itself. */
   readonly system: Db;
-  /** Collections whose documents carry records. */
+  /** Collections of the domain whose documents carry records. */
   readonly carriers: readonly Collection[];
+  readonly outcomes: Outcomes;
   /** Whether documents must be left as they are, since a restore compares them with its backup. */
   readonly isHeldUp: () => Promise<boolean>;
   readonly takeoverMs: number;
   readonly logger: AuditLogger;
 }): Audit {
-  const { system, carriers, logger } = options;
-  const byName = new Map(carriers.map((collection) => [collection.collectionName, collection]));
-  const log = auditLog(system, (conflict) => logger.warn(conflict, "The audit log is not as it should be"));
+  const { system, outcomes, logger } = options;
+  const log = auditLog(system, {
+    carriers: [jobsCollection, intentsCollection],
+    tell: (conflict) => logger.warn(conflict, "The audit log is not as it should be"),
+  });
+  const intents = auditIntents(system, { log, outcomes });
+  const carriers = [...options.carriers, system.collection(jobsCollection), intents.collection];
+  const byName = new Map(carriers.map((each) => [each.collectionName, each]));
   const collection = (name: string): Collection => {
     const found = byName.get(name);
     if (found === undefined) throw new Error(`Documents of ${name} carry audit records, and nothing moves these`);
     return found;
   };
   const relay = auditRelay({ log, collection, logger });
-  const sweeper = auditSweeper({ ...options, log });
+  const sweeper = auditSweeper({ ...options, log, carriers, settle: (beforeId) => intents.settle(beforeId) });
   return {
     log,
     relay,
+    carryOut: (...change) => intents.carryOut(...change),
     start: () => sweeper.start(),
     async [Symbol.asyncDispose]() {
       await sweeper[Symbol.asyncDispose]();

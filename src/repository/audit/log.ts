@@ -6,6 +6,7 @@ import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record
 import { wantedCollection } from "../../schema/collection-keeper.ts";
 import { collectionOf } from "../../schema/collection.ts";
 import { keptCollections, type KeptOptions } from "../kept-collections.ts";
+import { carrierIndex } from "./carriers.ts";
 import { type CarriedRecord, chained, emptyHead, type Head, type LoggedRecord } from "./record.ts";
 
 /*
@@ -39,10 +40,13 @@ const mostTries = 100;
 const duplicate = 11_000;
 
 /**
- * Opens the log in the database of what the service keeps for itself. Nothing is read or written yet. `tell` gets what keeps the
- * log from its indexes.
+ * Opens the log in the database of what the service keeps for itself. Nothing is read or written yet. `carriers` are
+ * collections beside it whose documents carry records; `tell` gets what keeps them from their indexes.
  */
-export function auditLog(system: Db, tell: KeptOptions["conflict"]): AuditLog {
+export function auditLog(
+  system: Db,
+  { carriers, tell }: { readonly carriers: readonly string[]; readonly tell: KeptOptions["conflict"] },
+): AuditLog {
   // A record is taken from the document that carries it once it is here, so a failover must not take it back.
   const options = {
     writeConcern: { w: "majority" },
@@ -57,7 +61,8 @@ export function auditLog(system: Db, tell: KeptOptions["conflict"]): AuditLog {
   let known: Head | undefined;
 
   // Without its indexes the log would take a record twice.
-  const kept = keptCollections(system, [wantedCollection(AuditRecordSchema)], { conflict: tell });
+  const others = carriers.map((name) => ({ name, indexes: [carrierIndex] }));
+  const kept = keptCollections(system, [wantedCollection(AuditRecordSchema), ...others], { conflict: tell });
   let hasHead = false;
   const ready = async (): Promise<void> => {
     await kept.ready();

@@ -31,12 +31,14 @@ export function auditSweeper(options: {
   readonly log: AuditLog;
   readonly system: Db;
   readonly carriers: readonly Collection[];
+  /** Settles what was intended before the time of an id. */
+  readonly settle: (beforeId: string) => Promise<void>;
   /** Whether documents must be left as they are, since a restore compares them with its backup. */
   readonly isHeldUp: () => Promise<boolean>;
   readonly takeoverMs: number;
   readonly logger: AuditLogger;
 }): AsyncDisposable & { start(): void } {
-  const { log, system, carriers, isHeldUp, takeoverMs, logger } = options;
+  const { log, system, carriers, settle, isHeldUp, takeoverMs, logger } = options;
   const leases = system.collection<StoredLease>("leases", { writeConcern: { w: "majority" } });
   const owner = randomUUID();
   const everyMs = Math.max(50, takeoverMs / 2);
@@ -59,8 +61,7 @@ export function auditSweeper(options: {
     await leases.updateOne({ _id }, { $setOnInsert: made }, { upsert: true, ...bounded });
   };
 
-  const sweep = async (collection: Collection): Promise<void> => {
-    const limit = idAt(Date.now() - takeoverMs);
+  const sweep = async (collection: Collection, limit: string): Promise<void> => {
     for (let found = mostAtOnce; found === mostAtOnce && !closing.signal.aborted;) {
       const documents = await stale(collection, limit, mostAtOnce);
       found = documents.length;
@@ -79,7 +80,10 @@ export function auditSweeper(options: {
         if (!isMade) await makeLease();
         isMade = true;
         if ((await takeLease()) && !(await isHeldUp())) {
-          for (const collection of carriers) if (!closing.signal.aborted) await sweep(collection);
+          const limit = idAt(Date.now() - takeoverMs);
+          for (const collection of carriers) if (!closing.signal.aborted) await sweep(collection, limit);
+          // What happened is carried then, and the next round finds it. Last, since it asks others than MongoDB.
+          await settle(limit);
         }
       } catch (error) {
         logger.warn({ err: error }, "Audit records that wait could not be swept; trying again");
