@@ -6,6 +6,7 @@ import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
+import { DataLifecycleService } from "../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
 import { ManifestService } from "../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
 import { TransactionService } from "../gen/lucid/repository/v1/transaction_service_pb.ts";
@@ -31,6 +32,9 @@ import { openAudit } from "./repository/audit/audit.ts";
 import { auditLogService } from "./repository/audit/service.ts";
 import { blockService } from "./repository/block.ts";
 import { countedStates, domainCollections, storedMessages } from "./repository/collections.ts";
+import { copies } from "./repository/lifecycle/copies.ts";
+import { purgeSchedule, removalJobs } from "./repository/lifecycle/jobs.ts";
+import { dataLifecycleService } from "./repository/lifecycle/service.ts";
 import { manifestService } from "./repository/manifest.ts";
 import { sessionService } from "./repository/session.ts";
 import { transactionService } from "./repository/transaction.ts";
@@ -106,6 +110,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     pageTokens: sharedPageTokens(config.server.pageTokenSecret, mongodb.system),
   };
 
+  const isRestoring = async () => (await jobs.list(restoreKind, { states: activeStates, limit: 1 })).length > 0;
   const audit = parts.use(
     openAudit({
       system: mongodb.system,
@@ -114,11 +119,19 @@ export async function start(config: Config, log: Logger): Promise<App> {
         [`${BackupService.typeName}/${BackupService.method.deleteBackup.name}`]: async (backupId) =>
           isDeleted(await repository.open(), backupId, AbortSignal.timeout(10_000)),
       },
-      isHeldUp: async () => (await jobs.list(restoreKind, { states: activeStates, limit: 1 })).length > 0,
+      isHeldUp: isRestoring,
       ...config.audit,
       logger: log,
     }),
   );
+
+  removalJobs({
+    jobs,
+    db: mongodb.domain,
+    copies: copies(stores),
+    messages: storedMessages,
+    isHeldUp: isRestoring,
+  });
 
   // What needs no MongoDB, the data of record, tells how things are without it.
   const serves = async (service: string, signal: AbortSignal): Promise<boolean> =>
@@ -148,6 +161,16 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),
     serve(UserService, userService({ ...repositories, settings: config.users })),
     serve(WalletService, walletService(repositories)),
+    serve(
+      DataLifecycleService,
+      dataLifecycleService({
+        jobs,
+        db: mongodb.domain,
+        messages: storedMessages,
+        purgeAfterDays: config.lifecycle.purgeAfterDays,
+        pageTokens: repositories.pageTokens,
+      }),
+    ),
     serve(TransactionService, transactionService(repositories)),
     serve(ManifestService, manifestService(repositories)),
     serve(BlockService, blockService(repositories)),
@@ -178,6 +201,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
   const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
   jobs.start();
+  const { purgeEveryHours: everyHours, purgeAfterDays: afterDays } = config.lifecycle;
+  parts.use(purgeSchedule({ jobs, everyHours, afterDays, log }));
   audit.start();
   void repositories.collections.refresh();
   log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");

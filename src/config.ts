@@ -155,6 +155,20 @@ export const settings = {
       "Milliseconds after which any replica moves an audit record to the log that waits beside a change, since the process that stored it died.",
     ),
   },
+  lifecycle: {
+    purgeAfterDays: integer(
+      "LUCID_PURGE_AFTER_DAYS",
+      30,
+      [1, 3650],
+      "Days after which what was deleted is removed for good and cannot be undeleted any more.",
+    ),
+    purgeEveryHours: integer(
+      "LUCID_PURGE_EVERY_HOURS",
+      24,
+      [0, 8760],
+      "Hours between two such removals; one replica does each. 0: only when it is asked for.",
+    ),
+  },
   log: {
     level: oneOf(
       "LUCID_LOG_LEVEL",

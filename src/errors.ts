@@ -82,6 +82,10 @@ const reasons = {
   TRUST_POLICY_PROTECTED: { code: Code.FailedPrecondition },
   TRUST_POLICY_VERSION_NOT_FOUND: { code: Code.NotFound },
 
+  // Removals of data for good.
+  REMOVAL_NOT_FOUND: { code: Code.NotFound },
+  REMOVAL_HELD: { code: Code.Unavailable },
+
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   COLLECTION_NOT_READY: { code: Code.Unavailable, registry: "LUCID_ERR_5003" },

@@ -26,8 +26,20 @@ export function collectionOf(schema: DescMessage): { readonly name: string; read
     unique: true,
     partialFilterExpression: { [requestIdKey]: { $exists: true } },
   };
-  return { name, indexes: keepsRequestId ? [...declared, requestId] : declared };
+  // What was deleted softly is few, and found by the purge.
+  const isDeletedSoftly = schema.fields.some((field) => field.name === "deleted_at");
+  return {
+    name,
+    indexes: [...declared, ...(keepsRequestId ? [requestId] : []), ...(isDeletedSoftly ? [deletedIndex] : [])],
+  };
 }
+
+const deletedIndex: StoredIndex = {
+  name: "deleted_at_1",
+  key: new Map([["deleted_at", 1]]),
+  unique: false,
+  partialFilterExpression: { deleted_at: { $exists: true } },
+};
 
 function storedIndex(index: Index): StoredIndex {
   const key = new Map(

@@ -24,6 +24,9 @@ import { readPage } from "./page.ts";
 import type { StateMachine } from "./state-machine.ts";
 import { etagOf, revisionOfEtag } from "./stored-field.ts";
 
+/** When a document was marked to be removed for good: parts of it may be gone, so that it cannot be undeleted. */
+export const purgeKey = "_purge";
+
 /** What entities of one kind are called, in documents and in failures. */
 export interface EntityOptions {
   readonly db: Db;
@@ -349,11 +352,14 @@ export function entity(options: EntityOptions): Entity {
     },
 
     async undelete(id, { etag }, context) {
-      const filter = { deleted_at: { $ne: null }, ...matching(etag) };
+      const filter = { deleted_at: { $ne: null }, [purgeKey]: null, ...matching(etag) };
       const found = await change(id, { stages: [{ $unset: "deleted_at" }], filter }, context);
       if (found !== null) return found;
       const projection = { revision: 1, deleted_at: 1 };
-      const there = await collection.findOne({ [idName]: id }, { projection, ...deadlineOf(context) });
+      const there = await collection.findOne(
+        { [idName]: id, [purgeKey]: null },
+        { projection, ...deadlineOf(context) },
+      );
       if (there === null) throw notFound({ [idName]: id });
       if (there["deleted_at"] instanceof Date) throw etagMismatch(id, there);
       throw fail(reasons.notDeleted ?? reasons.notFound, `The ${spoken(name)} ${id} is not deleted`, {

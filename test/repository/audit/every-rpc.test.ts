@@ -12,6 +12,7 @@ import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_serv
 import { AuditEffect } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { type Block, BlockStatus } from "../../../gen/lucid/repository/v1/block_pb.ts";
 import { BlockService } from "../../../gen/lucid/repository/v1/block_service_pb.ts";
+import { DataLifecycleService } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
 import { ManifestService } from "../../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionStatus } from "../../../gen/lucid/repository/v1/session_pb.ts";
 import { SessionService } from "../../../gen/lucid/repository/v1/session_service_pb.ts";
@@ -45,6 +46,7 @@ interface Clients {
   readonly blocks: Client<typeof BlockService>;
   readonly policies: Client<typeof TrustPolicyService>;
   readonly backups: Client<typeof BackupService>;
+  readonly lifecycle: Client<typeof DataLifecycleService>;
   readonly db: Db;
 }
 
@@ -268,6 +270,19 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const restoreId = (await backups.createRestore({ backupId, renames: elsewhere() })).restore?.restoreId ?? "";
     return { of: ["Restore", restoreId], call: () => backups.cancelRestore({ restoreId }) };
   },
+  "DataLifecycleService.PurgeDeleted": async ({ lifecycle }) => ({
+    of: ["Removal"],
+    call: () => lifecycle.purgeDeleted({ afterDays: 3000 }),
+  }),
+  "DataLifecycleService.EraseUser": async ({ lifecycle }) => ({
+    of: ["Removal"],
+    call: () => lifecycle.eraseUser({ userId: "nobody", confirmUserId: "nobody" }),
+  }),
+  "DataLifecycleService.CancelRemoval": async ({ backups, lifecycle }) => {
+    await keepBusy(backups);
+    const removalId = (await lifecycle.purgeDeleted({ afterDays: 3000 })).removal?.removalId ?? "";
+    return { of: ["Removal", removalId], call: () => lifecycle.cancelRemoval({ removalId }) };
+  },
 };
 
 type Call = (clients: Clients, id: string) => Promise<object>;
@@ -358,6 +373,7 @@ beforeAll(async () => {
     blocks: app.client(BlockService),
     policies: app.client(TrustPolicyService),
     backups: app.client(BackupService),
+    lifecycle: app.client(DataLifecycleService),
     db,
   };
 });

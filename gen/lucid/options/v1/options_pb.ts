@@ -4,17 +4,17 @@
 // @generated from file lucid/options/v1/options.proto (package lucid.options.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { FieldOptions, MessageOptions } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
-import type { Message } from "@bufbuild/protobuf";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/options/v1/options.proto.
  */
 export const file_lucid_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAgirQEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBARIRCgl0cnVlX29ubHkYBiABKAkSDgoGYWJzZW50GAcgASgJQhcKFV9leHBpcmVfYWZ0ZXJfc2Vjb25kczpfCgpjb2xsZWN0aW9uEh8uZ29vZ2xlLnByb3RvYnVmLk1lc3NhZ2VPcHRpb25zGNGGAyABKAsyHC5sdWNpZC5vcHRpb25zLnYxLkNvbGxlY3Rpb25SCmNvbGxlY3Rpb246QAoLb3V0cHV0X29ubHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNGGAyABKAhSCm91dHB1dE9ubHk6OwoIcmVxdWlyZWQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNKGAyABKAhSCHJlcXVpcmVkOj0KCWltbXV0YWJsZRIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY04YDIAEoCFIJaW1tdXRhYmxlQoYBChRjb20ubHVjaWQub3B0aW9ucy52MUIMT3B0aW9uc1Byb3RvUAGiAgNMT1iqAhBMdWNpZC5PcHRpb25zLlYxygIQTHVjaWRcT3B0aW9uc1xWMeICHEx1Y2lkXE9wdGlvbnNcVjFcR1BCTWV0YWRhdGHqAhJMdWNpZDo6T3B0aW9uczo6VjFiBnByb3RvMw", [file_google_protobuf_descriptor]);
+  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAgirQEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBARIRCgl0cnVlX29ubHkYBiABKAkSDgoGYWJzZW50GAcgASgJQhcKFV9leHBpcmVfYWZ0ZXJfc2Vjb25kcyL+AQoJTGlmZWN5Y2xlEioKB2VyYXN1cmUYASABKA4yGS5sdWNpZC5vcHRpb25zLnYxLkVyYXN1cmUSMAoLdXNlcl9maWVsZHMYAiADKAsyGy5sdWNpZC5vcHRpb25zLnYxLlVzZXJGaWVsZBIoCgdwYXJ0X29mGAMgAygLMhcubHVjaWQub3B0aW9ucy52MS5XaG9sZRIXCg9wZXJzb25hbF9maWVsZHMYBCADKAkSEgoKY2FjaGVfa2V5cxgFIAMoCRIXCg9zZWFyY2hfZG9jdW1lbnQYBiABKAkSFQoNa2VlcHNfZGVsZXRlZBgHIAEoCBIMCgRub3RlGAggASgJIiwKCVVzZXJGaWVsZBIMCgRwYXRoGAEgASgJEhEKCXR5cGVfcGF0aBgCIAEoCSIoCgVXaG9sZRISCgpjb2xsZWN0aW9uGAEgASgJEgsKA2tleRgCIAEoCSqJAQoHRXJhc3VyZRIXChNFUkFTVVJFX1VOU1BFQ0lGSUVEEAASEgoORVJBU1VSRV9SRU1PVkUQARIVChFFUkFTVVJFX0FOT05ZTUlTRRACEhAKDEVSQVNVUkVfS0VFUBADEhMKD0VSQVNVUkVfQVNfUEFSVBAEEhMKD0VSQVNVUkVfTk9USElORxAFOl8KCmNvbGxlY3Rpb24SHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMY0YYDIAEoCzIcLmx1Y2lkLm9wdGlvbnMudjEuQ29sbGVjdGlvblIKY29sbGVjdGlvbjpcCglsaWZlY3ljbGUSHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMY0oYDIAEoCzIbLmx1Y2lkLm9wdGlvbnMudjEuTGlmZWN5Y2xlUglsaWZlY3ljbGU6QAoLb3V0cHV0X29ubHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNGGAyABKAhSCm91dHB1dE9ubHk6OwoIcmVxdWlyZWQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNKGAyABKAhSCHJlcXVpcmVkOj0KCWltbXV0YWJsZRIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY04YDIAEoCFIJaW1tdXRhYmxlQoYBChRjb20ubHVjaWQub3B0aW9ucy52MUIMT3B0aW9uc1Byb3RvUAGiAgNMT1iqAhBMdWNpZC5PcHRpb25zLlYxygIQTHVjaWRcT3B0aW9uc1xWMeICHEx1Y2lkXE9wdGlvbnNcVjFcR1BCTWV0YWRhdGHqAhJMdWNpZDo6T3B0aW9uczo6VjFiBnByb3RvMw", [file_google_protobuf_descriptor]);
 
 /**
  * The MongoDB collection that stores a message, one document for each.
@@ -116,6 +116,194 @@ export const IndexSchema: GenMessage<Index> = /*@__PURE__*/
   messageDesc(file_lucid_options_v1_options, 1);
 
 /**
+ * What becomes of the documents of a message for good: long after they were deleted, and when a user is erased.
+ *
+ * @generated from message lucid.options.v1.Lifecycle
+ */
+export type Lifecycle = Message<"lucid.options.v1.Lifecycle"> & {
+  /**
+   * What the erasure of a user does to documents that name it.
+   *
+   * @generated from field: lucid.options.v1.Erasure erasure = 1;
+   */
+  erasure: Erasure;
+
+  /**
+   * Where a document names a user.
+   *
+   * @generated from field: repeated lucid.options.v1.UserField user_fields = 2;
+   */
+  userFields: UserField[];
+
+  /**
+   * What a document is a part of: it is removed before that is.
+   *
+   * @generated from field: repeated lucid.options.v1.Whole part_of = 3;
+   */
+  partOf: Whole[];
+
+  /**
+   * Stored fields that are cleared where a document is anonymised, besides the name of the user.
+   *
+   * @generated from field: repeated string personal_fields = 4;
+   */
+  personalFields: string[];
+
+  /**
+   * Keys of Redis that hold copies, with stored fields in braces and perhaps `*` at the end: `lucid:user:{user_id}:*`.
+   *
+   * @generated from field: repeated string cache_keys = 5;
+   */
+  cacheKeys: string[];
+
+  /**
+   * The search document that is a copy, as alias and id: `lucid-users/{user_id}`.
+   *
+   * @generated from field: string search_document = 6;
+   */
+  searchDocument: string;
+
+  /**
+   * Whether documents stay though they have been deleted for long.
+   *
+   * @generated from field: bool keeps_deleted = 7;
+   */
+  keepsDeleted: boolean;
+
+  /**
+   * Why documents stay, or name no user; said in the report of an erasure.
+   *
+   * @generated from field: string note = 8;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message lucid.options.v1.Lifecycle.
+ * Use `create(LifecycleSchema)` to create a new message.
+ */
+export const LifecycleSchema: GenMessage<Lifecycle> = /*@__PURE__*/
+  messageDesc(file_lucid_options_v1_options, 2);
+
+/**
+ * A stored field that holds the id of a user.
+ *
+ * @generated from message lucid.options.v1.UserField
+ */
+export type UserField = Message<"lucid.options.v1.UserField"> & {
+  /**
+   * Path of the field, for example `user_id` or `subject.id`.
+   *
+   * @generated from field: string path = 1;
+   */
+  path: string;
+
+  /**
+   * Path of the field that says what the id is of; it must be `user`. Empty where it is always of a user.
+   *
+   * @generated from field: string type_path = 2;
+   */
+  typePath: string;
+};
+
+/**
+ * Describes the message lucid.options.v1.UserField.
+ * Use `create(UserFieldSchema)` to create a new message.
+ */
+export const UserFieldSchema: GenMessage<UserField> = /*@__PURE__*/
+  messageDesc(file_lucid_options_v1_options, 3);
+
+/**
+ * Documents that others are parts of.
+ *
+ * @generated from message lucid.options.v1.Whole
+ */
+export type Whole = Message<"lucid.options.v1.Whole"> & {
+  /**
+   * Their collection.
+   *
+   * @generated from field: string collection = 1;
+   */
+  collection: string;
+
+  /**
+   * Name of the field that both have: it identifies the whole.
+   *
+   * @generated from field: string key = 2;
+   */
+  key: string;
+};
+
+/**
+ * Describes the message lucid.options.v1.Whole.
+ * Use `create(WholeSchema)` to create a new message.
+ */
+export const WholeSchema: GenMessage<Whole> = /*@__PURE__*/
+  messageDesc(file_lucid_options_v1_options, 4);
+
+/**
+ * What the erasure of a user does to documents.
+ *
+ * @generated from enum lucid.options.v1.Erasure
+ */
+export const Erasure = {
+  /**
+   * Not set. Every stored message has to say what becomes of it.
+   *
+   * @generated from enum value: ERASURE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Removes those that name the user, with their parts.
+   *
+   * @generated from enum value: ERASURE_REMOVE = 1;
+   */
+  REMOVE: 1,
+
+  /**
+   * Puts `erased` in the place of the user, and clears what is personal.
+   *
+   * @generated from enum value: ERASURE_ANONYMISE = 2;
+   */
+  ANONYMISE: 2,
+
+  /**
+   * Leaves them as they are.
+   *
+   * @generated from enum value: ERASURE_KEEP = 3;
+   */
+  KEEP: 3,
+
+  /**
+   * Nothing by itself: they go with what they are a part of.
+   *
+   * @generated from enum value: ERASURE_AS_PART = 4;
+   */
+  AS_PART: 4,
+
+  /**
+   * Nothing: they name no user.
+   *
+   * @generated from enum value: ERASURE_NOTHING = 5;
+   */
+  NOTHING: 5,
+} as const;
+
+/**
+ * What the erasure of a user does to documents.
+ *
+ * @generated from enum lucid.options.v1.Erasure
+ */
+export type Erasure = (typeof Erasure)[keyof typeof Erasure] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.options.v1.Erasure.
+ */
+export const ErasureSchema: GenEnum<Erasure> = /*@__PURE__*/
+  enumDesc(file_lucid_options_v1_options, 0);
+
+/**
  * The collection that stores this message.
  *
  * @generated from extension: lucid.options.v1.Collection collection = 50001;
@@ -124,12 +312,20 @@ export const collection: GenExtension<MessageOptions, Collection> = /*@__PURE__*
   extDesc(file_lucid_options_v1_options, 0);
 
 /**
+ * What becomes of its documents for good.
+ *
+ * @generated from extension: lucid.options.v1.Lifecycle lifecycle = 50002;
+ */
+export const lifecycle: GenExtension<MessageOptions, Lifecycle> = /*@__PURE__*/
+  extDesc(file_lucid_options_v1_options, 1);
+
+/**
  * Whether only the service sets the field: what a caller sends in it is ignored, also where an update mask names it.
  *
  * @generated from extension: bool output_only = 50001;
  */
 export const output_only: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
-  extDesc(file_lucid_options_v1_options, 1);
+  extDesc(file_lucid_options_v1_options, 2);
 
 /**
  * Whether every stored document must have the field: it is needed to create one and cannot be cleared.
@@ -137,7 +333,7 @@ export const output_only: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
  * @generated from extension: bool required = 50002;
  */
 export const required: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
-  extDesc(file_lucid_options_v1_options, 2);
+  extDesc(file_lucid_options_v1_options, 3);
 
 /**
  * Whether callers set the field when a document is created, and never again: an update leaves it as it is, also where its
@@ -146,5 +342,5 @@ export const required: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
  * @generated from extension: bool immutable = 50003;
  */
 export const immutable: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
-  extDesc(file_lucid_options_v1_options, 3);
+  extDesc(file_lucid_options_v1_options, 4);
 
