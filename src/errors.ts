@@ -81,6 +81,13 @@ const reasons = {
   TRUST_POLICY_NOT_DELETED: { code: Code.FailedPrecondition },
   TRUST_POLICY_PROTECTED: { code: Code.FailedPrecondition },
   TRUST_POLICY_VERSION_NOT_FOUND: { code: Code.NotFound },
+  TRUST_EVALUATION_TOO_LARGE: { code: Code.FailedPrecondition },
+  POLICY_VIOLATION_NOT_FOUND: { code: Code.NotFound },
+  POLICY_VIOLATION_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  POLICY_VIOLATION_ALREADY_RESOLVED: { code: Code.FailedPrecondition },
+  TRUST_RELATIONSHIP_NOT_FOUND: { code: Code.NotFound },
+  TRUST_RELATIONSHIP_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  TRUST_RELATIONSHIP_EXPIRED: { code: Code.FailedPrecondition },
 
   // Removals of data for good.
   REMOVAL_NOT_FOUND: { code: Code.NotFound },

@@ -9,6 +9,7 @@ import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
 import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { NotificationSchema } from "../../gen/lucid/repository/v1/notification_pb.ts";
+import { PolicyViolationSchema } from "../../gen/lucid/repository/v1/policy_violation_pb.ts";
 import { SessionEncryptionKeySchema } from "../../gen/lucid/repository/v1/session_encryption_key_pb.ts";
 import { SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { SystemConfigSchema } from "../../gen/lucid/repository/v1/system_config_pb.ts";
@@ -19,6 +20,7 @@ import {
   TrustPolicySchema,
   TrustPolicyVersionSchema,
 } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
+import { TrustRelationshipSchema } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
 import { UserCredentialsSchema } from "../../gen/lucid/repository/v1/user_credentials_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { WalletBalanceSchema, WalletSchema, WalletTransactionSchema } from "../../gen/lucid/repository/v1/wallet_pb.ts";
@@ -49,6 +51,8 @@ export const storedMessages: readonly DescMessage[] = [
   TrustPolicySchema,
   TrustPolicyVersionSchema,
   TrustPolicyActivitySchema,
+  PolicyViolationSchema,
+  TrustRelationshipSchema,
   ApiKeySchema,
   AuthTokenSchema,
   NotificationSchema,

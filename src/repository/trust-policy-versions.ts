@@ -13,13 +13,14 @@ import {
   ListTrustPolicyVersionsRequestSchema,
 } from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { fail } from "../errors.ts";
-import { deadlineOf } from "../schema/call-options.ts";
+import { cancellable, deadlineOf } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { collectionOf } from "../schema/collection.ts";
 import { duplicateKey } from "../schema/create-once.ts";
-import { listDocuments, sum } from "../schema/entity.ts";
+import { type Entity, listDocuments, sum } from "../schema/entity.ts";
 import type { Repositories } from "./collections.ts";
 import { counterFields } from "./trust-policy-document.ts";
+import { tooMany } from "./trust-policy-evaluation.ts";
 
 const codec = codecFor(TrustPolicySchema);
 const versionCodec = codecFor(TrustPolicyVersionSchema);
@@ -43,6 +44,8 @@ export interface PolicyVersions {
   get(policy: TrustPolicy, version: bigint, context: HandlerContext): Promise<TrustPolicy>;
   /** The version that held at a time; undefined where there was none. */
   asOf(policy: TrustPolicy, time: Date, context: HandlerContext): Promise<TrustPolicy | undefined>;
+  /** The policies that were live at a time in the past, and that `filter` finds now or may have found then. */
+  allAsOf(filter: Document, time: Date, most: number, context: HandlerContext): Promise<TrustPolicy[]>;
   list(
     policy: TrustPolicy,
     request: ListTrustPolicyVersionsRequest,
@@ -58,7 +61,7 @@ export function nextVersion(now: Date): Document {
 /** How often a change that names no etag is tried again when others come in between. Of many at once, one gets through each time. */
 const mostTries = 100;
 
-export function policyVersions({ db, collections, pageTokens }: Repositories): PolicyVersions {
+export function policyVersions({ db, collections, pageTokens }: Repositories, policies: Entity): PolicyVersions {
   const versions = db.collection(collectionOf(TrustPolicyVersionSchema).name);
 
   /** Keeps a version. It stays as it was kept first: what a version says never changes. */
@@ -118,6 +121,36 @@ export function policyVersions({ db, collections, pageTokens }: Repositories): P
         { sort: { version_time: -1, version: -1 }, raw: true, ...deadlineOf(context) },
       );
       return found === null ? undefined : kept(found);
+    },
+
+    async allAsOf(filter, time, most, context) {
+      const limits = cancellable(context);
+      // First those that are as they were then. One that changes between the two reads is found twice, and not lost.
+      const held = await policies.collection
+        .find<Uint8Array>({ ...filter, version_time: { $lte: time } }, { raw: true, limit: most + 1, ...limits })
+        .toArray();
+      const changed = await policies.collection
+        .find(
+          { version_time: { $gt: time }, created_at: { $lte: time } },
+          { projection: { policy_id: 1 }, limit: most + 1, ...limits },
+        )
+        .toArray();
+      if (held.length > most || changed.length > most) throw tooMany("policies", most);
+      const ids = changed.map(({ policy_id }) => policy_id as string);
+      const before = await versions
+        .aggregate<Uint8Array>(
+          [
+            { $match: { policy_id: { $in: ids }, version_time: { $lte: time } } },
+            { $sort: { policy_id: 1, version_time: -1, version: -1 } },
+            { $group: { _id: "$policy_id", policy: { $first: "$policy" } } },
+            { $replaceRoot: { newRoot: "$policy" } },
+            { $match: filter },
+          ],
+          { raw: true, ...limits },
+        )
+        .toArray();
+      const found = [...held, ...before].map((document) => codec.decode(document));
+      return [...new Map(found.map((policy) => [policy.policyId, policy])).values()];
     },
 
     async list(policy, request, context) {

@@ -1,5 +1,6 @@
 import { randomUUIDv7 } from "node:crypto";
 
+import { create } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Document } from "bson";
@@ -12,19 +13,29 @@ import {
 } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { fail } from "../errors.ts";
+import { cancellable } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { entity, literal } from "../schema/entity.ts";
 import { maskedPaths, onlyWritable, valueAt } from "../schema/field-mask.ts";
 import { dateAtOrBefore } from "../schema/filters.ts";
-import { badRequest } from "../schema/refusals.ts";
+import { badRequest, tooLarge } from "../schema/refusals.ts";
 import { stateMachine } from "../schema/state-machine.ts";
 import type { Repositories } from "./collections.ts";
+import { policyViolations } from "./policy-violation.ts";
+import { policyActivity } from "./trust-policy-activity.ts";
 import { checkEffectiveTime, documentOf, prepared } from "./trust-policy-document.ts";
+import { evaluation, tooMany } from "./trust-policy-evaluation.ts";
 import { filterOf } from "./trust-policy-query.ts";
+import { policyStatistics } from "./trust-policy-statistics.ts";
 import { nextVersion, policyVersions } from "./trust-policy-versions.ts";
+import { trustRelationships } from "./trust-relationship.ts";
 
 const codec = codecFor(TrustPolicySchema);
+const subjectCodec = codecFor(rpc.TrustSubjectSchema);
+
+/** Most policies that are looked at in one call. */
+const mostPolicies = 500;
 
 const { DRAFT, ACTIVE, INACTIVE, SUSPENDED, EXPIRED, REVOKED } = TrustPolicyStatus;
 
@@ -53,12 +64,47 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
     ready: options.collections.ready,
     pageTokens: options.pageTokens,
   });
-  const versions = policyVersions(options);
+  const versions = policyVersions(options, policies);
+  const activity = policyActivity(options.db);
 
   const live = async (policyId: string, context: HandlerContext) =>
     policies.get(policies.live(policyId), context, { policy_id: policyId });
   const liveOrDeleted = async (policyId: string, context: HandlerContext) =>
     policies.get({ policy_id: policyId }, context, { policy_id: policyId });
+
+  const livePolicy = async (policyId: string, context: HandlerContext) => codec.decode(await live(policyId, context));
+
+  /** A policy with its counters. */
+  const counted = async (policy: TrustPolicy, context: HandlerContext) => {
+    await activity.count([policy], context);
+    return { trustPolicy: policy };
+  };
+
+  /** The policies to evaluate, in any order. */
+  const evaluated = async (request: rpc.EvaluateTrustPoliciesRequest, now: Date, context: HandlerContext) => {
+    const { policyId, policyType, asOfTime } = request;
+    if (policyId !== "") {
+      if (asOfTime === undefined) return [await livePolicy(policyId, context)];
+      return [await asOf(policyId, now, context)];
+    }
+    const { filter } = filterOf(
+      create(rpc.TrustPolicyFilterSchema, { policyType, status: TrustPolicyStatus.ACTIVE }),
+      false,
+    );
+    if (asOfTime !== undefined) return versions.allAsOf(filter, now, mostPolicies, context);
+    const found = await policies.collection
+      .find<Uint8Array>(filter, { raw: true, limit: mostPolicies + 1, ...cancellable(context) })
+      .toArray();
+    if (found.length > mostPolicies) throw tooMany("policies", mostPolicies);
+    return found.map((document) => codec.decode(document));
+  };
+
+  const asOf = async (policyId: string, time: Date, context: HandlerContext) => {
+    const policy = codec.decode(await liveOrDeleted(policyId, context));
+    const found = await versions.asOf(policy, time, context);
+    if (found === undefined || found.deletedAt !== undefined) throw policies.notFound({ policy_id: policyId });
+    return found;
+  };
 
   const protect = ({ policyId, isSystemPolicy }: TrustPolicy) => {
     if (!isSystemPolicy) return;
@@ -77,27 +123,24 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
       const document = documentOf(policy, () => true);
       const mark = requestMark(rpc.CreateTrustPolicyRequestSchema, request);
       const { document: stored } = await policies.insert(document, context, mark);
-      return { trustPolicy: codec.decode(stored) };
+      return counted(codec.decode(stored), context);
     },
 
     async getTrustPolicy({ policyId, version, showDeleted }, context) {
       const find = showDeleted ? liveOrDeleted : live;
       const policy = codec.decode(await find(policyId, context));
-      return { trustPolicy: version === undefined ? policy : await versions.get(policy, version, context) };
+      return counted(version === undefined ? policy : await versions.get(policy, version, context), context);
     },
 
     async getTrustPolicyAsOf({ policyId, asOfTime }, context) {
       const time = asOfTime === undefined ? new Date() : dateAtOrBefore(asOfTime);
-      const policy = codec.decode(await liveOrDeleted(policyId, context));
-      const found = await versions.asOf(policy, time, context);
-      if (found === undefined || found.deletedAt !== undefined) throw policies.notFound({ policy_id: policyId });
-      return { trustPolicy: found };
+      return counted(await asOf(policyId, time, context), context);
     },
 
     async listTrustPolicyVersions(request, context) {
       const policy = codec.decode(await liveOrDeleted(request.policyId, context));
       const { policies: found, nextPageToken } = await versions.list(policy, request, context);
-      return { trustPolicies: found, nextPageToken };
+      return { trustPolicies: [...(await activity.count(found, context))], nextPageToken };
     },
 
     async listTrustPolicies(request, context) {
@@ -107,13 +150,14 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         { ...query, fallback: "created_at desc", schema, request },
         context,
       );
-      return { trustPolicies: documents.map((document) => codec.decode(document)), nextPageToken };
+      const found = documents.map((document) => codec.decode(document));
+      return { trustPolicies: [...(await activity.count(found, context))], nextPageToken };
     },
 
     async updateTrustPolicy({ trustPolicy: sent, updateMask, etag }, context) {
       if (sent === undefined) throw badRequest({ field: "trust_policy", description: "must be set" });
       const { policyId } = sent;
-      const fields = maskedPaths(TrustPolicySchema, sent, updateMask).filter((path) => path !== "is_system_policy");
+      const fields = maskedPaths(TrustPolicySchema, sent, updateMask);
       const isChanged = (name: string) => fields.some((path) => path.split(".", 1)[0] === name);
       const document = documentOf(prepared(onlyWritable(TrustPolicySchema, sent)), isChanged);
       const set: Document = Object.fromEntries(fields.map((path) => [path, literal(valueAt(document, path))]));
@@ -137,7 +181,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         },
         context,
       );
-      return { trustPolicy: changed };
+      return counted(changed, context);
     },
 
     async setTrustPolicyStatus({ policyId, status, etag }, context) {
@@ -153,14 +197,14 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         },
         context,
       );
-      return { trustPolicy: changed };
+      return counted(changed, context);
     },
 
     async deleteTrustPolicy({ policyId, etag, validateOnly }, context) {
       if (validateOnly) {
         const policy = codec.decode(await policies.delete(policyId, { etag, validateOnly }, context));
         protect(policy);
-        return { trustPolicy: policy };
+        return counted(policy, context);
       }
       const deleted = await versions.change(
         {
@@ -177,7 +221,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         },
         context,
       );
-      return { trustPolicy: deleted };
+      return counted(deleted, context);
     },
 
     async undeleteTrustPolicy({ policyId, etag }, context) {
@@ -203,7 +247,32 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         },
         context,
       );
-      return { trustPolicy: undeleted };
+      return counted(undeleted, context);
     },
+
+    async evaluateTrustPolicies(request, context) {
+      const { subject, asOfTime } = request;
+      if (subject === undefined) throw badRequest({ field: "subject", description: "must be set" });
+      const { attributes } = subjectCodec.encode(subject, "subject");
+      const wrong = tooLarge("subject.attributes", attributes as Document | undefined);
+      if (wrong.length > 0) throw badRequest(...wrong);
+      const now = asOfTime === undefined ? new Date() : dateAtOrBefore(asOfTime);
+      return evaluation(await evaluated(request, now, context), subject, now, context);
+    },
+
+    async recordPolicyApplication({ policyId, evaluationTime }, context) {
+      await options.collections.ready();
+      await live(policyId, context);
+      const { applicationsCount, lastApplied } = await activity.record(policyId, evaluationTime, context);
+      return { applicationsCount, ...(lastApplied && { lastApplied }) };
+    },
+
+    async getTrustPolicyStatistics({ policyId }, context) {
+      if (policyId !== "") await live(policyId, context);
+      return { statistics: await policyStatistics(options.db, policyId, context) };
+    },
+
+    ...policyViolations(options, livePolicy),
+    ...trustRelationships(options),
   };
 }

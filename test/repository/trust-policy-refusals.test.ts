@@ -1,8 +1,14 @@
-import type { JsonObject } from "@bufbuild/protobuf";
+import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { type TrustPolicy, TrustPolicyStatus } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
+import {
+  TrustLevel,
+  type TrustPolicy,
+  TrustPolicyStatus,
+  TrustPolicyType,
+} from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import { TrustPolicyService } from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
+import type { TrustRelationshipSchema } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
 import { refusalOf } from "./support.ts";
 import {
   newPolicy,
@@ -13,6 +19,7 @@ import {
   policyInit,
   type RuleInit,
   ruleInit,
+  violationInit,
 } from "./trust-policy-support.ts";
 
 const nobody = "00000000-0000-7000-8000-000000000000";
@@ -53,6 +60,38 @@ function deep(levels: number): JsonObject {
   return JSON.parse(`${'{"a":'.repeat(levels)}1${"}".repeat(levels)}`) as JsonObject;
 }
 
+const subject = { type: "user", id: "u1" };
+
+function refusedSubject(name: string, init: object, field: string): [string, Call, object][] {
+  const evaluate: Call = (policies) => policies.evaluateTrustPolicies({ subject: { ...subject, ...init } });
+  return [[`evaluateTrustPolicies: ${name}`, evaluate, bad(`subject.${field}`)]];
+}
+
+function refusedViolation(
+  name: string,
+  init: Parameters<typeof violationInit>[1],
+  field: string,
+): [string, Call, object] {
+  const record: Call = (policies, { policyId }) =>
+    policies.recordPolicyViolation({ policyViolation: violationInit(policyId, init) });
+  return [`recordPolicyViolation: ${name}`, record, bad(`policy_violation.${field}`)];
+}
+
+type RelationshipInit = MessageInitShape<typeof TrustRelationshipSchema> & { $typeName?: never };
+
+function relationshipInit(init: RelationshipInit = {}): RelationshipInit {
+  const parties = { subject: { type: "user", id: "a" }, target: { type: "user", id: "b" } };
+  return { ...parties, trustLevel: TrustLevel.LOW, relationshipType: "peer", ...init };
+}
+
+function refusedRelationship(name: string, init: RelationshipInit, field: string): [string, Call, object] {
+  const establish: Call = (policies) =>
+    policies.establishTrustRelationship({ trustRelationship: relationshipInit(init) });
+  return [`establishTrustRelationship: ${name}`, establish, bad(`trust_relationship.${field}`)];
+}
+
+const noViolation = { code: "NotFound", reason: "POLICY_VIOLATION_NOT_FOUND" };
+const noRelationship = { code: "NotFound", reason: "TRUST_RELATIONSHIP_NOT_FOUND" };
 const manyRules = Array.from({ length: 101 }, (_, index) => ruleInit(`r${index}`, "true"));
 const manyTags = Array.from({ length: 51 }, (_, index) => `t${index}`);
 
@@ -278,6 +317,244 @@ const refusals: readonly [string, Call, object][] = [
     (policies, { policyId }) => policies.undeleteTrustPolicy({ policyId }),
     { code: "FailedPrecondition", reason: "TRUST_POLICY_NOT_DELETED" },
   ],
+  ["evaluateTrustPolicies: nothing", (policies) => policies.evaluateTrustPolicies({}), bad("subject")],
+  ...refusedSubject("no type", { type: "" }, "type"),
+  ...refusedSubject("a type with a dollar", { type: "$user" }, "type"),
+  ...refusedSubject("no id", { id: "" }, "id"),
+  ...refusedSubject("long id", { id: long }, "id"),
+  ...refusedSubject("null character in its id", { id: "a\0" }, "id"),
+  ...refusedSubject("null character in an attribute", { attributes: { "a\0": 1 } }, "attributes"),
+  ...refusedSubject("deep attributes", { attributes: deep(31) }, "attributes"),
+  ...refusedSubject("a megabyte of attributes", { attributes: { a: megabyte } }, "attributes"),
+  [
+    "evaluateTrustPolicies: long policy",
+    (policies) => policies.evaluateTrustPolicies({ subject, policyId: long }),
+    bad("policy_id"),
+  ],
+  [
+    "evaluateTrustPolicies: unknown type of policy",
+    (policies) => policies.evaluateTrustPolicies({ subject, policyType: 99 as never }),
+    bad("policy_type"),
+  ],
+  [
+    "evaluateTrustPolicies: one and all",
+    (policies, { policyId }) =>
+      policies.evaluateTrustPolicies({ subject, policyId, policyType: TrustPolicyType.USER_TRUST }),
+    { code: "InvalidArgument", reason: "BAD_REQUEST" },
+  ],
+  [
+    "evaluateTrustPolicies: nobody",
+    (policies) => policies.evaluateTrustPolicies({ subject, policyId: nobody }),
+    missing,
+  ],
+  [
+    "evaluateTrustPolicies: nobody then",
+    (policies, { policyId }) => policies.evaluateTrustPolicies({ subject, policyId, asOfTime: { seconds: 1n } }),
+    missing,
+  ],
+  ["recordPolicyApplication: no id", (policies) => policies.recordPolicyApplication({}), bad("policy_id")],
+  ["recordPolicyApplication: nobody", (policies) => policies.recordPolicyApplication({ policyId: nobody }), missing],
+  [
+    "recordPolicyApplication: negative time",
+    (policies, { policyId }) => policies.recordPolicyApplication({ policyId, evaluationTime: { seconds: -1n } }),
+    bad("evaluation_time"),
+  ],
+  [
+    "recordPolicyApplication: more than an hour",
+    (policies, { policyId }) => policies.recordPolicyApplication({ policyId, evaluationTime: { seconds: 3601n } }),
+    bad("evaluation_time"),
+  ],
+  [
+    "getTrustPolicyStatistics: long id",
+    (policies) => policies.getTrustPolicyStatistics({ policyId: long }),
+    bad("policy_id"),
+  ],
+  ["getTrustPolicyStatistics: nobody", (policies) => policies.getTrustPolicyStatistics({ policyId: nobody }), missing],
+  ["recordPolicyViolation: nothing", (policies) => policies.recordPolicyViolation({}), bad("policy_violation")],
+  [
+    "recordPolicyViolation: request_id",
+    (policies, { policyId }) =>
+      policies.recordPolicyViolation({ policyViolation: violationInit(policyId), requestId: "1" }),
+    bad("request_id"),
+  ],
+  [
+    "recordPolicyViolation: nobody",
+    (policies) => policies.recordPolicyViolation({ policyViolation: violationInit(nobody) }),
+    missing,
+  ],
+  refusedViolation("no policy", { policyId: "" }, "policy_id"),
+  refusedViolation("long policy", { policyId: long }, "policy_id"),
+  refusedViolation("violator without type", { violator: { id: "a" } }, "violator.type"),
+  refusedViolation("violator without id", { violator: { type: "user" } }, "violator.id"),
+  refusedViolation("no type", { violationType: "" }, "violation_type"),
+  refusedViolation("a type with a dollar", { violationType: "$type" }, "violation_type"),
+  refusedViolation("no severity", { severity: 0 }, "severity"),
+  refusedViolation("unknown severity", { severity: 99 as never }, "severity"),
+  refusedViolation("no description", { description: "" }, "description"),
+  refusedViolation("long description", { description: "x".repeat(1001) }, "description"),
+  refusedViolation("no rule", { violatedRuleId: "" }, "violated_rule_id"),
+  refusedViolation("no action", { actionTaken: " " }, "action_taken"),
+  refusedViolation("a megabyte of data", { violationData: { a: megabyte } }, "violation_data"),
+  refusedViolation("deep metadata", { metadata: deep(31) }, "metadata"),
+  refusedViolation(
+    "seen before it happened",
+    { occurredAt: { seconds: 2n }, detectedAt: { seconds: 1n } },
+    "detected_at",
+  ),
+  ["getPolicyViolation: no id", (policies) => policies.getPolicyViolation({}), bad("violation_id")],
+  ["getPolicyViolation: nobody", (policies) => policies.getPolicyViolation({ violationId: nobody }), noViolation],
+  [
+    "listPolicyViolations: negative size",
+    (policies) => policies.listPolicyViolations({ pageSize: -1 }),
+    bad("page_size"),
+  ],
+  ["listPolicyViolations: made-up token", (policies) => policies.listPolicyViolations({ pageToken: "abc" }), badToken],
+  [
+    "listPolicyViolations: another order",
+    (policies) => policies.listPolicyViolations({ orderBy: "severity" }),
+    bad("order_by"),
+  ],
+  [
+    "listPolicyViolations: party and severity",
+    (policies) => policies.listPolicyViolations({ filter: { violator: { type: "user", id: "a" }, severity: 1 } }),
+    bad("order_by"),
+  ],
+  [
+    "listPolicyViolations: unknown severity",
+    (policies) => policies.listPolicyViolations({ filter: { severity: 99 as never } }),
+    bad("filter.severity"),
+  ],
+  [
+    "listPolicyViolations: half a party",
+    (policies) => policies.listPolicyViolations({ filter: { violator: { type: "user" } } }),
+    bad("filter.violator.id"),
+  ],
+  [
+    "listPolicyViolations: long policy",
+    (policies) => policies.listPolicyViolations({ filter: { policyId: long } }),
+    bad("filter.policy_id"),
+  ],
+  ["resolvePolicyViolation: no id", (policies) => policies.resolvePolicyViolation({}), bad("violation_id")],
+  [
+    "resolvePolicyViolation: nobody",
+    (policies) => policies.resolvePolicyViolation({ violationId: nobody }),
+    noViolation,
+  ],
+  [
+    "resolvePolicyViolation: long notes",
+    (policies) => policies.resolvePolicyViolation({ violationId: nobody, resolutionNotes: "x".repeat(2001) }),
+    bad("resolution_notes"),
+  ],
+  [
+    "resolvePolicyViolation: no action",
+    (policies) => policies.resolvePolicyViolation({ violationId: nobody, actionTaken: "" }),
+    bad("action_taken"),
+  ],
+  [
+    "establishTrustRelationship: nothing",
+    (policies) => policies.establishTrustRelationship({}),
+    bad("trust_relationship"),
+  ],
+  [
+    "establishTrustRelationship: request_id",
+    (policies) => policies.establishTrustRelationship({ trustRelationship: relationshipInit(), requestId: "1" }),
+    bad("request_id"),
+  ],
+  refusedRelationship("subject without id", { subject: { type: "user" } }, "subject.id"),
+  refusedRelationship("target without type", { target: { id: "b" } }, "target.type"),
+  refusedRelationship("no trust", { trustLevel: 0 }, "trust_level"),
+  refusedRelationship("unknown trust", { trustLevel: 99 as never }, "trust_level"),
+  refusedRelationship("too high a score", { trustScore: { overall: 100.5 } }, "trust_score.overall"),
+  refusedRelationship("no number as score", { trustScore: { overall: Number.NaN } }, "trust_score.overall"),
+  refusedRelationship(
+    "a dotted component",
+    { trustScore: { components: { "a.b": 1 } } },
+    'trust_score.components["a.b"]',
+  ),
+  refusedRelationship(
+    "an endless component",
+    { trustScore: { components: { a: Infinity } } },
+    'trust_score.components["a"]',
+  ),
+  refusedRelationship(
+    "long method",
+    { trustScore: { calculationMethod: "x".repeat(101) } },
+    "trust_score.calculation_method",
+  ),
+  refusedRelationship("no type", { relationshipType: "" }, "relationship_type"),
+  refusedRelationship("has expired", { expiresAt: { seconds: 1n } }, "expires_at"),
+  refusedRelationship("a megabyte of metadata", { metadata: { a: megabyte } }, "metadata"),
+  [
+    "establishTrustRelationship: with itself",
+    (policies) =>
+      policies.establishTrustRelationship({
+        trustRelationship: relationshipInit({ target: { type: "user", id: "a" } }),
+      }),
+    bad("trust_relationship"),
+  ],
+  ["getTrustRelationship: no id", (policies) => policies.getTrustRelationship({}), bad("relationship_id")],
+  [
+    "getTrustRelationship: nobody",
+    (policies) => policies.getTrustRelationship({ relationshipId: nobody }),
+    noRelationship,
+  ],
+  [
+    "listTrustRelationships: negative size",
+    (policies) => policies.listTrustRelationships({ pageSize: -1 }),
+    bad("page_size"),
+  ],
+  [
+    "listTrustRelationships: made-up token",
+    (policies) => policies.listTrustRelationships({ pageToken: "abc" }),
+    badToken,
+  ],
+  [
+    "listTrustRelationships: another order",
+    (policies) => policies.listTrustRelationships({ orderBy: "_links" }),
+    bad("order_by"),
+  ],
+  [
+    "listTrustRelationships: half a party",
+    (policies) => policies.listTrustRelationships({ filter: { from: { id: "a" }, to: { type: "user" } } }),
+    bad("filter.from.type", "filter.to.id"),
+  ],
+  [
+    "listTrustRelationships: long type",
+    (policies) => policies.listTrustRelationships({ filter: { relationshipType: "x".repeat(65) } }),
+    bad("filter.relationship_type"),
+  ],
+  ["verifyTrustRelationship: no id", (policies) => policies.verifyTrustRelationship({}), bad("relationship_id")],
+  [
+    "verifyTrustRelationship: nobody",
+    (policies) => policies.verifyTrustRelationship({ relationshipId: nobody }),
+    noRelationship,
+  ],
+  [
+    "verifyTrustRelationship: negative score",
+    (policies) => policies.verifyTrustRelationship({ relationshipId: nobody, trustScore: { overall: -1 } }),
+    bad("trust_score.overall"),
+  ],
+  [
+    "verifyTrustRelationship: unknown trust",
+    (policies) => policies.verifyTrustRelationship({ relationshipId: nobody, trustLevel: 99 as never }),
+    bad("trust_level"),
+  ],
+  [
+    "verifyTrustRelationship: a time that has passed",
+    (policies) => policies.verifyTrustRelationship({ relationshipId: nobody, expiresAt: { seconds: 1n } }),
+    bad("expires_at"),
+  ],
+  ["revokeTrustRelationship: no id", (policies) => policies.revokeTrustRelationship({}), bad("relationship_id")],
+  [
+    "revokeTrustRelationship: nobody",
+    (policies) => policies.revokeTrustRelationship({ relationshipId: nobody }),
+    noRelationship,
+  ],
+  [
+    "revokeTrustRelationship: long reason",
+    (policies) => policies.revokeTrustRelationship({ relationshipId: nobody, reason: "x".repeat(1001) }),
+    bad("reason"),
+  ],
 ];
 
 function update(policies: Policies, policyId: string, ...paths: string[]) {
@@ -305,4 +582,6 @@ test.for(refusals)("%s", async ([, call, expected]) => {
 test("what was refused has changed nothing", async () => {
   expect((await service.policies.getTrustPolicy({ policyId: made.policyId })).trustPolicy).toStrictEqual(made);
   expect((await service.policies.listTrustPolicies({})).trustPolicies).toHaveLength(1);
+  expect((await service.policies.listPolicyViolations({})).policyViolations).toEqual([]);
+  expect((await service.policies.listTrustRelationships({})).trustRelationships).toEqual([]);
 });

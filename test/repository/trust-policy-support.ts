@@ -2,11 +2,12 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import type { Db } from "mongodb";
 
+import { type PolicyViolationSchema, ViolationSeverity } from "../../gen/lucid/repository/v1/policy_violation_pb.ts";
 import {
   TrustLevel,
   type TrustPolicy,
   type TrustPolicySchema,
-  type TrustPolicyStatus,
+  TrustPolicyStatus,
   TrustPolicyStatusSchema,
   TrustPolicyType,
 } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
@@ -80,3 +81,24 @@ export async function newPolicy(policies: Policies, init: PolicyInit = {}): Prom
 export function statusName(status: TrustPolicyStatus): string {
   return String(storedName(TrustPolicyStatusSchema, status));
 }
+/** A policy that decides. */
+export async function activePolicy(policies: Policies, init: PolicyInit = {}): Promise<TrustPolicy> {
+  const { policyId } = await newPolicy(policies, init);
+  const { trustPolicy } = await policies.setTrustPolicyStatus({ policyId, status: TrustPolicyStatus.ACTIVE });
+  if (trustPolicy === undefined) throw new Error("No policy was returned");
+  return trustPolicy;
+}
+
+/** What a new violation needs. */
+export function violationInit(policyId: string, init: ViolationInit = {}): ViolationInit {
+  return {
+    policyId,
+    violator: { type: "user", id: "u1" },
+    violationType: "limit",
+    severity: ViolationSeverity.MEDIUM,
+    description: "Too much",
+    ...init,
+  };
+}
+
+type ViolationInit = MessageInitShape<typeof PolicyViolationSchema> & { $typeName?: never };

@@ -2,20 +2,26 @@
 // @generated from file lucid/repository/v1/trust_policy_service.proto (package lucid.repository.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { TrustPolicy, TrustPolicyStatus, TrustPolicyType } from "./trust_policy_pb.ts";
+import type { Duration, FieldMask, Timestamp, Value } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { PolicyViolation, ViolationSeverity } from "./policy_violation_pb.ts";
+import { file_lucid_repository_v1_policy_violation } from "./policy_violation_pb.ts";
+import type { TrustParty } from "./trust_party_pb.ts";
+import { file_lucid_repository_v1_trust_party } from "./trust_party_pb.ts";
+import type { EnforcementLevel, TrustLevel, TrustPolicy, TrustPolicyStatus, TrustPolicyType } from "./trust_policy_pb.ts";
 import { file_lucid_repository_v1_trust_policy } from "./trust_policy_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { TrustRelationship, TrustScore } from "./trust_relationship_pb.ts";
+import { file_lucid_repository_v1_trust_relationship } from "./trust_relationship_pb.ts";
+import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/repository/v1/trust_policy_service.proto.
  */
 export const file_lucid_repository_v1_trust_policy_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci5sdWNpZC9yZXBvc2l0b3J5L3YxL3RydXN0X3BvbGljeV9zZXJ2aWNlLnByb3RvEhNsdWNpZC5yZXBvc2l0b3J5LnYxInsKGENyZWF0ZVRydXN0UG9saWN5UmVxdWVzdBI+Cgx0cnVzdF9wb2xpY3kYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5Qga6SAPIAQESHwoKcmVxdWVzdF9pZBgCIAEoCUILukgI2AEBcgOwAQEiUwoZQ3JlYXRlVHJ1c3RQb2xpY3lSZXNwb25zZRI2Cgx0cnVzdF9wb2xpY3kYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5IncKFUdldFRydXN0UG9saWN5UmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESHQoHdmVyc2lvbhgCIAEoA0IHukgEIgIoAUgAiAEBEhQKDHNob3dfZGVsZXRlZBgDIAEoCEIKCghfdmVyc2lvbiJQChZHZXRUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kicgoZR2V0VHJ1c3RQb2xpY3lBc09mUmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESNgoKYXNfb2ZfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBASJUChpHZXRUcnVzdFBvbGljeUFzT2ZSZXNwb25zZRI2Cgx0cnVzdF9wb2xpY3kYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5InkKHkxpc3RUcnVzdFBvbGljeVZlcnNpb25zUmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESGgoJcGFnZV9zaXplGAIgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDKIAQInQKH0xpc3RUcnVzdFBvbGljeVZlcnNpb25zUmVzcG9uc2USOAoOdHJ1c3RfcG9saWNpZXMYASADKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKyAgoRVHJ1c3RQb2xpY3lGaWx0ZXISQwoLcG9saWN5X3R5cGUYASABKA4yJC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5VHlwZUIIukgFggECEAESQAoGc3RhdHVzGAIgASgOMiYubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeVN0YXR1c0IIukgFggECEAESGgoIb3duZXJfaWQYAyABKAlCCLpIBXIDGIABEhQKA3RhZxgEIAEoCUIHukgEcgIYQBIwCgxjcmVhdGVkX2Zyb20YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmNyZWF0ZWRfYmVmb3JlGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK9AQoYTGlzdFRydXN0UG9saWNpZXNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAyiAEBIZCghvcmRlcl9ieRgDIAEoCUIHukgEcgIYZBI2CgZmaWx0ZXIYBCABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5RmlsdGVyEhQKDHNob3dfZGVsZXRlZBgFIAEoCCJuChlMaXN0VHJ1c3RQb2xpY2llc1Jlc3BvbnNlEjgKDnRydXN0X3BvbGljaWVzGAEgAygLMiAubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkigQIKGFVwZGF0ZVRydXN0UG9saWN5UmVxdWVzdBKcAQoMdHJ1c3RfcG9saWN5GAEgASgLMiAubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeUJkukhhugFbCh90cnVzdF9wb2xpY3kucG9saWN5X2lkLnJlcXVpcmVkEiJ0cnVzdF9wb2xpY3kucG9saWN5X2lkIG11c3QgYmUgc2V0GhR0aGlzLnBvbGljeV9pZCAhPSAnJ8gBARIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCJTChlVcGRhdGVUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kilwEKG1NldFRydXN0UG9saWN5U3RhdHVzUmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESQgoGc3RhdHVzGAIgASgOMiYubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeVN0YXR1c0IKukgHggEEEAEgABIVCgRldGFnGAMgASgJQge6SARyAhhAIlYKHFNldFRydXN0UG9saWN5U3RhdHVzUmVzcG9uc2USNgoMdHJ1c3RfcG9saWN5GAEgASgLMiAubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeSJnChhEZWxldGVUcnVzdFBvbGljeVJlcXVlc3QSHQoJcG9saWN5X2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEASFQoNdmFsaWRhdGVfb25seRgDIAEoCCJTChlEZWxldGVUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kiUgoaVW5kZWxldGVUcnVzdFBvbGljeVJlcXVlc3QSHQoJcG9saWN5X2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEAiVQobVW5kZWxldGVUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3ky2AgKElRydXN0UG9saWN5U2VydmljZRJyChFDcmVhdGVUcnVzdFBvbGljeRItLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlVHJ1c3RQb2xpY3lSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5DcmVhdGVUcnVzdFBvbGljeVJlc3BvbnNlEm4KDkdldFRydXN0UG9saWN5EioubHVjaWQucmVwb3NpdG9yeS52MS5HZXRUcnVzdFBvbGljeVJlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5UmVzcG9uc2UiA5ACARJ6ChJHZXRUcnVzdFBvbGljeUFzT2YSLi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5QXNPZlJlcXVlc3QaLy5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5QXNPZlJlc3BvbnNlIgOQAgESiQEKF0xpc3RUcnVzdFBvbGljeVZlcnNpb25zEjMubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0VHJ1c3RQb2xpY3lWZXJzaW9uc1JlcXVlc3QaNC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RUcnVzdFBvbGljeVZlcnNpb25zUmVzcG9uc2UiA5ACARJ3ChFMaXN0VHJ1c3RQb2xpY2llcxItLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdFRydXN0UG9saWNpZXNSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0VHJ1c3RQb2xpY2llc1Jlc3BvbnNlIgOQAgEScgoRVXBkYXRlVHJ1c3RQb2xpY3kSLS5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZVRydXN0UG9saWN5UmVxdWVzdBouLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlVHJ1c3RQb2xpY3lSZXNwb25zZRJ7ChRTZXRUcnVzdFBvbGljeVN0YXR1cxIwLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2V0VHJ1c3RQb2xpY3lTdGF0dXNSZXF1ZXN0GjEubHVjaWQucmVwb3NpdG9yeS52MS5TZXRUcnVzdFBvbGljeVN0YXR1c1Jlc3BvbnNlEnIKEURlbGV0ZVRydXN0UG9saWN5Ei0ubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVUcnVzdFBvbGljeVJlcXVlc3QaLi5sdWNpZC5yZXBvc2l0b3J5LnYxLkRlbGV0ZVRydXN0UG9saWN5UmVzcG9uc2USeAoTVW5kZWxldGVUcnVzdFBvbGljeRIvLmx1Y2lkLnJlcG9zaXRvcnkudjEuVW5kZWxldGVUcnVzdFBvbGljeVJlcXVlc3QaMC5sdWNpZC5yZXBvc2l0b3J5LnYxLlVuZGVsZXRlVHJ1c3RQb2xpY3lSZXNwb25zZUKgAQoXY29tLmx1Y2lkLnJlcG9zaXRvcnkudjFCF1RydXN0UG9saWN5U2VydmljZVByb3RvUAGiAgNMUliqAhNMdWNpZC5SZXBvc2l0b3J5LlYxygITTHVjaWRcUmVwb3NpdG9yeVxWMeICH0x1Y2lkXFJlcG9zaXRvcnlcVjFcR1BCTWV0YWRhdGHqAhVMdWNpZDo6UmVwb3NpdG9yeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lucid_repository_v1_trust_policy]);
+  fileDesc("Ci5sdWNpZC9yZXBvc2l0b3J5L3YxL3RydXN0X3BvbGljeV9zZXJ2aWNlLnByb3RvEhNsdWNpZC5yZXBvc2l0b3J5LnYxInsKGENyZWF0ZVRydXN0UG9saWN5UmVxdWVzdBI+Cgx0cnVzdF9wb2xpY3kYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5Qga6SAPIAQESHwoKcmVxdWVzdF9pZBgCIAEoCUILukgI2AEBcgOwAQEiUwoZQ3JlYXRlVHJ1c3RQb2xpY3lSZXNwb25zZRI2Cgx0cnVzdF9wb2xpY3kYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5IncKFUdldFRydXN0UG9saWN5UmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESHQoHdmVyc2lvbhgCIAEoA0IHukgEIgIoAUgAiAEBEhQKDHNob3dfZGVsZXRlZBgDIAEoCEIKCghfdmVyc2lvbiJQChZHZXRUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kicgoZR2V0VHJ1c3RQb2xpY3lBc09mUmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESNgoKYXNfb2ZfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBASJUChpHZXRUcnVzdFBvbGljeUFzT2ZSZXNwb25zZRI2Cgx0cnVzdF9wb2xpY3kYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5InkKHkxpc3RUcnVzdFBvbGljeVZlcnNpb25zUmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESGgoJcGFnZV9zaXplGAIgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDKIAQInQKH0xpc3RUcnVzdFBvbGljeVZlcnNpb25zUmVzcG9uc2USOAoOdHJ1c3RfcG9saWNpZXMYASADKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKyAgoRVHJ1c3RQb2xpY3lGaWx0ZXISQwoLcG9saWN5X3R5cGUYASABKA4yJC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5VHlwZUIIukgFggECEAESQAoGc3RhdHVzGAIgASgOMiYubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeVN0YXR1c0IIukgFggECEAESGgoIb3duZXJfaWQYAyABKAlCCLpIBXIDGIABEhQKA3RhZxgEIAEoCUIHukgEcgIYQBIwCgxjcmVhdGVkX2Zyb20YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmNyZWF0ZWRfYmVmb3JlGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK9AQoYTGlzdFRydXN0UG9saWNpZXNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAyiAEBIZCghvcmRlcl9ieRgDIAEoCUIHukgEcgIYZBI2CgZmaWx0ZXIYBCABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5RmlsdGVyEhQKDHNob3dfZGVsZXRlZBgFIAEoCCJuChlMaXN0VHJ1c3RQb2xpY2llc1Jlc3BvbnNlEjgKDnRydXN0X3BvbGljaWVzGAEgAygLMiAubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkigQIKGFVwZGF0ZVRydXN0UG9saWN5UmVxdWVzdBKcAQoMdHJ1c3RfcG9saWN5GAEgASgLMiAubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeUJkukhhugFbCh90cnVzdF9wb2xpY3kucG9saWN5X2lkLnJlcXVpcmVkEiJ0cnVzdF9wb2xpY3kucG9saWN5X2lkIG11c3QgYmUgc2V0GhR0aGlzLnBvbGljeV9pZCAhPSAnJ8gBARIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCJTChlVcGRhdGVUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kilwEKG1NldFRydXN0UG9saWN5U3RhdHVzUmVxdWVzdBIdCglwb2xpY3lfaWQYASABKAlCCrpIB3IFEAEYgAESQgoGc3RhdHVzGAIgASgOMiYubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeVN0YXR1c0IKukgHggEEEAEgABIVCgRldGFnGAMgASgJQge6SARyAhhAIlYKHFNldFRydXN0UG9saWN5U3RhdHVzUmVzcG9uc2USNgoMdHJ1c3RfcG9saWN5GAEgASgLMiAubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeSJnChhEZWxldGVUcnVzdFBvbGljeVJlcXVlc3QSHQoJcG9saWN5X2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEASFQoNdmFsaWRhdGVfb25seRgDIAEoCCJTChlEZWxldGVUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kiUgoaVW5kZWxldGVUcnVzdFBvbGljeVJlcXVlc3QSHQoJcG9saWN5X2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEAiVQobVW5kZWxldGVUcnVzdFBvbGljeVJlc3BvbnNlEjYKDHRydXN0X3BvbGljeRgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3kihAEKDFRydXN0U3ViamVjdBIrCgR0eXBlGAEgASgJQh26SBpyGDIWXlthLXpdW2EtejAtOV9dezAsMzF9JBIaCgJpZBgCIAEoCUIOukgLcgkQARiAAboBAQASKwoKYXR0cmlidXRlcxgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3Qi+QIKHEV2YWx1YXRlVHJ1c3RQb2xpY2llc1JlcXVlc3QSOgoHc3ViamVjdBgBIAEoCzIhLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RTdWJqZWN0Qga6SAPIAQESGwoJcG9saWN5X2lkGAIgASgJQgi6SAVyAxiAARJDCgtwb2xpY3lfdHlwZRgDIAEoDjIkLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RQb2xpY3lUeXBlQgi6SAWCAQIQARIuCgphc19vZl90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcDqKAbpIhgEagwEKImV2YWx1YXRlX3RydXN0X3BvbGljaWVzLm9uZV9vcl9hbGwSLnBvbGljeV90eXBlIG11c3Qgbm90IGJlIHNldCB3aGVyZSBwb2xpY3lfaWQgaXMaLXRoaXMucG9saWN5X2lkID09ICcnIHx8IHRoaXMucG9saWN5X3R5cGUgPT0gMCKCAgoQUG9saWN5RXZhbHVhdGlvbhIRCglwb2xpY3lfaWQYASABKAkSEwoLcG9saWN5X25hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoAxJAChFlbmZvcmNlbWVudF9sZXZlbBgEIAEoDjIlLmx1Y2lkLnJlcG9zaXRvcnkudjEuRW5mb3JjZW1lbnRMZXZlbBI/Cg1hcHBsaWNhYmlsaXR5GAUgASgOMigubHVjaWQucmVwb3NpdG9yeS52MS5Qb2xpY3lBcHBsaWNhYmlsaXR5EjIKD2V2YWx1YXRpb25fdGltZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJVCgpOYW1lZFZhbHVlEgwKBG5hbWUYASABKAkSJQoFdmFsdWUYAiABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUSEgoKaXNfb21pdHRlZBgDIAEoCCLwAQoOUnVsZUV2YWx1YXRpb24SEQoJcG9saWN5X2lkGAEgASgJEg8KB3J1bGVfaWQYAiABKAkSEQoJcnVsZV90eXBlGAMgASgJEhAKCHByaW9yaXR5GAQgASgFEg4KBmFjdGlvbhgFIAEoCRIvCgZyZXN1bHQYBiABKA4yHy5sdWNpZC5yZXBvc2l0b3J5LnYxLlJ1bGVSZXN1bHQSEgoKZXhwcmVzc2lvbhgHIAEoCRIvCgZ2YWx1ZXMYCCADKAsyHy5sdWNpZC5yZXBvc2l0b3J5LnYxLk5hbWVkVmFsdWUSDwoHcHJvYmxlbRgJIAEoCSK+AgodRXZhbHVhdGVUcnVzdFBvbGljaWVzUmVzcG9uc2USNwoHb3V0Y29tZRgBIAEoDjImLmx1Y2lkLnJlcG9zaXRvcnkudjEuRXZhbHVhdGlvbk91dGNvbWUSDgoGYWN0aW9uGAIgASgJEhMKC2lzX2VuZm9yY2VkGAMgASgIEhEKCXBvbGljeV9pZBgEIAEoCRIPCgdydWxlX2lkGAUgASgJEjIKBXJ1bGVzGAYgAygLMiMubHVjaWQucmVwb3NpdG9yeS52MS5SdWxlRXZhbHVhdGlvbhI3Cghwb2xpY2llcxgHIAMoCzIlLmx1Y2lkLnJlcG9zaXRvcnkudjEuUG9saWN5RXZhbHVhdGlvbhIuCgphc19vZl90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKCAQoeUmVjb3JkUG9saWN5QXBwbGljYXRpb25SZXF1ZXN0Eh0KCXBvbGljeV9pZBgBIAEoCUIKukgHcgUQARiAARJBCg9ldmFsdWF0aW9uX3RpbWUYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDbpICqoBByIDCJAcMgAibwofUmVjb3JkUG9saWN5QXBwbGljYXRpb25SZXNwb25zZRIaChJhcHBsaWNhdGlvbnNfY291bnQYASABKAMSMAoMbGFzdF9hcHBsaWVkGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI+Ch9HZXRUcnVzdFBvbGljeVN0YXRpc3RpY3NSZXF1ZXN0EhsKCXBvbGljeV9pZBgBIAEoCUIIukgFcgMYgAEi5gMKEVRydXN0UG9saWN5V2luZG93Ei4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGFwcGxpY2F0aW9ucxgCIAEoAxIdChVhcHBsaWNhdGlvbnNfcGVyX2hvdXIYAyABKAESEgoKdmlvbGF0aW9ucxgEIAEoAxIbChNyZXNvbHZlZF92aW9sYXRpb25zGAUgASgDEmAKFnZpb2xhdGlvbnNfYnlfc2V2ZXJpdHkYBiADKAsyQC5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5V2luZG93LlZpb2xhdGlvbnNCeVNldmVyaXR5RW50cnkSFgoOdmlvbGF0aW9uX3JhdGUYByABKAESEwoLZXZhbHVhdGlvbnMYCCABKAMSNwoUbWVhbl9ldmFsdWF0aW9uX3RpbWUYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SNgoTbWF4X2V2YWx1YXRpb25fdGltZRgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbho7ChlWaW9sYXRpb25zQnlTZXZlcml0eUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEi3QEKFVRydXN0UG9saWN5U3RhdGlzdGljcxIzCgNkYXkYASABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5V2luZG93EjQKBHdlZWsYAiABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UG9saWN5V2luZG93EhoKEmFwcGxpY2F0aW9uc19jb3VudBgDIAEoAxIYChB2aW9sYXRpb25zX2NvdW50GAQgASgDEiMKG3VucmVzb2x2ZWRfdmlvbGF0aW9uc19jb3VudBgFIAEoAyJiCiBHZXRUcnVzdFBvbGljeVN0YXRpc3RpY3NSZXNwb25zZRI+CgpzdGF0aXN0aWNzGAEgASgLMioubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBvbGljeVN0YXRpc3RpY3MihwEKHFJlY29yZFBvbGljeVZpb2xhdGlvblJlcXVlc3QSRgoQcG9saWN5X3Zpb2xhdGlvbhgBIAEoCzIkLmx1Y2lkLnJlcG9zaXRvcnkudjEuUG9saWN5VmlvbGF0aW9uQga6SAPIAQESHwoKcmVxdWVzdF9pZBgCIAEoCUILukgI2AEBcgOwAQEiXwodUmVjb3JkUG9saWN5VmlvbGF0aW9uUmVzcG9uc2USPgoQcG9saWN5X3Zpb2xhdGlvbhgBIAEoCzIkLmx1Y2lkLnJlcG9zaXRvcnkudjEuUG9saWN5VmlvbGF0aW9uIj0KGUdldFBvbGljeVZpb2xhdGlvblJlcXVlc3QSIAoMdmlvbGF0aW9uX2lkGAEgASgJQgq6SAdyBRABGIABIlwKGkdldFBvbGljeVZpb2xhdGlvblJlc3BvbnNlEj4KEHBvbGljeV92aW9sYXRpb24YASABKAsyJC5sdWNpZC5yZXBvc2l0b3J5LnYxLlBvbGljeVZpb2xhdGlvbiK3AgoVUG9saWN5VmlvbGF0aW9uRmlsdGVyEhsKCXBvbGljeV9pZBgBIAEoCUIIukgFcgMYgAESMQoIdmlvbGF0b3IYAiABKAsyHy5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UGFydHkSQgoIc2V2ZXJpdHkYAyABKA4yJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlZpb2xhdGlvblNldmVyaXR5Qgi6SAWCAQIQARIVCghyZXNvbHZlZBgEIAEoCEgAiAEBEjEKDW9jY3VycmVkX2Zyb20YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD29jY3VycmVkX2JlZm9yZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCwoJX3Jlc29sdmVkIq4BChtMaXN0UG9saWN5VmlvbGF0aW9uc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQEhkKCG9yZGVyX2J5GAMgASgJQge6SARyAhhkEjoKBmZpbHRlchgEIAEoCzIqLmx1Y2lkLnJlcG9zaXRvcnkudjEuUG9saWN5VmlvbGF0aW9uRmlsdGVyIngKHExpc3RQb2xpY3lWaW9sYXRpb25zUmVzcG9uc2USPwoRcG9saWN5X3Zpb2xhdGlvbnMYASADKAsyJC5sdWNpZC5yZXBvc2l0b3J5LnYxLlBvbGljeVZpb2xhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkisQEKHVJlc29sdmVQb2xpY3lWaW9sYXRpb25SZXF1ZXN0EiAKDHZpb2xhdGlvbl9pZBgBIAEoCUIKukgHcgUQARiAARIiChByZXNvbHV0aW9uX25vdGVzGAIgASgJQgi6SAVyAxjQDxI5CgxhY3Rpb25fdGFrZW4YAyABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JEgAiAEBQg8KDV9hY3Rpb25fdGFrZW4iYAoeUmVzb2x2ZVBvbGljeVZpb2xhdGlvblJlc3BvbnNlEj4KEHBvbGljeV92aW9sYXRpb24YASABKAsyJC5sdWNpZC5yZXBvc2l0b3J5LnYxLlBvbGljeVZpb2xhdGlvbiKQAQohRXN0YWJsaXNoVHJ1c3RSZWxhdGlvbnNoaXBSZXF1ZXN0EkoKEnRydXN0X3JlbGF0aW9uc2hpcBgBIAEoCzImLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RSZWxhdGlvbnNoaXBCBrpIA8gBARIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAjYAQFyA7ABASJoCiJFc3RhYmxpc2hUcnVzdFJlbGF0aW9uc2hpcFJlc3BvbnNlEkIKEnRydXN0X3JlbGF0aW9uc2hpcBgBIAEoCzImLmx1Y2lkLnJlcG9zaXRvcnkudjEuVHJ1c3RSZWxhdGlvbnNoaXAiWAobR2V0VHJ1c3RSZWxhdGlvbnNoaXBSZXF1ZXN0EiMKD3JlbGF0aW9uc2hpcF9pZBgBIAEoCUIKukgHcgUQARiAARIUCgxzaG93X3Jldm9rZWQYAiABKAgiYgocR2V0VHJ1c3RSZWxhdGlvbnNoaXBSZXNwb25zZRJCChJ0cnVzdF9yZWxhdGlvbnNoaXAYASABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UmVsYXRpb25zaGlwIpkBChdUcnVzdFJlbGF0aW9uc2hpcEZpbHRlchItCgRmcm9tGAEgASgLMh8ubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBhcnR5EisKAnRvGAIgASgLMh8ubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFBhcnR5EiIKEXJlbGF0aW9uc2hpcF90eXBlGAMgASgJQge6SARyAhhAIt4BCh1MaXN0VHJ1c3RSZWxhdGlvbnNoaXBzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoIb3JkZXJfYnkYAyABKAlCB7pIBHICGGQSPAoGZmlsdGVyGAQgASgLMiwubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFJlbGF0aW9uc2hpcEZpbHRlchIUCgxzaG93X2V4cGlyZWQYBSABKAgSFAoMc2hvd19yZXZva2VkGAYgASgIIn4KHkxpc3RUcnVzdFJlbGF0aW9uc2hpcHNSZXNwb25zZRJDChN0cnVzdF9yZWxhdGlvbnNoaXBzGAEgAygLMiYubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFJlbGF0aW9uc2hpcBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiggIKHlZlcmlmeVRydXN0UmVsYXRpb25zaGlwUmVxdWVzdBIjCg9yZWxhdGlvbnNoaXBfaWQYASABKAlCCrpIB3IFEAEYgAESPgoLdHJ1c3RfbGV2ZWwYAiABKA4yHy5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0TGV2ZWxCCLpIBYIBAhABEjQKC3RydXN0X3Njb3JlGAMgASgLMh8ubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFNjb3JlEi4KCmV4cGlyZXNfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKBGV0YWcYBSABKAlCB7pIBHICGEAiZQofVmVyaWZ5VHJ1c3RSZWxhdGlvbnNoaXBSZXNwb25zZRJCChJ0cnVzdF9yZWxhdGlvbnNoaXAYASABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlRydXN0UmVsYXRpb25zaGlwInYKHlJldm9rZVRydXN0UmVsYXRpb25zaGlwUmVxdWVzdBIjCg9yZWxhdGlvbnNoaXBfaWQYASABKAlCCrpIB3IFEAEYgAESGAoGcmVhc29uGAIgASgJQgi6SAVyAxjoBxIVCgRldGFnGAMgASgJQge6SARyAhhAImUKH1Jldm9rZVRydXN0UmVsYXRpb25zaGlwUmVzcG9uc2USQgoSdHJ1c3RfcmVsYXRpb25zaGlwGAEgASgLMiYubHVjaWQucmVwb3NpdG9yeS52MS5UcnVzdFJlbGF0aW9uc2hpcCqfAQoRRXZhbHVhdGlvbk91dGNvbWUSIgoeRVZBTFVBVElPTl9PVVRDT01FX1VOU1BFQ0lGSUVEEAASHgoaRVZBTFVBVElPTl9PVVRDT01FX0RFQ0lERUQQARIgChxFVkFMVUFUSU9OX09VVENPTUVfVU5ERUNJREVEEAISJAogRVZBTFVBVElPTl9PVVRDT01FX0lOREVURVJNSU5BVEUQAyr5AQoTUG9saWN5QXBwbGljYWJpbGl0eRIkCiBQT0xJQ1lfQVBQTElDQUJJTElUWV9VTlNQRUNJRklFRBAAEiAKHFBPTElDWV9BUFBMSUNBQklMSVRZX0FQUExJRVMQARIjCh9QT0xJQ1lfQVBQTElDQUJJTElUWV9OT1RfQUNUSVZFEAISJgoiUE9MSUNZX0FQUExJQ0FCSUxJVFlfTk9UX0VGRkVDVElWRRADEiYKIlBPTElDWV9BUFBMSUNBQklMSVRZX09USEVSX1NVQkpFQ1QQBBIlCiFQT0xJQ1lfQVBQTElDQUJJTElUWV9PVVRfT0ZfU0NPUEUQBSp3CgpSdWxlUmVzdWx0EhsKF1JVTEVfUkVTVUxUX1VOU1BFQ0lGSUVEEAASFwoTUlVMRV9SRVNVTFRfTUFUQ0hFRBABEhsKF1JVTEVfUkVTVUxUX05PVF9NQVRDSEVEEAISFgoSUlVMRV9SRVNVTFRfRkFJTEVEEAMyoRUKElRydXN0UG9saWN5U2VydmljZRJyChFDcmVhdGVUcnVzdFBvbGljeRItLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlVHJ1c3RQb2xpY3lSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5DcmVhdGVUcnVzdFBvbGljeVJlc3BvbnNlEm4KDkdldFRydXN0UG9saWN5EioubHVjaWQucmVwb3NpdG9yeS52MS5HZXRUcnVzdFBvbGljeVJlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5UmVzcG9uc2UiA5ACARJ6ChJHZXRUcnVzdFBvbGljeUFzT2YSLi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5QXNPZlJlcXVlc3QaLy5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5QXNPZlJlc3BvbnNlIgOQAgESiQEKF0xpc3RUcnVzdFBvbGljeVZlcnNpb25zEjMubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0VHJ1c3RQb2xpY3lWZXJzaW9uc1JlcXVlc3QaNC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RUcnVzdFBvbGljeVZlcnNpb25zUmVzcG9uc2UiA5ACARJ3ChFMaXN0VHJ1c3RQb2xpY2llcxItLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdFRydXN0UG9saWNpZXNSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0VHJ1c3RQb2xpY2llc1Jlc3BvbnNlIgOQAgEScgoRVXBkYXRlVHJ1c3RQb2xpY3kSLS5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZVRydXN0UG9saWN5UmVxdWVzdBouLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlVHJ1c3RQb2xpY3lSZXNwb25zZRJ7ChRTZXRUcnVzdFBvbGljeVN0YXR1cxIwLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2V0VHJ1c3RQb2xpY3lTdGF0dXNSZXF1ZXN0GjEubHVjaWQucmVwb3NpdG9yeS52MS5TZXRUcnVzdFBvbGljeVN0YXR1c1Jlc3BvbnNlEnIKEURlbGV0ZVRydXN0UG9saWN5Ei0ubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVUcnVzdFBvbGljeVJlcXVlc3QaLi5sdWNpZC5yZXBvc2l0b3J5LnYxLkRlbGV0ZVRydXN0UG9saWN5UmVzcG9uc2USeAoTVW5kZWxldGVUcnVzdFBvbGljeRIvLmx1Y2lkLnJlcG9zaXRvcnkudjEuVW5kZWxldGVUcnVzdFBvbGljeVJlcXVlc3QaMC5sdWNpZC5yZXBvc2l0b3J5LnYxLlVuZGVsZXRlVHJ1c3RQb2xpY3lSZXNwb25zZRKDAQoVRXZhbHVhdGVUcnVzdFBvbGljaWVzEjEubHVjaWQucmVwb3NpdG9yeS52MS5FdmFsdWF0ZVRydXN0UG9saWNpZXNSZXF1ZXN0GjIubHVjaWQucmVwb3NpdG9yeS52MS5FdmFsdWF0ZVRydXN0UG9saWNpZXNSZXNwb25zZSIDkAIBEoQBChdSZWNvcmRQb2xpY3lBcHBsaWNhdGlvbhIzLmx1Y2lkLnJlcG9zaXRvcnkudjEuUmVjb3JkUG9saWN5QXBwbGljYXRpb25SZXF1ZXN0GjQubHVjaWQucmVwb3NpdG9yeS52MS5SZWNvcmRQb2xpY3lBcHBsaWNhdGlvblJlc3BvbnNlEowBChhHZXRUcnVzdFBvbGljeVN0YXRpc3RpY3MSNC5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5U3RhdGlzdGljc1JlcXVlc3QaNS5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UG9saWN5U3RhdGlzdGljc1Jlc3BvbnNlIgOQAgESfgoVUmVjb3JkUG9saWN5VmlvbGF0aW9uEjEubHVjaWQucmVwb3NpdG9yeS52MS5SZWNvcmRQb2xpY3lWaW9sYXRpb25SZXF1ZXN0GjIubHVjaWQucmVwb3NpdG9yeS52MS5SZWNvcmRQb2xpY3lWaW9sYXRpb25SZXNwb25zZRJ6ChJHZXRQb2xpY3lWaW9sYXRpb24SLi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFBvbGljeVZpb2xhdGlvblJlcXVlc3QaLy5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFBvbGljeVZpb2xhdGlvblJlc3BvbnNlIgOQAgESgAEKFExpc3RQb2xpY3lWaW9sYXRpb25zEjAubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0UG9saWN5VmlvbGF0aW9uc1JlcXVlc3QaMS5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RQb2xpY3lWaW9sYXRpb25zUmVzcG9uc2UiA5ACARKBAQoWUmVzb2x2ZVBvbGljeVZpb2xhdGlvbhIyLmx1Y2lkLnJlcG9zaXRvcnkudjEuUmVzb2x2ZVBvbGljeVZpb2xhdGlvblJlcXVlc3QaMy5sdWNpZC5yZXBvc2l0b3J5LnYxLlJlc29sdmVQb2xpY3lWaW9sYXRpb25SZXNwb25zZRKNAQoaRXN0YWJsaXNoVHJ1c3RSZWxhdGlvbnNoaXASNi5sdWNpZC5yZXBvc2l0b3J5LnYxLkVzdGFibGlzaFRydXN0UmVsYXRpb25zaGlwUmVxdWVzdBo3Lmx1Y2lkLnJlcG9zaXRvcnkudjEuRXN0YWJsaXNoVHJ1c3RSZWxhdGlvbnNoaXBSZXNwb25zZRKAAQoUR2V0VHJ1c3RSZWxhdGlvbnNoaXASMC5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFRydXN0UmVsYXRpb25zaGlwUmVxdWVzdBoxLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0VHJ1c3RSZWxhdGlvbnNoaXBSZXNwb25zZSIDkAIBEoYBChZMaXN0VHJ1c3RSZWxhdGlvbnNoaXBzEjIubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0VHJ1c3RSZWxhdGlvbnNoaXBzUmVxdWVzdBozLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdFRydXN0UmVsYXRpb25zaGlwc1Jlc3BvbnNlIgOQAgEShAEKF1ZlcmlmeVRydXN0UmVsYXRpb25zaGlwEjMubHVjaWQucmVwb3NpdG9yeS52MS5WZXJpZnlUcnVzdFJlbGF0aW9uc2hpcFJlcXVlc3QaNC5sdWNpZC5yZXBvc2l0b3J5LnYxLlZlcmlmeVRydXN0UmVsYXRpb25zaGlwUmVzcG9uc2UShAEKF1Jldm9rZVRydXN0UmVsYXRpb25zaGlwEjMubHVjaWQucmVwb3NpdG9yeS52MS5SZXZva2VUcnVzdFJlbGF0aW9uc2hpcFJlcXVlc3QaNC5sdWNpZC5yZXBvc2l0b3J5LnYxLlJldm9rZVRydXN0UmVsYXRpb25zaGlwUmVzcG9uc2VCoAEKF2NvbS5sdWNpZC5yZXBvc2l0b3J5LnYxQhdUcnVzdFBvbGljeVNlcnZpY2VQcm90b1ABogIDTFJYqgITTHVjaWQuUmVwb3NpdG9yeS5WMcoCE0x1Y2lkXFJlcG9zaXRvcnlcVjHiAh9MdWNpZFxSZXBvc2l0b3J5XFYxXEdQQk1ldGFkYXRh6gIVTHVjaWQ6OlJlcG9zaXRvcnk6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_lucid_repository_v1_policy_violation, file_lucid_repository_v1_trust_party, file_lucid_repository_v1_trust_policy, file_lucid_repository_v1_trust_relationship]);
 
 /**
  * Request of CreateTrustPolicy.
@@ -588,6 +594,1328 @@ export const UndeleteTrustPolicyResponseSchema: GenMessage<UndeleteTrustPolicyRe
   messageDesc(file_lucid_repository_v1_trust_policy_service, 18);
 
 /**
+ * Whom policies are evaluated for.
+ *
+ * @generated from message lucid.repository.v1.TrustSubject
+ */
+export type TrustSubject = Message<"lucid.repository.v1.TrustSubject"> & {
+  /**
+   * What it is: a word of 1 to 32 small letters, digits and `_`. Policies tell `user`, `node` and `session` apart. Required.
+   *
+   * @generated from field: string type = 1;
+   */
+  type: string;
+
+  /**
+   * Which one it is, 1 to 128 characters. Required.
+   *
+   * @generated from field: string id = 2;
+   */
+  id: string;
+
+  /**
+   * What is known of it. Names hold no null character. At most 256 KiB and 30 levels.
+   *
+   * @generated from field: google.protobuf.Struct attributes = 3;
+   */
+  attributes?: JsonObject | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.TrustSubject.
+ * Use `create(TrustSubjectSchema)` to create a new message.
+ */
+export const TrustSubjectSchema: GenMessage<TrustSubject> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 19);
+
+/**
+ * Request of EvaluateTrustPolicies.
+ *
+ * @generated from message lucid.repository.v1.EvaluateTrustPoliciesRequest
+ */
+export type EvaluateTrustPoliciesRequest = Message<"lucid.repository.v1.EvaluateTrustPoliciesRequest"> & {
+  /**
+   * Whom they are evaluated for. Required.
+   *
+   * @generated from field: lucid.repository.v1.TrustSubject subject = 1;
+   */
+  subject?: TrustSubject | undefined;
+
+  /**
+   * The only policy to evaluate; where it does not apply, the response says so. Empty for all.
+   *
+   * @generated from field: string policy_id = 2;
+   */
+  policyId: string;
+
+  /**
+   * Only policies of this type.
+   *
+   * @generated from field: lucid.repository.v1.TrustPolicyType policy_type = 3;
+   */
+  policyType: TrustPolicyType;
+
+  /**
+   * The time: policies are as they were then, and effective or not, and it is `now` in their conditions. Default now.
+   *
+   * @generated from field: google.protobuf.Timestamp as_of_time = 4;
+   */
+  asOfTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.EvaluateTrustPoliciesRequest.
+ * Use `create(EvaluateTrustPoliciesRequestSchema)` to create a new message.
+ */
+export const EvaluateTrustPoliciesRequestSchema: GenMessage<EvaluateTrustPoliciesRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 20);
+
+/**
+ * A policy that was looked at.
+ *
+ * @generated from message lucid.repository.v1.PolicyEvaluation
+ */
+export type PolicyEvaluation = Message<"lucid.repository.v1.PolicyEvaluation"> & {
+  /**
+   * The policy.
+   *
+   * @generated from field: string policy_id = 1;
+   */
+  policyId: string;
+
+  /**
+   * What it is called.
+   *
+   * @generated from field: string policy_name = 2;
+   */
+  policyName: string;
+
+  /**
+   * The version that was evaluated.
+   *
+   * @generated from field: int64 version = 3;
+   */
+  version: bigint;
+
+  /**
+   * What follows from its rules.
+   *
+   * @generated from field: lucid.repository.v1.EnforcementLevel enforcement_level = 4;
+   */
+  enforcementLevel: EnforcementLevel;
+
+  /**
+   * Whether it applied.
+   *
+   * @generated from field: lucid.repository.v1.PolicyApplicability applicability = 5;
+   */
+  applicability: PolicyApplicability;
+
+  /**
+   * How long its rules took; to be given to RecordPolicyApplication.
+   *
+   * @generated from field: google.protobuf.Duration evaluation_time = 6;
+   */
+  evaluationTime?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.PolicyEvaluation.
+ * Use `create(PolicyEvaluationSchema)` to create a new message.
+ */
+export const PolicyEvaluationSchema: GenMessage<PolicyEvaluation> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 21);
+
+/**
+ * A value that a condition names.
+ *
+ * @generated from message lucid.repository.v1.NamedValue
+ */
+export type NamedValue = Message<"lucid.repository.v1.NamedValue"> & {
+  /**
+   * What it names, for example `subject.attributes.region`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The value; not set where there is none.
+   *
+   * @generated from field: google.protobuf.Value value = 2;
+   */
+  value?: Value | undefined;
+
+  /**
+   * Whether a value is there but too large to be told: more than 1 KiB as JSON, or 1 MiB for the whole response.
+   *
+   * @generated from field: bool is_omitted = 3;
+   */
+  isOmitted: boolean;
+};
+
+/**
+ * Describes the message lucid.repository.v1.NamedValue.
+ * Use `create(NamedValueSchema)` to create a new message.
+ */
+export const NamedValueSchema: GenMessage<NamedValue> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 22);
+
+/**
+ * A rule that was evaluated.
+ *
+ * @generated from message lucid.repository.v1.RuleEvaluation
+ */
+export type RuleEvaluation = Message<"lucid.repository.v1.RuleEvaluation"> & {
+  /**
+   * Its policy.
+   *
+   * @generated from field: string policy_id = 1;
+   */
+  policyId: string;
+
+  /**
+   * The rule.
+   *
+   * @generated from field: string rule_id = 2;
+   */
+  ruleId: string;
+
+  /**
+   * What kind of rule it is.
+   *
+   * @generated from field: string rule_type = 3;
+   */
+  ruleType: string;
+
+  /**
+   * Its place among all rules.
+   *
+   * @generated from field: int32 priority = 4;
+   */
+  priority: number;
+
+  /**
+   * What follows where it decides.
+   *
+   * @generated from field: string action = 5;
+   */
+  action: string;
+
+  /**
+   * What became of it.
+   *
+   * @generated from field: lucid.repository.v1.RuleResult result = 6;
+   */
+  result: RuleResult;
+
+  /**
+   * Its condition.
+   *
+   * @generated from field: string expression = 7;
+   */
+  expression: string;
+
+  /**
+   * What its condition names, with the values that there were.
+   *
+   * @generated from field: repeated lucid.repository.v1.NamedValue values = 8;
+   */
+  values: NamedValue[];
+
+  /**
+   * Why it cannot be evaluated.
+   *
+   * @generated from field: string problem = 9;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RuleEvaluation.
+ * Use `create(RuleEvaluationSchema)` to create a new message.
+ */
+export const RuleEvaluationSchema: GenMessage<RuleEvaluation> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 23);
+
+/**
+ * Response of EvaluateTrustPolicies.
+ *
+ * @generated from message lucid.repository.v1.EvaluateTrustPoliciesResponse
+ */
+export type EvaluateTrustPoliciesResponse = Message<"lucid.repository.v1.EvaluateTrustPoliciesResponse"> & {
+  /**
+   * What came of it.
+   *
+   * @generated from field: lucid.repository.v1.EvaluationOutcome outcome = 1;
+   */
+  outcome: EvaluationOutcome;
+
+  /**
+   * What follows: the action of the rule that decided. Empty where none did.
+   *
+   * @generated from field: string action = 2;
+   */
+  action: string;
+
+  /**
+   * Whether the action is to be carried out, and not only advice: the deciding policy is not LENIENT. Also set where the
+   * outcome is INDETERMINATE.
+   *
+   * @generated from field: bool is_enforced = 3;
+   */
+  isEnforced: boolean;
+
+  /**
+   * The policy of the rule that decided, or that makes the outcome INDETERMINATE.
+   *
+   * @generated from field: string policy_id = 4;
+   */
+  policyId: string;
+
+  /**
+   * That rule.
+   *
+   * @generated from field: string rule_id = 5;
+   */
+  ruleId: string;
+
+  /**
+   * The rules that were evaluated, those of the highest priority first; equal ones in the order of `policy_id`, `rule_id`.
+   *
+   * @generated from field: repeated lucid.repository.v1.RuleEvaluation rules = 6;
+   */
+  rules: RuleEvaluation[];
+
+  /**
+   * The policies that were looked at, in the order of `policy_id`.
+   *
+   * @generated from field: repeated lucid.repository.v1.PolicyEvaluation policies = 7;
+   */
+  policies: PolicyEvaluation[];
+
+  /**
+   * The time that they were evaluated for.
+   *
+   * @generated from field: google.protobuf.Timestamp as_of_time = 8;
+   */
+  asOfTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.EvaluateTrustPoliciesResponse.
+ * Use `create(EvaluateTrustPoliciesResponseSchema)` to create a new message.
+ */
+export const EvaluateTrustPoliciesResponseSchema: GenMessage<EvaluateTrustPoliciesResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 24);
+
+/**
+ * Request of RecordPolicyApplication.
+ *
+ * @generated from message lucid.repository.v1.RecordPolicyApplicationRequest
+ */
+export type RecordPolicyApplicationRequest = Message<"lucid.repository.v1.RecordPolicyApplicationRequest"> & {
+  /**
+   * The policy that was applied. Required.
+   *
+   * @generated from field: string policy_id = 1;
+   */
+  policyId: string;
+
+  /**
+   * How long its evaluation took, up to an hour.
+   *
+   * @generated from field: google.protobuf.Duration evaluation_time = 2;
+   */
+  evaluationTime?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RecordPolicyApplicationRequest.
+ * Use `create(RecordPolicyApplicationRequestSchema)` to create a new message.
+ */
+export const RecordPolicyApplicationRequestSchema: GenMessage<RecordPolicyApplicationRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 25);
+
+/**
+ * Response of RecordPolicyApplication.
+ *
+ * @generated from message lucid.repository.v1.RecordPolicyApplicationResponse
+ */
+export type RecordPolicyApplicationResponse = Message<"lucid.repository.v1.RecordPolicyApplicationResponse"> & {
+  /**
+   * Number of applications of the policy, with this one.
+   *
+   * @generated from field: int64 applications_count = 1;
+   */
+  applicationsCount: bigint;
+
+  /**
+   * When it was last applied.
+   *
+   * @generated from field: google.protobuf.Timestamp last_applied = 2;
+   */
+  lastApplied?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RecordPolicyApplicationResponse.
+ * Use `create(RecordPolicyApplicationResponseSchema)` to create a new message.
+ */
+export const RecordPolicyApplicationResponseSchema: GenMessage<RecordPolicyApplicationResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 26);
+
+/**
+ * Request of GetTrustPolicyStatistics.
+ *
+ * @generated from message lucid.repository.v1.GetTrustPolicyStatisticsRequest
+ */
+export type GetTrustPolicyStatisticsRequest = Message<"lucid.repository.v1.GetTrustPolicyStatisticsRequest"> & {
+  /**
+   * The policy whose statistics to return; empty for all policies together.
+   *
+   * @generated from field: string policy_id = 1;
+   */
+  policyId: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetTrustPolicyStatisticsRequest.
+ * Use `create(GetTrustPolicyStatisticsRequestSchema)` to create a new message.
+ */
+export const GetTrustPolicyStatisticsRequestSchema: GenMessage<GetTrustPolicyStatisticsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 27);
+
+/**
+ * What happened since a time.
+ *
+ * @generated from message lucid.repository.v1.TrustPolicyWindow
+ */
+export type TrustPolicyWindow = Message<"lucid.repository.v1.TrustPolicyWindow"> & {
+  /**
+   * Since when: the beginning of an hour, so that the last hour of the window is the one that is under way.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Number of applications.
+   *
+   * @generated from field: int64 applications = 2;
+   */
+  applications: bigint;
+
+  /**
+   * The same for each hour of the window.
+   *
+   * @generated from field: double applications_per_hour = 3;
+   */
+  applicationsPerHour: number;
+
+  /**
+   * Number of violations that were detected.
+   *
+   * @generated from field: int64 violations = 4;
+   */
+  violations: bigint;
+
+  /**
+   * How many of these were resolved meanwhile.
+   *
+   * @generated from field: int64 resolved_violations = 5;
+   */
+  resolvedViolations: bigint;
+
+  /**
+   * How many there were of each severity, by its name; those of which there were none are not there.
+   *
+   * @generated from field: map<string, int64> violations_by_severity = 6;
+   */
+  violationsBySeverity: { [key: string]: bigint };
+
+  /**
+   * Violations for each application; 0 where there was none.
+   *
+   * @generated from field: double violation_rate = 7;
+   */
+  violationRate: number;
+
+  /**
+   * Number of applications that told how long the evaluation took.
+   *
+   * @generated from field: int64 evaluations = 8;
+   */
+  evaluations: bigint;
+
+  /**
+   * How long these took in the mean; not set where there was none.
+   *
+   * @generated from field: google.protobuf.Duration mean_evaluation_time = 9;
+   */
+  meanEvaluationTime?: Duration | undefined;
+
+  /**
+   * How long the longest took; not set where there was none.
+   *
+   * @generated from field: google.protobuf.Duration max_evaluation_time = 10;
+   */
+  maxEvaluationTime?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.TrustPolicyWindow.
+ * Use `create(TrustPolicyWindowSchema)` to create a new message.
+ */
+export const TrustPolicyWindowSchema: GenMessage<TrustPolicyWindow> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 28);
+
+/**
+ * How policies are applied and broken.
+ *
+ * @generated from message lucid.repository.v1.TrustPolicyStatistics
+ */
+export type TrustPolicyStatistics = Message<"lucid.repository.v1.TrustPolicyStatistics"> & {
+  /**
+   * The last 24 hours.
+   *
+   * @generated from field: lucid.repository.v1.TrustPolicyWindow day = 1;
+   */
+  day?: TrustPolicyWindow | undefined;
+
+  /**
+   * The last 7 days.
+   *
+   * @generated from field: lucid.repository.v1.TrustPolicyWindow week = 2;
+   */
+  week?: TrustPolicyWindow | undefined;
+
+  /**
+   * Number of applications since ever.
+   *
+   * @generated from field: int64 applications_count = 3;
+   */
+  applicationsCount: bigint;
+
+  /**
+   * Number of violations that are stored.
+   *
+   * @generated from field: int64 violations_count = 4;
+   */
+  violationsCount: bigint;
+
+  /**
+   * How many of these are not resolved.
+   *
+   * @generated from field: int64 unresolved_violations_count = 5;
+   */
+  unresolvedViolationsCount: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.TrustPolicyStatistics.
+ * Use `create(TrustPolicyStatisticsSchema)` to create a new message.
+ */
+export const TrustPolicyStatisticsSchema: GenMessage<TrustPolicyStatistics> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 29);
+
+/**
+ * Response of GetTrustPolicyStatistics.
+ *
+ * @generated from message lucid.repository.v1.GetTrustPolicyStatisticsResponse
+ */
+export type GetTrustPolicyStatisticsResponse = Message<"lucid.repository.v1.GetTrustPolicyStatisticsResponse"> & {
+  /**
+   * The statistics.
+   *
+   * @generated from field: lucid.repository.v1.TrustPolicyStatistics statistics = 1;
+   */
+  statistics?: TrustPolicyStatistics | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetTrustPolicyStatisticsResponse.
+ * Use `create(GetTrustPolicyStatisticsResponseSchema)` to create a new message.
+ */
+export const GetTrustPolicyStatisticsResponseSchema: GenMessage<GetTrustPolicyStatisticsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 30);
+
+/**
+ * Request of RecordPolicyViolation.
+ *
+ * @generated from message lucid.repository.v1.RecordPolicyViolationRequest
+ */
+export type RecordPolicyViolationRequest = Message<"lucid.repository.v1.RecordPolicyViolationRequest"> & {
+  /**
+   * The violation to record; fields that are output only are ignored. Required.
+   *
+   * @generated from field: lucid.repository.v1.PolicyViolation policy_violation = 1;
+   */
+  policyViolation?: PolicyViolation | undefined;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first result.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RecordPolicyViolationRequest.
+ * Use `create(RecordPolicyViolationRequestSchema)` to create a new message.
+ */
+export const RecordPolicyViolationRequestSchema: GenMessage<RecordPolicyViolationRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 31);
+
+/**
+ * Response of RecordPolicyViolation.
+ *
+ * @generated from message lucid.repository.v1.RecordPolicyViolationResponse
+ */
+export type RecordPolicyViolationResponse = Message<"lucid.repository.v1.RecordPolicyViolationResponse"> & {
+  /**
+   * The violation.
+   *
+   * @generated from field: lucid.repository.v1.PolicyViolation policy_violation = 1;
+   */
+  policyViolation?: PolicyViolation | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RecordPolicyViolationResponse.
+ * Use `create(RecordPolicyViolationResponseSchema)` to create a new message.
+ */
+export const RecordPolicyViolationResponseSchema: GenMessage<RecordPolicyViolationResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 32);
+
+/**
+ * Request of GetPolicyViolation.
+ *
+ * @generated from message lucid.repository.v1.GetPolicyViolationRequest
+ */
+export type GetPolicyViolationRequest = Message<"lucid.repository.v1.GetPolicyViolationRequest"> & {
+  /**
+   * The violation to return. Required.
+   *
+   * @generated from field: string violation_id = 1;
+   */
+  violationId: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetPolicyViolationRequest.
+ * Use `create(GetPolicyViolationRequestSchema)` to create a new message.
+ */
+export const GetPolicyViolationRequestSchema: GenMessage<GetPolicyViolationRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 33);
+
+/**
+ * Response of GetPolicyViolation.
+ *
+ * @generated from message lucid.repository.v1.GetPolicyViolationResponse
+ */
+export type GetPolicyViolationResponse = Message<"lucid.repository.v1.GetPolicyViolationResponse"> & {
+  /**
+   * The violation.
+   *
+   * @generated from field: lucid.repository.v1.PolicyViolation policy_violation = 1;
+   */
+  policyViolation?: PolicyViolation | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetPolicyViolationResponse.
+ * Use `create(GetPolicyViolationResponseSchema)` to create a new message.
+ */
+export const GetPolicyViolationResponseSchema: GenMessage<GetPolicyViolationResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 34);
+
+/**
+ * Which violations are meant. What is not set does not restrict. `violator` goes with `resolved` alone.
+ *
+ * @generated from message lucid.repository.v1.PolicyViolationFilter
+ */
+export type PolicyViolationFilter = Message<"lucid.repository.v1.PolicyViolationFilter"> & {
+  /**
+   * Only violations of this policy.
+   *
+   * @generated from field: string policy_id = 1;
+   */
+  policyId: string;
+
+  /**
+   * Only violations by this party.
+   *
+   * @generated from field: lucid.repository.v1.TrustParty violator = 2;
+   */
+  violator?: TrustParty | undefined;
+
+  /**
+   * Only violations of this severity.
+   *
+   * @generated from field: lucid.repository.v1.ViolationSeverity severity = 3;
+   */
+  severity: ViolationSeverity;
+
+  /**
+   * Only violations that are resolved, or are not.
+   *
+   * @generated from field: optional bool resolved = 4;
+   */
+  resolved?: boolean | undefined;
+
+  /**
+   * Only violations that occurred at this time or later.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_from = 5;
+   */
+  occurredFrom?: Timestamp | undefined;
+
+  /**
+   * Only violations that occurred before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_before = 6;
+   */
+  occurredBefore?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.PolicyViolationFilter.
+ * Use `create(PolicyViolationFilterSchema)` to create a new message.
+ */
+export const PolicyViolationFilterSchema: GenMessage<PolicyViolationFilter> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 35);
+
+/**
+ * Request of ListPolicyViolations.
+ *
+ * @generated from message lucid.repository.v1.ListPolicyViolationsRequest
+ */
+export type ListPolicyViolationsRequest = Message<"lucid.repository.v1.ListPolicyViolationsRequest"> & {
+  /**
+   * At most this many; 0 means 50, more than 1000 means 1000. Fewer may be returned before the end.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the call before; everything but `page_size` must be the same again.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * `occurred_at`, or `occurred_at desc`, which empty means too.
+   *
+   * @generated from field: string order_by = 3;
+   */
+  orderBy: string;
+
+  /**
+   * Which violations are meant.
+   *
+   * @generated from field: lucid.repository.v1.PolicyViolationFilter filter = 4;
+   */
+  filter?: PolicyViolationFilter | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListPolicyViolationsRequest.
+ * Use `create(ListPolicyViolationsRequestSchema)` to create a new message.
+ */
+export const ListPolicyViolationsRequestSchema: GenMessage<ListPolicyViolationsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 36);
+
+/**
+ * Response of ListPolicyViolations.
+ *
+ * @generated from message lucid.repository.v1.ListPolicyViolationsResponse
+ */
+export type ListPolicyViolationsResponse = Message<"lucid.repository.v1.ListPolicyViolationsResponse"> & {
+  /**
+   * The violations.
+   *
+   * @generated from field: repeated lucid.repository.v1.PolicyViolation policy_violations = 1;
+   */
+  policyViolations: PolicyViolation[];
+
+  /**
+   * Token of the next page; empty at the end.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListPolicyViolationsResponse.
+ * Use `create(ListPolicyViolationsResponseSchema)` to create a new message.
+ */
+export const ListPolicyViolationsResponseSchema: GenMessage<ListPolicyViolationsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 37);
+
+/**
+ * Request of ResolvePolicyViolation.
+ *
+ * @generated from message lucid.repository.v1.ResolvePolicyViolationRequest
+ */
+export type ResolvePolicyViolationRequest = Message<"lucid.repository.v1.ResolvePolicyViolationRequest"> & {
+  /**
+   * The violation that was dealt with. Required.
+   *
+   * @generated from field: string violation_id = 1;
+   */
+  violationId: string;
+
+  /**
+   * How, at most 2000 characters.
+   *
+   * @generated from field: string resolution_notes = 2;
+   */
+  resolutionNotes: string;
+
+  /**
+   * What was done about it, 1 to 64 of letters, digits, `_`, `.`, `:` and `-`; where not set, what was recorded stays.
+   *
+   * @generated from field: optional string action_taken = 3;
+   */
+  actionTaken?: string | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ResolvePolicyViolationRequest.
+ * Use `create(ResolvePolicyViolationRequestSchema)` to create a new message.
+ */
+export const ResolvePolicyViolationRequestSchema: GenMessage<ResolvePolicyViolationRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 38);
+
+/**
+ * Response of ResolvePolicyViolation.
+ *
+ * @generated from message lucid.repository.v1.ResolvePolicyViolationResponse
+ */
+export type ResolvePolicyViolationResponse = Message<"lucid.repository.v1.ResolvePolicyViolationResponse"> & {
+  /**
+   * The violation.
+   *
+   * @generated from field: lucid.repository.v1.PolicyViolation policy_violation = 1;
+   */
+  policyViolation?: PolicyViolation | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ResolvePolicyViolationResponse.
+ * Use `create(ResolvePolicyViolationResponseSchema)` to create a new message.
+ */
+export const ResolvePolicyViolationResponseSchema: GenMessage<ResolvePolicyViolationResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 39);
+
+/**
+ * Request of EstablishTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.EstablishTrustRelationshipRequest
+ */
+export type EstablishTrustRelationshipRequest = Message<"lucid.repository.v1.EstablishTrustRelationshipRequest"> & {
+  /**
+   * The relationship to establish; fields that are output only are ignored. Required.
+   *
+   * @generated from field: lucid.repository.v1.TrustRelationship trust_relationship = 1;
+   */
+  trustRelationship?: TrustRelationship | undefined;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first result.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.EstablishTrustRelationshipRequest.
+ * Use `create(EstablishTrustRelationshipRequestSchema)` to create a new message.
+ */
+export const EstablishTrustRelationshipRequestSchema: GenMessage<EstablishTrustRelationshipRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 40);
+
+/**
+ * Response of EstablishTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.EstablishTrustRelationshipResponse
+ */
+export type EstablishTrustRelationshipResponse = Message<"lucid.repository.v1.EstablishTrustRelationshipResponse"> & {
+  /**
+   * The relationship.
+   *
+   * @generated from field: lucid.repository.v1.TrustRelationship trust_relationship = 1;
+   */
+  trustRelationship?: TrustRelationship | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.EstablishTrustRelationshipResponse.
+ * Use `create(EstablishTrustRelationshipResponseSchema)` to create a new message.
+ */
+export const EstablishTrustRelationshipResponseSchema: GenMessage<EstablishTrustRelationshipResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 41);
+
+/**
+ * Request of GetTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.GetTrustRelationshipRequest
+ */
+export type GetTrustRelationshipRequest = Message<"lucid.repository.v1.GetTrustRelationshipRequest"> & {
+  /**
+   * The relationship to return. Required.
+   *
+   * @generated from field: string relationship_id = 1;
+   */
+  relationshipId: string;
+
+  /**
+   * Whether a revoked one is returned too, with `deleted_at` set.
+   *
+   * @generated from field: bool show_revoked = 2;
+   */
+  showRevoked: boolean;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetTrustRelationshipRequest.
+ * Use `create(GetTrustRelationshipRequestSchema)` to create a new message.
+ */
+export const GetTrustRelationshipRequestSchema: GenMessage<GetTrustRelationshipRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 42);
+
+/**
+ * Response of GetTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.GetTrustRelationshipResponse
+ */
+export type GetTrustRelationshipResponse = Message<"lucid.repository.v1.GetTrustRelationshipResponse"> & {
+  /**
+   * The relationship.
+   *
+   * @generated from field: lucid.repository.v1.TrustRelationship trust_relationship = 1;
+   */
+  trustRelationship?: TrustRelationship | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetTrustRelationshipResponse.
+ * Use `create(GetTrustRelationshipResponseSchema)` to create a new message.
+ */
+export const GetTrustRelationshipResponseSchema: GenMessage<GetTrustRelationshipResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 43);
+
+/**
+ * Which relationships are meant. What is not set does not restrict.
+ *
+ * @generated from message lucid.repository.v1.TrustRelationshipFilter
+ */
+export type TrustRelationshipFilter = Message<"lucid.repository.v1.TrustRelationshipFilter"> & {
+  /**
+   * Only those from this party: it is the subject, or the target of one that is bidirectional.
+   *
+   * @generated from field: lucid.repository.v1.TrustParty from = 1;
+   */
+  from?: TrustParty | undefined;
+
+  /**
+   * Only those to this party: it is the target, or the subject of one that is bidirectional.
+   *
+   * @generated from field: lucid.repository.v1.TrustParty to = 2;
+   */
+  to?: TrustParty | undefined;
+
+  /**
+   * Only those of this type.
+   *
+   * @generated from field: string relationship_type = 3;
+   */
+  relationshipType: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.TrustRelationshipFilter.
+ * Use `create(TrustRelationshipFilterSchema)` to create a new message.
+ */
+export const TrustRelationshipFilterSchema: GenMessage<TrustRelationshipFilter> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 44);
+
+/**
+ * Request of ListTrustRelationships.
+ *
+ * @generated from message lucid.repository.v1.ListTrustRelationshipsRequest
+ */
+export type ListTrustRelationshipsRequest = Message<"lucid.repository.v1.ListTrustRelationshipsRequest"> & {
+  /**
+   * At most this many; 0 means 50, more than 1000 means 1000. Fewer may be returned before the end.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the call before; everything but `page_size` must be the same again.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * `created_at`, or `created_at desc`, which empty means too.
+   *
+   * @generated from field: string order_by = 3;
+   */
+  orderBy: string;
+
+  /**
+   * Which relationships are meant.
+   *
+   * @generated from field: lucid.repository.v1.TrustRelationshipFilter filter = 4;
+   */
+  filter?: TrustRelationshipFilter | undefined;
+
+  /**
+   * Whether expired ones are listed too.
+   *
+   * @generated from field: bool show_expired = 5;
+   */
+  showExpired: boolean;
+
+  /**
+   * Whether revoked ones are listed too.
+   *
+   * @generated from field: bool show_revoked = 6;
+   */
+  showRevoked: boolean;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListTrustRelationshipsRequest.
+ * Use `create(ListTrustRelationshipsRequestSchema)` to create a new message.
+ */
+export const ListTrustRelationshipsRequestSchema: GenMessage<ListTrustRelationshipsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 45);
+
+/**
+ * Response of ListTrustRelationships.
+ *
+ * @generated from message lucid.repository.v1.ListTrustRelationshipsResponse
+ */
+export type ListTrustRelationshipsResponse = Message<"lucid.repository.v1.ListTrustRelationshipsResponse"> & {
+  /**
+   * The relationships.
+   *
+   * @generated from field: repeated lucid.repository.v1.TrustRelationship trust_relationships = 1;
+   */
+  trustRelationships: TrustRelationship[];
+
+  /**
+   * Token of the next page; empty at the end.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.ListTrustRelationshipsResponse.
+ * Use `create(ListTrustRelationshipsResponseSchema)` to create a new message.
+ */
+export const ListTrustRelationshipsResponseSchema: GenMessage<ListTrustRelationshipsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 46);
+
+/**
+ * Request of VerifyTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.VerifyTrustRelationshipRequest
+ */
+export type VerifyTrustRelationshipRequest = Message<"lucid.repository.v1.VerifyTrustRelationshipRequest"> & {
+  /**
+   * The relationship. Required.
+   *
+   * @generated from field: string relationship_id = 1;
+   */
+  relationshipId: string;
+
+  /**
+   * How far the trust goes; as before where not set.
+   *
+   * @generated from field: lucid.repository.v1.TrustLevel trust_level = 2;
+   */
+  trustLevel: TrustLevel;
+
+  /**
+   * The same as a number; as before where not set.
+   *
+   * @generated from field: lucid.repository.v1.TrustScore trust_score = 3;
+   */
+  trustScore?: TrustScore | undefined;
+
+  /**
+   * From when on it no longer holds, a time to come; as before where not set.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_at = 4;
+   */
+  expiresAt?: Timestamp | undefined;
+
+  /**
+   * The `etag` that the stored relationship must have; empty for any.
+   *
+   * @generated from field: string etag = 5;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.VerifyTrustRelationshipRequest.
+ * Use `create(VerifyTrustRelationshipRequestSchema)` to create a new message.
+ */
+export const VerifyTrustRelationshipRequestSchema: GenMessage<VerifyTrustRelationshipRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 47);
+
+/**
+ * Response of VerifyTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.VerifyTrustRelationshipResponse
+ */
+export type VerifyTrustRelationshipResponse = Message<"lucid.repository.v1.VerifyTrustRelationshipResponse"> & {
+  /**
+   * The relationship.
+   *
+   * @generated from field: lucid.repository.v1.TrustRelationship trust_relationship = 1;
+   */
+  trustRelationship?: TrustRelationship | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.VerifyTrustRelationshipResponse.
+ * Use `create(VerifyTrustRelationshipResponseSchema)` to create a new message.
+ */
+export const VerifyTrustRelationshipResponseSchema: GenMessage<VerifyTrustRelationshipResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 48);
+
+/**
+ * Request of RevokeTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.RevokeTrustRelationshipRequest
+ */
+export type RevokeTrustRelationshipRequest = Message<"lucid.repository.v1.RevokeTrustRelationshipRequest"> & {
+  /**
+   * The relationship. Required.
+   *
+   * @generated from field: string relationship_id = 1;
+   */
+  relationshipId: string;
+
+  /**
+   * Why, at most 1000 characters.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * The `etag` that the stored relationship must have; empty for any.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RevokeTrustRelationshipRequest.
+ * Use `create(RevokeTrustRelationshipRequestSchema)` to create a new message.
+ */
+export const RevokeTrustRelationshipRequestSchema: GenMessage<RevokeTrustRelationshipRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 49);
+
+/**
+ * Response of RevokeTrustRelationship.
+ *
+ * @generated from message lucid.repository.v1.RevokeTrustRelationshipResponse
+ */
+export type RevokeTrustRelationshipResponse = Message<"lucid.repository.v1.RevokeTrustRelationshipResponse"> & {
+  /**
+   * The relationship, with `deleted_at` set.
+   *
+   * @generated from field: lucid.repository.v1.TrustRelationship trust_relationship = 1;
+   */
+  trustRelationship?: TrustRelationship | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.RevokeTrustRelationshipResponse.
+ * Use `create(RevokeTrustRelationshipResponseSchema)` to create a new message.
+ */
+export const RevokeTrustRelationshipResponseSchema: GenMessage<RevokeTrustRelationshipResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_trust_policy_service, 50);
+
+/**
+ * What came of an evaluation.
+ *
+ * @generated from enum lucid.repository.v1.EvaluationOutcome
+ */
+export const EvaluationOutcome = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: EVALUATION_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * A rule decided.
+   *
+   * @generated from enum value: EVALUATION_OUTCOME_DECIDED = 1;
+   */
+  DECIDED: 1,
+
+  /**
+   * No rule matched.
+   *
+   * @generated from enum value: EVALUATION_OUTCOME_UNDECIDED = 2;
+   */
+  UNDECIDED: 2,
+
+  /**
+   * A rule of a STRICT policy could not be evaluated, and none before it matched: nobody can tell what should follow. Whoever
+   * asks does best to do nothing that it would not do for anybody.
+   *
+   * @generated from enum value: EVALUATION_OUTCOME_INDETERMINATE = 3;
+   */
+  INDETERMINATE: 3,
+} as const;
+
+/**
+ * What came of an evaluation.
+ *
+ * @generated from enum lucid.repository.v1.EvaluationOutcome
+ */
+export type EvaluationOutcome = (typeof EvaluationOutcome)[keyof typeof EvaluationOutcome] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.repository.v1.EvaluationOutcome.
+ */
+export const EvaluationOutcomeSchema: GenEnum<EvaluationOutcome> = /*@__PURE__*/
+  enumDesc(file_lucid_repository_v1_trust_policy_service, 0);
+
+/**
+ * Whether a policy applied.
+ *
+ * @generated from enum lucid.repository.v1.PolicyApplicability
+ */
+export const PolicyApplicability = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: POLICY_APPLICABILITY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its rules were evaluated.
+   *
+   * @generated from enum value: POLICY_APPLICABILITY_APPLIES = 1;
+   */
+  APPLIES: 1,
+
+  /**
+   * It was not ACTIVE.
+   *
+   * @generated from enum value: POLICY_APPLICABILITY_NOT_ACTIVE = 2;
+   */
+  NOT_ACTIVE: 2,
+
+  /**
+   * The time was not between its `effective_from` and `effective_until`.
+   *
+   * @generated from enum value: POLICY_APPLICABILITY_NOT_EFFECTIVE = 3;
+   */
+  NOT_EFFECTIVE: 3,
+
+  /**
+   * It is about other types of subject.
+   *
+   * @generated from enum value: POLICY_APPLICABILITY_OTHER_SUBJECT = 4;
+   */
+  OTHER_SUBJECT: 4,
+
+  /**
+   * The subject's attributes are not those of its `scope`.
+   *
+   * @generated from enum value: POLICY_APPLICABILITY_OUT_OF_SCOPE = 5;
+   */
+  OUT_OF_SCOPE: 5,
+} as const;
+
+/**
+ * Whether a policy applied.
+ *
+ * @generated from enum lucid.repository.v1.PolicyApplicability
+ */
+export type PolicyApplicability = (typeof PolicyApplicability)[keyof typeof PolicyApplicability] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.repository.v1.PolicyApplicability.
+ */
+export const PolicyApplicabilitySchema: GenEnum<PolicyApplicability> = /*@__PURE__*/
+  enumDesc(file_lucid_repository_v1_trust_policy_service, 1);
+
+/**
+ * What became of a rule.
+ *
+ * @generated from enum lucid.repository.v1.RuleResult
+ */
+export const RuleResult = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: RULE_RESULT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its condition is true.
+   *
+   * @generated from enum value: RULE_RESULT_MATCHED = 1;
+   */
+  MATCHED: 1,
+
+  /**
+   * Its condition is false.
+   *
+   * @generated from enum value: RULE_RESULT_NOT_MATCHED = 2;
+   */
+  NOT_MATCHED: 2,
+
+  /**
+   * Nobody can tell; `problem` says why.
+   *
+   * @generated from enum value: RULE_RESULT_FAILED = 3;
+   */
+  FAILED: 3,
+} as const;
+
+/**
+ * What became of a rule.
+ *
+ * @generated from enum lucid.repository.v1.RuleResult
+ */
+export type RuleResult = (typeof RuleResult)[keyof typeof RuleResult] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.repository.v1.RuleResult.
+ */
+export const RuleResultSchema: GenEnum<RuleResult> = /*@__PURE__*/
+  enumDesc(file_lucid_repository_v1_trust_policy_service, 2);
+
+/**
  * Keeps the trust policies of the platform, every version of them, and evaluates them. Every rpc that names a policy fails
  * with `NOT_FOUND` (`TRUST_POLICY_NOT_FOUND`) where there is none, and with `INVALID_ARGUMENT` (`BAD_REQUEST`, with the path
  * of each field) for a request that breaks a rule.
@@ -697,6 +2025,138 @@ export const TrustPolicyService: GenService<{
     methodKind: "unary";
     input: typeof UndeleteTrustPolicyRequestSchema;
     output: typeof UndeleteTrustPolicyResponseSchema;
+  },
+  /**
+   * Says what follows for a subject: evaluates the enabled rules of one policy, or of all that apply to it, as they are or were
+   * at a time, and tells of each whether it matched and why. The one of the highest priority that matches decides. A rule that
+   * cannot be evaluated is told and fails nothing; what follows from it is said by its policy's EnforcementLevel. Fails with
+   * `FAILED_PRECONDITION` (`TRUST_EVALUATION_TOO_LARGE`, metadata `most`) where more than 500 policies or 1000 rules are to be
+   * looked at. May be repeated freely: it records nothing, for which there is RecordPolicyApplication.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.EvaluateTrustPolicies
+   */
+  evaluateTrustPolicies: {
+    methodKind: "unary";
+    input: typeof EvaluateTrustPoliciesRequestSchema;
+    output: typeof EvaluateTrustPoliciesResponseSchema;
+  },
+  /**
+   * Records that a policy was applied, with how long its evaluation took where it is given. Each call counts.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.RecordPolicyApplication
+   */
+  recordPolicyApplication: {
+    methodKind: "unary";
+    input: typeof RecordPolicyApplicationRequestSchema;
+    output: typeof RecordPolicyApplicationResponseSchema;
+  },
+  /**
+   * Returns how often a policy, or all of them, was applied and broken in the last 24 hours and 7 days, and how long it took
+   * to evaluate. Computed from what is stored. May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.GetTrustPolicyStatistics
+   */
+  getTrustPolicyStatistics: {
+    methodKind: "unary";
+    input: typeof GetTrustPolicyStatisticsRequestSchema;
+    output: typeof GetTrustPolicyStatisticsResponseSchema;
+  },
+  /**
+   * Records that a policy was broken. Idempotent when `request_id` is set, as CreateTrustPolicy is.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.RecordPolicyViolation
+   */
+  recordPolicyViolation: {
+    methodKind: "unary";
+    input: typeof RecordPolicyViolationRequestSchema;
+    output: typeof RecordPolicyViolationResponseSchema;
+  },
+  /**
+   * Returns one violation. Fails with `NOT_FOUND` (`POLICY_VIOLATION_NOT_FOUND`). May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.GetPolicyViolation
+   */
+  getPolicyViolation: {
+    methodKind: "unary";
+    input: typeof GetPolicyViolationRequestSchema;
+    output: typeof GetPolicyViolationResponseSchema;
+  },
+  /**
+   * Lists violations in pages, each exactly once. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`). May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.ListPolicyViolations
+   */
+  listPolicyViolations: {
+    methodKind: "unary";
+    input: typeof ListPolicyViolationsRequestSchema;
+    output: typeof ListPolicyViolationsResponseSchema;
+  },
+  /**
+   * Records that a violation was dealt with, once. Fails with `NOT_FOUND` (`POLICY_VIOLATION_NOT_FOUND`), and with
+   * `FAILED_PRECONDITION` (`POLICY_VIOLATION_ALREADY_RESOLVED`, metadata `resolved_at`) where it was already.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.ResolvePolicyViolation
+   */
+  resolvePolicyViolation: {
+    methodKind: "unary";
+    input: typeof ResolvePolicyViolationRequestSchema;
+    output: typeof ResolvePolicyViolationResponseSchema;
+  },
+  /**
+   * Establishes a relationship between two parties. One that has expired makes room. Fails with `ALREADY_EXISTS`
+   * (`TRUST_RELATIONSHIP_ALREADY_EXISTS`) where there is one of that type, from either side where one of the two is
+   * bidirectional. Idempotent when `request_id` is set, as CreateTrustPolicy is.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.EstablishTrustRelationship
+   */
+  establishTrustRelationship: {
+    methodKind: "unary";
+    input: typeof EstablishTrustRelationshipRequestSchema;
+    output: typeof EstablishTrustRelationshipResponseSchema;
+  },
+  /**
+   * Returns one relationship, expired or not. Fails with `NOT_FOUND` (`TRUST_RELATIONSHIP_NOT_FOUND`). May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.GetTrustRelationship
+   */
+  getTrustRelationship: {
+    methodKind: "unary";
+    input: typeof GetTrustRelationshipRequestSchema;
+    output: typeof GetTrustRelationshipResponseSchema;
+  },
+  /**
+   * Lists relationships in pages, each exactly once. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`). May be repeated
+   * freely.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.ListTrustRelationships
+   */
+  listTrustRelationships: {
+    methodKind: "unary";
+    input: typeof ListTrustRelationshipsRequestSchema;
+    output: typeof ListTrustRelationshipsResponseSchema;
+  },
+  /**
+   * Records that somebody made sure of a relationship, with what was found. Fails with `NOT_FOUND`
+   * (`TRUST_RELATIONSHIP_NOT_FOUND`), `FAILED_PRECONDITION` (`TRUST_RELATIONSHIP_EXPIRED`, metadata `expired_at`), `ABORTED`
+   * (`ETAG_MISMATCH`). May be repeated.
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.VerifyTrustRelationship
+   */
+  verifyTrustRelationship: {
+    methodKind: "unary";
+    input: typeof VerifyTrustRelationshipRequestSchema;
+    output: typeof VerifyTrustRelationshipResponseSchema;
+  },
+  /**
+   * Takes a relationship back for good. Fails with `NOT_FOUND` (`TRUST_RELATIONSHIP_NOT_FOUND`), also the second time, `ABORTED`
+   * (`ETAG_MISMATCH`).
+   *
+   * @generated from rpc lucid.repository.v1.TrustPolicyService.RevokeTrustRelationship
+   */
+  revokeTrustRelationship: {
+    methodKind: "unary";
+    input: typeof RevokeTrustRelationshipRequestSchema;
+    output: typeof RevokeTrustRelationshipResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_repository_v1_trust_policy_service, 0);
