@@ -9,8 +9,18 @@ import { need, python } from "./toolchains.ts";
 
 const VERSION = "0.7.0b3";
 
+/** What a test may want otherwise. */
+export interface MongodbOptions extends ServerOptions {
+  /** Entries of its log of changes that it keeps. */
+  readonly history?: number;
+  /** Whether it is of no replica set, and so has no log of changes. */
+  readonly standalone?: boolean;
+}
+
 /** Starts a server that speaks MongoDB's wire protocol as the primary of a replica set of one: SecantusDB. */
-export async function startMongodb(options: ServerOptions = {}): Promise<Server> {
+export async function startMongodb(options: MongodbOptions = {}): Promise<Server> {
+  // With the default of 100,000, single writes become 10 to 20 times slower once the log of changes is full.
+  const { history = 100_000_000, standalone = false } = options;
   const program = join(await installMongodb(), "bin", "secantusd-py");
   return startServer(
     {
@@ -23,8 +33,8 @@ export async function startMongodb(options: ServerOptions = {}): Promise<Server>
           `--storage-path=${join(folder, "mongodb")}`,
           "--log-level=WARNING",
           "--cache-size=256M",
-          // With the default of 100,000, single writes become 10 to 20 times slower once the log of changes is full.
-          "--oplog-max-entries=100000000",
+          `--oplog-max-entries=${history}`,
+          ...(standalone ? ["--standalone"] : []),
         ],
       }),
       uri: (port) => `mongodb://127.0.0.1:${port}/?directConnection=true`,

@@ -41,6 +41,7 @@ import { transactionService } from "./repository/transaction.ts";
 import { trustPolicyService } from "./repository/trust-policy.ts";
 import { userService } from "./repository/user.ts";
 import { walletService } from "./repository/wallet.ts";
+import { watchesOf } from "./repository/watch/watches.ts";
 import { collectionOf } from "./schema/collection.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
 import { grpcListener } from "./server/grpc.ts";
@@ -99,6 +100,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   };
   backupJobs(backups);
 
+  const tokens = sharedPageTokens(config.server.pageTokenSecret, mongodb.system);
   const repositories = {
     db: mongodb.domain,
     collections: parts.use(
@@ -107,7 +109,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
         done: (report) => log.info(countedStates(report), "The collections were seen to"),
       }),
     ),
-    pageTokens: sharedPageTokens(config.server.pageTokenSecret, mongodb.system),
+    pageTokens: tokens,
   };
 
   const isRestoring = async () => (await jobs.list(restoreKind, { states: activeStates, limit: 1 })).length > 0;
@@ -132,6 +134,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
     messages: storedMessages,
     isHeldUp: isRestoring,
   });
+
+  const watches = parts.use(
+    watchesOf({ db: mongodb.domain, settings: config.watches, pageTokens: tokens, draining: draining.signal }),
+  );
 
   // What needs no MongoDB, the data of record, tells how things are without it.
   const serves = async (service: string, signal: AbortSignal): Promise<boolean> =>
@@ -159,7 +165,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     ),
     serve(SessionService, sessionService(repositories)),
     serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),
-    serve(UserService, userService({ ...repositories, settings: config.users })),
+    serve(UserService, userService({ ...repositories, settings: config.users, watches })),
     serve(WalletService, walletService(repositories)),
     serve(
       DataLifecycleService,

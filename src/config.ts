@@ -138,6 +138,20 @@ export const settings = {
     ),
     concurrency: integer("LUCID_JOB_CONCURRENCY", 2, [1, 32], "Jobs that one process runs at once."),
   },
+  watches: {
+    bufferedChanges: integer(
+      "LUCID_WATCH_BUFFERED_CHANGES",
+      10_000,
+      [10, 1_000_000],
+      "Latest changes of a watched collection that a process keeps for all watches of it together. A watch that falls further behind is ended, and goes on with its token.",
+    ),
+    bufferedBytes: integer(
+      "LUCID_WATCH_BUFFERED_BYTES",
+      32 * 1024 * 1024,
+      [64 * 1024, 1024 * 1024 * 1024],
+      "Most bytes that these changes of one collection take.",
+    ),
+  },
   users: {
     lockAfterFailures: integer(
       "LUCID_LOCK_AFTER_FAILURES",

@@ -106,6 +106,13 @@ const reasons = {
   WATCH_INTERRUPTED: { code: Code.Unavailable },
   DRAINING: { code: Code.Unavailable },
 
+  // Watches of documents. A token that is too old is out of the range of the history, as etcd says of a compacted revision.
+  // One that is too slow is to try again at a higher level, at once, rather than to wait for a resource.
+  WATCH_TOKEN_INVALID: { code: Code.InvalidArgument },
+  WATCH_TOKEN_TOO_OLD: { code: Code.OutOfRange },
+  WATCH_TOO_SLOW: { code: Code.Aborted },
+  CHANGE_STREAMS_UNAVAILABLE: { code: Code.FailedPrecondition },
+
   // Jobs.
   JOB_NOT_FOUND: { code: Code.NotFound },
   JOB_ALREADY_FINISHED: { code: Code.FailedPrecondition },

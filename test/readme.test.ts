@@ -62,6 +62,7 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain('"done": true');
       expect(stdout).not.toContain("brokenLink");
       expect(stdout).toContain('"whole": true');
+      expect(stdout).toContain('"type": "WATCH_EVENT_TYPE_EXISTING"');
       expect(stdout).not.toContain("JOB_STATE_FAILED");
     } finally {
       const ended = once(service, "exit");

@@ -22,6 +22,7 @@ import { secretsOf } from "./secrets.ts";
 import { documentOf, prepared } from "./user-document.ts";
 import { filterOf, searchFilter } from "./user-query.ts";
 import { statisticsOf } from "./user-statistics.ts";
+import type { Watches } from "./watch/watches.ts";
 
 const codec = codecFor(UserSchema);
 
@@ -39,13 +40,14 @@ const searched = documentResponse(rpc.SearchUsersResponseSchema, "users");
 const succeeded = documentResponse(rpc.RecordLoginSuccessResponseSchema, "user");
 const failed = documentResponse(rpc.RecordLoginFailureResponseSchema, "user");
 const incremented = documentResponse(rpc.IncrementSessionCountResponseSchema, "user");
+const told = documentResponse(rpc.WatchUsersResponseSchema, "user");
 const adjusted = documentResponse(rpc.AdjustStorageUsedResponseSchema, "user");
 
 /** Keeps users. Reads go from stored bytes to wire bytes; writes are single statements that the store carries out. */
 export function userService(
-  options: Repositories & { readonly settings: Config["users"] },
+  options: Repositories & { readonly settings: Config["users"]; readonly watches: Pick<Watches, "of"> },
 ): ServiceImpl<typeof rpc.UserService> {
-  const { db, collections, pageTokens, settings } = options;
+  const { db, collections, pageTokens, settings, watches } = options;
   const users = entity({
     db,
     schema: UserSchema,
@@ -61,6 +63,7 @@ export function userService(
     resource: "User",
     alreadyExists: "USER_ALREADY_EXISTS",
   });
+  const watched = watches.of({ schema: UserSchema, id: "user_id" });
 
   return {
     async createUser(request, context) {
@@ -202,6 +205,14 @@ export function userService(
     async getUserStatistics({ userId }, context) {
       const found = await users.get(users.live(userId), context, { user_id: userId });
       return { statistics: await statisticsOf(db, codec.decode(found), cancellable(context)) };
+    },
+
+    async *watchUsers(request, context) {
+      const query = filterOf(request.filter, false);
+      const call = { schema: rpc.WatchUsersRequestSchema, request, ...query, order: "created_at" };
+      for await (const { type, id: userId, revision, document, resumeToken } of watched.watch(call, context)) {
+        yield told(document === undefined ? [] : [document], { type, userId, revision, resumeToken });
+      }
     },
   };
 }

@@ -4,11 +4,13 @@ import type { Db } from "mongodb";
 
 import { fail } from "../errors.ts";
 
-/** Makes positions in lists opaque, and binds them to the query that they are of. */
+/** Makes positions in lists, and in watches, opaque, and binds them to the query that they are of. */
 export interface PageTokens {
   encode(query: Uint8Array, position: string): string;
   /** Undefined for the empty token. Fails with `PAGE_TOKEN_INVALID` where it was made up, changed, or is of another query. */
   decode(query: Uint8Array, token: string): string | undefined;
+  /** The position of any token that `encode` made for the query; undefined for what is none. */
+  open(query: Uint8Array, token: string): string | undefined;
 }
 
 const sealBytes = 16;
@@ -27,6 +29,14 @@ export function pageTokens(secret: string): PageTokens {
   // starting values of AES-GCM would.
   const hide = (start: Buffer, bytes: Buffer) => createCipheriv("aes-256-ctr", cipherKey, start).update(bytes);
   const show = (start: Buffer, bytes: Buffer) => createDecipheriv("aes-256-ctr", cipherKey, start).update(bytes);
+  const open = (query: Uint8Array, token: string): string | undefined => {
+    const bytes = Buffer.from(token, "base64url");
+    const start = bytes.subarray(0, sealBytes);
+    const isWhole = bytes.length > sealBytes && bytes.toString("base64url") === token;
+    const position = isWhole ? show(start, bytes.subarray(sealBytes)) : undefined;
+    if (position === undefined || !timingSafeEqual(start, seal(query, position))) return undefined;
+    return position.toString();
+  };
   return {
     encode(query, position) {
       const bytes = Buffer.from(position);
@@ -35,16 +45,14 @@ export function pageTokens(secret: string): PageTokens {
     },
     decode(query, token) {
       if (token === "") return undefined;
-      const bytes = Buffer.from(token, "base64url");
-      const start = bytes.subarray(0, sealBytes);
-      const isWhole = bytes.length > sealBytes && bytes.toString("base64url") === token;
-      const position = isWhole ? show(start, bytes.subarray(sealBytes)) : undefined;
-      if (position === undefined || !timingSafeEqual(start, seal(query, position))) {
+      const position = open(query, token);
+      if (position === undefined) {
         const fields = [{ field: "page_token", description: "must be the token of a call with the same other fields" }];
         throw fail("PAGE_TOKEN_INVALID", "The page token is not one of this list", { fields });
       }
-      return position.toString();
+      return position;
     },
+    open,
   };
 }
 

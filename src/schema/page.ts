@@ -1,5 +1,5 @@
 import { deserialize, type Document, EJSON } from "bson";
-import type { Collection, Filter, FindCursor } from "mongodb";
+import type { Abortable, Collection, Filter, FindCursor, FindOptions } from "mongodb";
 
 import type { ListOrder } from "./list-query.ts";
 import type { PageTokens } from "./page-tokens.ts";
@@ -18,10 +18,11 @@ export interface PageRequest {
   readonly query: Uint8Array;
   /** Of the page before; empty for the first page. */
   readonly token: string;
-  readonly tokens: PageTokens;
+  readonly tokens: Pick<PageTokens, "encode" | "decode">;
   /** What comes before all that the filter finds, without being among it. */
   readonly first?: Uint8Array;
-  readonly limits: { maxTimeMS?: number; signal: AbortSignal };
+  /** How long it may take, and how it is read. */
+  readonly limits: FindOptions & Abortable;
   /** Stored names of the fields to read; all where there are none. */
   readonly fields?: readonly string[];
 }

@@ -24,9 +24,13 @@ export interface UsersApp extends AsyncDisposable {
 /** Settings that tests rely on. */
 export const lockAfterFailures = 3;
 
-export async function usersApp(): Promise<UsersApp> {
+export async function usersApp(environment: Readonly<Record<string, string>> = {}): Promise<UsersApp> {
   const name = uniqueName("users");
-  const app = await testApp({ LUCID_MONGODB_DATABASE: name, LUCID_LOCK_AFTER_FAILURES: String(lockAfterFailures) });
+  const app = await testApp({
+    LUCID_MONGODB_DATABASE: name,
+    LUCID_LOCK_AFTER_FAILURES: String(lockAfterFailures),
+    ...environment,
+  });
   const db = app.mongodb.db(name, { useBigInt64: true });
   return {
     app,

@@ -32,6 +32,7 @@ import type { Transport } from "@connectrpc/connect";
 import fc from "fast-check";
 
 import { output_only as outputOnly } from "../../gen/lucid/options/v1/options_pb.ts";
+import { WatchEventType } from "../../gen/lucid/repository/v1/watch_pb.ts";
 import { tronAddress } from "../repository/support.ts";
 
 /** The services of the platform's own, from the descriptors that reflection serves. */
@@ -142,7 +143,7 @@ function filledMessage(message: DescMessage, choose: Choose, path: string, depth
 
 function filledText(field: DescField, rules: FieldRules | undefined): string {
   if (/(^|_)tron_address$|^(from|to)_address$/.test(field.name)) return tronAddress();
-  if (/^(page_token|etag|order_by|watch_token|token)$/.test(field.name)) return "";
+  if (/^(page_token|etag|order_by|watch_token|resume_token|token)$/.test(field.name)) return "";
   const of = rules?.type.case === "string" ? rules.type.value : undefined;
   if (of?.wellKnown.case === "uuid") return randomUUID();
   if (of?.wellKnown.case === "uri") return "https://example.com/a";
@@ -323,7 +324,21 @@ export async function callWith(transport: Transport, method: DescMethod, request
   // It is one of the other three kinds.
   const streaming = method as DescMethodStreaming;
   const { message: responses } = await transport.stream(streaming, undefined, timeoutMs, undefined, requests);
-  return Array.fromAsync(responses);
+  const all: Message[] = [];
+  for await (const response of responses) {
+    all.push(response);
+    if (isWatch(method) && tellsAll(response)) break;
+  }
+  return all;
+}
+
+/** A watch lasts. It has told what is there with its first checkpoint, or its first event where it has none. */
+function isWatch({ name }: DescMethod): boolean {
+  return name.startsWith("Watch");
+}
+
+function tellsAll(response: Message): boolean {
+  return !("type" in response) || response.type === WatchEventType.CHECKPOINT;
 }
 
 const timeoutMs = 20_000;

@@ -1,0 +1,130 @@
+import { create, type DescMessage, type Message, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import type { Duration } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext } from "@connectrpc/connect";
+import type { Document } from "bson";
+import type { Db } from "mongodb";
+
+import type { Config } from "../../config.ts";
+import { collectionOf } from "../../schema/collection.ts";
+import { listOrder, type Restrictions } from "../../schema/list-query.ts";
+import type { PageTokens } from "../../schema/page-tokens.ts";
+import { tokenInvalid } from "./failures.ts";
+import { Feeds } from "./feeds.ts";
+import { type Position, positionOf, positionText } from "./position.ts";
+import { watch, type WatchEvent } from "./watch.ts";
+
+/** What is watched of one entity. */
+export interface WatchedEntity {
+  /** Its message says where it is stored. */
+  readonly schema: DescMessage;
+  /** Stored name of the field that identifies one, for example `user_id`. */
+  readonly id: string;
+  /** Stored name of a field of which every value is told; see `WatchOptions`. */
+  readonly state?: string;
+}
+
+/** The request of a watch; `checkpoint_interval` alone may change when it goes on. */
+type WatchRequest = Message & {
+  readonly resumeToken: string;
+  readonly changesOnly?: boolean;
+  readonly checkpointInterval?: Duration | undefined;
+};
+
+/** One watch. */
+export interface WatchCall<D extends DescMessage> {
+  readonly schema: D;
+  readonly request: MessageShape<D> & WatchRequest;
+  readonly filter: Document;
+  readonly restrictions: Restrictions;
+  /** The order in which what exists is told, as `order_by` has it, by fields that never change. */
+  readonly order: string;
+}
+
+/** An event, with the token that goes on after it. */
+export type ToldEvent = Omit<WatchEvent, "position"> & { readonly resumeToken: string };
+
+/** Serves the watches of the domain's collections. */
+export interface Watches extends AsyncDisposable {
+  /** Returns what serves the watches of one entity. All who ask for the same one share its change stream. */
+  of(entity: WatchedEntity): EntityWatches;
+}
+
+export interface EntityWatches {
+  watch<D extends DescMessage>(call: WatchCall<D>, context: HandlerContext): AsyncGenerator<ToldEvent>;
+}
+
+/** How long a stream that nobody follows stays open, for those who come back. */
+const lingerMs = 30_000;
+
+/** How long watches hold on while the store cannot be reached. */
+const holdOnMs = 30_000;
+
+const defaultCheckpointMs = 30_000;
+
+/** `draining` aborts when the process stops: watches end then, so that their clients go on elsewhere. */
+export function watchesOf(options: {
+  readonly db: Db;
+  readonly settings: Config["watches"];
+  readonly pageTokens: () => Promise<PageTokens>;
+  readonly draining: AbortSignal;
+  readonly interruptionMs?: number;
+}): Watches {
+  const { db, settings, pageTokens, draining, interruptionMs = holdOnMs } = options;
+  const feeds = new Map<string, Feeds>();
+  const closed = new AbortController();
+  const closing = AbortSignal.any([draining, closed.signal]);
+
+  const feedsOf = (collection: string, id: string): Feeds => {
+    const known = feeds.get(collection);
+    if (known !== undefined) return known;
+    const opened = new Feeds({ db, collection, id, ...settings, lingerMs, interruptionMs });
+    feeds.set(collection, opened);
+    return opened;
+  };
+
+  return {
+    of: ({ schema: entity, id, state }) => ({
+      async *watch({ schema, request, filter, restrictions, order }, { signal }) {
+        const { resumeToken, changesOnly = false, checkpointInterval } = request;
+        const tokens = await pageTokens();
+        const query = queryOf(schema, request);
+        const seal = (position: Position) => tokens.encode(query, positionText(position));
+        const text = resumeToken === "" ? undefined : tokens.open(query, resumeToken);
+        if (resumeToken !== "" && text === undefined) throw tokenInvalid();
+        const { name: collection } = collectionOf(entity);
+        const events = watch(feedsOf(collection, id), {
+          db,
+          collection,
+          id,
+          filter,
+          order: listOrder(entity, order, restrictions, { id, fallback: order }),
+          changesOnly,
+          checkpointMs: checkpointInterval === undefined ? defaultCheckpointMs : msOf(checkpointInterval),
+          seal,
+          signal,
+          closing,
+          ...(state !== undefined && { state }),
+          ...(text !== undefined && { from: positionOf(text) }),
+        });
+        for await (const { position, ...event } of events) {
+          yield { ...event, resumeToken: position === undefined ? "" : seal(position) };
+        }
+      },
+    }),
+    async [Symbol.asyncDispose]() {
+      closed.abort();
+      await Promise.all(Array.from(feeds.values(), (one) => one[Symbol.asyncDispose]()));
+    },
+  };
+}
+
+/** What a token is bound to: the method's request, with all that decides what is told. */
+function queryOf<D extends DescMessage>(schema: D, request: MessageShape<D>): Uint8Array {
+  // A request that is a message has these members if its proto does.
+  const same = create(schema, { ...request, resumeToken: "", checkpointInterval: undefined } as never);
+  return Buffer.concat([Buffer.from(`${schema.typeName}\0`), toBinary(schema, same)]);
+}
+
+function msOf({ seconds, nanos }: Duration): number {
+  return Number(seconds) * 1000 + nanos / 1e6;
+}
