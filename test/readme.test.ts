@@ -63,6 +63,8 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).not.toContain("brokenLink");
       expect(stdout).toContain('"whole": true');
       expect(stdout).toContain('"type": "WATCH_EVENT_TYPE_EXISTING"');
+      expect(stdout).toContain("MANIFEST_VALIDATION_STATUS_VALID");
+      expect(stdout).toContain('{"valid":true}');
       expect(stdout).not.toContain("JOB_STATE_FAILED");
     } finally {
       const ended = once(service, "exit");

@@ -3,8 +3,10 @@ import { setImmediate as turn } from "node:timers/promises";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Db } from "mongodb";
 
+import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { fail } from "../errors.ts";
 import { cancellable } from "../schema/call-options.ts";
+import { collectionOf } from "../schema/collection.ts";
 import { merkleTree } from "./merkle.ts";
 
 /** What a Merkle tree and its manifest need of a chunk. */
@@ -13,6 +15,8 @@ export interface ChunkLeaf {
   readonly hash: Uint8Array;
   readonly sizeBytes: bigint;
 }
+
+const { name: chunkCollection } = collectionOf(ChunkSchema);
 
 type Context = Pick<HandlerContext, "timeoutMs" | "signal">;
 
@@ -34,7 +38,7 @@ export async function* chunkLeaves(
   { sessionId, count }: { readonly sessionId: string; readonly count: number },
   context: Context,
 ): AsyncGenerator<ChunkLeaf> {
-  const chunks = db.collection("chunks");
+  const chunks = db.collection(chunkCollection);
   let index = 0;
   while (index < count) {
     const end = Math.min(count, index + windowChunks);
@@ -87,7 +91,7 @@ export async function chunkTree(
 /** The index after a session's last chunk: how many chunks it has where none is missing. */
 export async function chunkCount(db: Db, sessionId: string, context: Context): Promise<number> {
   const last = await db
-    .collection("chunks")
+    .collection(chunkCollection)
     .findOne(
       { session_id: sessionId },
       { projection: { _id: 0, chunk_index: 1 }, sort: { session_id: -1, chunk_index: -1 }, ...cancellable(context) },
