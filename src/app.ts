@@ -5,6 +5,7 @@ import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb.ts";
+import { AuditRecordSchema } from "../gen/lucid/repository/v1/audit_record_pb.ts";
 import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
 import { DataLifecycleService } from "../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
 import { ManifestService } from "../gen/lucid/repository/v1/manifest_service_pb.ts";
@@ -127,11 +128,12 @@ export async function start(config: Config, log: Logger): Promise<App> {
     }),
   );
 
+  const kept = [...storedMessages, AuditRecordSchema];
   removalJobs({
     jobs,
     db: mongodb.domain,
     copies: copies(stores),
-    messages: storedMessages,
+    messages: kept,
     isHeldUp: isRestoring,
   });
 
@@ -172,7 +174,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       dataLifecycleService({
         jobs,
         db: mongodb.domain,
-        messages: storedMessages,
+        messages: kept,
         purgeAfterDays: config.lifecycle.purgeAfterDays,
         pageTokens: repositories.pageTokens,
       }),

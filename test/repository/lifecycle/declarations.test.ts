@@ -2,6 +2,7 @@ import { type DescField, type DescMessage, getOption } from "@bufbuild/protobuf"
 import { expect, test } from "vitest";
 
 import { Erasure, lifecycle } from "../../../gen/lucid/options/v1/options_pb.ts";
+import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { storedMessages } from "../../../src/repository/collections.ts";
 import { storedKinds } from "../../../src/repository/lifecycle/stored-kinds.ts";
 import { collectionOf } from "../../../src/schema/collection.ts";
@@ -10,7 +11,7 @@ import { collectionOf } from "../../../src/schema/collection.ts";
 const staying = new Set<Erasure>([Erasure.KEEP, Erasure.NOTHING]);
 const found = new Set<Erasure>([Erasure.REMOVE, Erasure.ANONYMISE]);
 
-const messages = storedMessages.map((schema) => ({
+const messages = [...storedMessages, AuditRecordSchema].map((schema) => ({
   schema,
   name: collectionOf(schema).name,
   says: getOption(schema, lifecycle),

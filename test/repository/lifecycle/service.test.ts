@@ -117,7 +117,8 @@ test("a user is erased by a job, once it is confirmed", async () => {
     hardware_wallets: 1n,
     authentication: 1n,
   });
-  expect(done?.places.find(({ name }) => name === "blocks")).toMatchObject({ outcome: RemovalOutcome.KEPT });
+  for (const kept of ["blocks", "transactions", "audit_logs"])
+    expect(done?.places.find(({ name }) => name === kept)).toMatchObject({ outcome: RemovalOutcome.KEPT });
   for (const { name } of await db.listCollections().toArray())
     expect([name, await db.collection(name).countDocuments({ user_id: userId })]).toEqual([name, 0]);
   for (const showDeleted of [false, true])
