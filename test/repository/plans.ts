@@ -63,7 +63,8 @@ export async function expectIndexed(db: Db, { collection, filter, options }: Ask
   expect(stages.length).toBeGreaterThan(0);
 }
 
-function stagesOf(plan: unknown): string[] {
+/** The names of all stages of a plan. */
+export function stagesOf(plan: unknown): string[] {
   if (typeof plan !== "object" || plan === null) return [];
   const { stage } = plan as { stage?: unknown };
   return [...(typeof stage === "string" ? [stage] : []), ...Object.values(plan).flatMap(stagesOf)];
