@@ -46,6 +46,11 @@ const reasons = {
   SESSION_NOT_DELETED: { code: Code.FailedPrecondition },
   SESSION_TAKES_NO_CHUNKS: { code: Code.FailedPrecondition },
   SESSION_FULL: { code: Code.FailedPrecondition },
+  SESSION_WRONG_STATUS: { code: Code.FailedPrecondition },
+  SESSION_BUSY: { code: Code.Aborted },
+  SESSION_TOO_LARGE: { code: Code.FailedPrecondition },
+  MERKLE_TREE_MISSING: { code: Code.FailedPrecondition },
+  MERKLE_TREE_MISMATCH: { code: Code.FailedPrecondition },
   CHUNK_NOT_FOUND: { code: Code.NotFound },
   CHUNK_ALREADY_EXISTS: { code: Code.AlreadyExists },
 

@@ -6,6 +6,7 @@ import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { SessionEncryptionKeySchema } from "../../gen/lucid/repository/v1/session_encryption_key_pb.ts";
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/session_service_pb.ts";
+import { fail } from "../errors.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
@@ -15,10 +16,12 @@ import { badRequest } from "../schema/refusals.ts";
 import { chunkCounters } from "./chunk-counters.ts";
 import type { Repositories } from "./collections.ts";
 import { secretsOf } from "./secrets.ts";
+import { anchorRpcs } from "./session-anchor.ts";
 import { chunkRpcs } from "./session-chunks.ts";
 import { documentOf, prepared } from "./session-document.ts";
 import { filterOf, searchFilter } from "./session-query.ts";
 import { sessionStates, stepTimes } from "./session-states.ts";
+import { sessionManifest, statisticsOf } from "./session-statistics.ts";
 
 const codec = codecFor(SessionSchema);
 
@@ -67,6 +70,8 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
   return {
     ...chunkRpcs({ db, sessions, chunks, counters, ready: () => collections.ready(ChunkSchema), pageTokens }),
 
+    ...anchorRpcs({ db, sessions, counters }),
+
     async createSession(request, context) {
       const session = prepared(onlyWritable(SessionSchema, request.session ?? codec.decode({})));
       session.sessionId = randomUUIDv7();
@@ -111,8 +116,15 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
         ...stepTimes(status, now),
         ...(errorMessage !== undefined && { error_message: literal(errorMessage) }),
       };
-      const found = await sessions.step(sessionId, { machine: sessionStates, to: status, set, etag, now }, context);
-      if (found === null) throw await sessions.whyNot(sessionId, context);
+      // Without a tree there is nothing to anchor.
+      const filter = status === SessionStatus.ANCHORING ? { "merkle_tree.root_hash": { $exists: true } } : {};
+      const step = { machine: sessionStates, to: status, set, filter, etag, now };
+      const found = await sessions.step(sessionId, step, context);
+      if (found === null) {
+        throw fail("MERKLE_TREE_MISSING", `Session ${sessionId} has no Merkle tree`, {
+          metadata: { session_id: sessionId },
+        });
+      }
       return stepped(await counters.upToDate([found], context));
     },
 
@@ -145,6 +157,16 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
 
     async countSessions({ filter, showDeleted }, context) {
       return { count: await sessions.count(filterOf(filter, showDeleted).filter, context) };
+    },
+
+    async getSessionStatistics({ sessionId }, context) {
+      const found = await sessions.get(sessions.live(sessionId), context, { session_id: sessionId });
+      return { statistics: await statisticsOf(db, codec.decode(found), context) };
+    },
+
+    async getSessionManifest({ sessionId }, context) {
+      const found = await sessions.get(sessions.live(sessionId), context, { session_id: sessionId });
+      return { manifest: await sessionManifest(db, codec.decode(found), context) };
     },
 
     async searchSessions(request, context) {

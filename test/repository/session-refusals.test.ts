@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ChunkSchema, ChunkStatus } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { type Session, type SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { SessionSearchMode, SessionService } from "../../gen/lucid/repository/v1/session_service_pb.ts";
-import { chunkInit, newSession, type Sessions, type SessionsApp, sessionsApp } from "./session-support.ts";
+import { chunkInit, newSession, type Sessions, type SessionsApp, sessionsApp, someTree } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
 
 const nothing = "00000000-0000-7000-8000-000000000000";
@@ -275,6 +275,55 @@ const refusals: readonly [string, Call, object][] = [
     bad("from_index"),
   ],
   ["listChunkRanges: nothing there", (sessions) => sessions.listChunkRanges({ sessionId: nothing }), missing],
+  ["buildMerkleTree: no session", (sessions) => sessions.buildMerkleTree({}), bad("session_id")],
+  ["buildMerkleTree: nothing there", (sessions) => sessions.buildMerkleTree({ sessionId: nothing }), missing],
+  ["setMerkleTree: nothing", (sessions) => sessions.setMerkleTree({}), bad("session_id", "merkle_tree")],
+  [
+    "setMerkleTree: an empty tree",
+    (sessions, { sessionId }) => sessions.setMerkleTree({ sessionId, merkleTree: {} }),
+    bad("merkle_tree.root_hash", "merkle_tree.leaf_count"),
+  ],
+  [
+    "setMerkleTree: a tall tree of an unknown kind",
+    (sessions, { sessionId }) =>
+      sessions.setMerkleTree({ sessionId, merkleTree: { ...someTree, treeHeight: 65, algorithm: unknown } }),
+    bad("merkle_tree.tree_height", "merkle_tree.algorithm"),
+  ],
+  [
+    "setMerkleTree: nothing there",
+    (sessions) => sessions.setMerkleTree({ sessionId: nothing, merkleTree: someTree }),
+    missing,
+  ],
+  [
+    "setBlockchainAnchor: nothing",
+    (sessions) => sessions.setBlockchainAnchor({}),
+    bad("session_id", "blockchain_anchor"),
+  ],
+  [
+    "setBlockchainAnchor: no root",
+    (sessions, { sessionId }) =>
+      sessions.setBlockchainAnchor({ sessionId, blockchainAnchor: { blockHeight: -1n, confirmationCount: -1n } }),
+    bad("blockchain_anchor.block_height", "blockchain_anchor.merkle_root", "blockchain_anchor.confirmation_count"),
+  ],
+  [
+    "setBlockchainAnchor: hashes that are none",
+    (sessions, { sessionId }) =>
+      sessions.setBlockchainAnchor({
+        sessionId,
+        blockchainAnchor: { blockId: "x", transactionHash: "AB".repeat(32), merkleRoot: someTree.rootHash },
+      }),
+    bad("blockchain_anchor.block_id", "blockchain_anchor.transaction_hash"),
+  ],
+  [
+    "setBlockchainAnchor: nothing there",
+    (sessions) =>
+      sessions.setBlockchainAnchor({ sessionId: nothing, blockchainAnchor: { merkleRoot: someTree.rootHash } }),
+    missing,
+  ],
+  ["getSessionStatistics: no session", (sessions) => sessions.getSessionStatistics({}), bad("session_id")],
+  ["getSessionStatistics: nothing there", (sessions) => sessions.getSessionStatistics({ sessionId: nothing }), missing],
+  ["getSessionManifest: no session", (sessions) => sessions.getSessionManifest({}), bad("session_id")],
+  ["getSessionManifest: nothing there", (sessions) => sessions.getSessionManifest({ sessionId: nothing }), missing],
   ["deleteSession: no id", (sessions) => sessions.deleteSession({}), bad("session_id")],
   ["deleteSession: nothing there", (sessions) => sessions.deleteSession({ sessionId: nothing }), missing],
   [

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { SessionStatus, SessionStatusSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { storedName } from "../../src/schema/stored-field.ts";
-import { newSession, pipeline, type SessionsApp, sessionsApp } from "./session-support.ts";
+import { newSession, pipeline, someTree, type SessionsApp, sessionsApp } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
 
 let service: SessionsApp;
@@ -34,6 +34,12 @@ async function runs(sequence: readonly ("next" | SessionStatus)[]): Promise<void
   let revision = 1n;
   for (const step of sequence) {
     const to: SessionStatus = step === "next" ? (states[pipeline.indexOf(model as never) + 1] ?? COMPLETED) : step;
+    if (model === SessionStatus.MERKLE_BUILDING && to === SessionStatus.ANCHORING) {
+      const refusal = await refusalOf(sessions.updateSessionStatus({ sessionId, status: to }));
+      expect(refusal).toMatchObject({ code: "FailedPrecondition", reason: "MERKLE_TREE_MISSING" });
+      await sessions.setMerkleTree({ sessionId, merkleTree: someTree });
+      revision += 1n;
+    }
     const call = sessions.updateSessionStatus({ sessionId, status: to });
     if (isAllowed(model, to)) {
       const { session } = await call;

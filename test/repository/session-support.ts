@@ -57,6 +57,9 @@ export async function newSession(
   return session;
 }
 
+/** A tree of chunks that are somewhere else. */
+export const someTree = { rootHash: "12".repeat(32), leafCount: 3n };
+
 /** A new session that has gone through the pipeline up to a state. */
 export async function sessionIn(
   sessions: Sessions,
@@ -68,6 +71,7 @@ export async function sessionIn(
   if (!pipeline.some((state) => state === status)) way.push(status as never);
   for (const next of way) {
     const { sessionId } = session;
+    if (next === SessionStatus.ANCHORING) await sessions.setMerkleTree({ sessionId, merkleTree: someTree });
     ({ session } = await sessions.updateSessionStatus({ sessionId, status: next }));
     if (session === undefined) throw new Error("No session was returned");
   }

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { type ListSessionsRequestSchema, SessionSearchMode } from "../../gen/lucid/repository/v1/session_service_pb.ts";
-import { newSession, sessionIn, type SessionsApp, sessionsApp } from "./session-support.ts";
+import { newSession, sessionIn, someTree, type SessionsApp, sessionsApp } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
 
 let service: SessionsApp;
@@ -144,6 +144,15 @@ test("the steps of the pipeline set the times that belong to them", async () => 
   const building = await step(SessionStatus.MERKLE_BUILDING);
   expect(building?.processingCompletedAt).toBeUndefined();
   expect(building).toMatchObject({ endedAt: processing?.endedAt, durationSeconds: processing?.durationSeconds });
+  await sessions.setMerkleTree({ sessionId, merkleTree: someTree });
+  const anchoring = await step(SessionStatus.ANCHORING);
+  expect(anchoring?.processingCompletedAt).toStrictEqual(anchoring?.updatedAt);
+  const [from, to] = [anchoring?.processingStartedAt, anchoring?.processingCompletedAt].map((time) =>
+    time === undefined ? Number.NaN : timestampMs(time),
+  );
+  expect(anchoring?.processingTimeSeconds).toBeCloseTo(((to ?? 0) - (from ?? 0)) / 1000, 6);
+  // A session may be completed without an anchor.
+  expect(await step(SessionStatus.COMPLETED)).not.toHaveProperty("blockchainAnchor");
 });
 
 test.for([SessionStatus.FAILED, SessionStatus.CANCELLED])("recording ends with the session (%s)", async (status) => {

@@ -6,22 +6,24 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Status } from "../../../google/rpc/status_pb.ts";
 import { file_google_rpc_status } from "../../../google/rpc/status_pb.ts";
 import type { Chunk, ChunkStatus } from "./chunk_pb.ts";
 import { file_lucid_repository_v1_chunk } from "./chunk_pb.ts";
-import type { Session, SessionStatus } from "./session_pb.ts";
+import type { MerkleAlgorithm } from "./merkle_pb.ts";
+import { file_lucid_repository_v1_merkle } from "./merkle_pb.ts";
+import type { BlockchainAnchor, Session, SessionMerkleTree, SessionStatus } from "./session_pb.ts";
 import { file_lucid_repository_v1_session } from "./session_pb.ts";
 import type { SessionEncryptionKey } from "./session_encryption_key_pb.ts";
 import { file_lucid_repository_v1_session_encryption_key } from "./session_encryption_key_pb.ts";
-import type { Message, UnknownEnum } from "@bufbuild/protobuf";
+import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/repository/v1/session_service.proto.
  */
 export const file_lucid_repository_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CilsdWNpZC9yZXBvc2l0b3J5L3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxITbHVjaWQucmVwb3NpdG9yeS52MSKxAQoUQ3JlYXRlU2Vzc2lvblJlcXVlc3QSNQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkIGukgDyAEBEkEKDmVuY3J5cHRpb25fa2V5GAIgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRW5jcnlwdGlvbktleRIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABASJGChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJJChFHZXRTZXNzaW9uUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEhQKDHNob3dfZGVsZXRlZBgCIAEoCCJDChJHZXRTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJFChdCYXRjaEdldFNlc3Npb25zUmVxdWVzdBIqCgtzZXNzaW9uX2lkcxgBIAMoCUIVukgSkgEPCAEQZBgBIgdyBRABGIABImcKGEJhdGNoR2V0U2Vzc2lvbnNSZXNwb25zZRIuCghzZXNzaW9ucxgBIAMoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbhIbChNtaXNzaW5nX3Nlc3Npb25faWRzGAIgAygJIu0BChRVcGRhdGVTZXNzaW9uUmVxdWVzdBKMAQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkJdukhaugFUChtzZXNzaW9uLnNlc3Npb25faWQucmVxdWlyZWQSHnNlc3Npb24uc2Vzc2lvbl9pZCBtdXN0IGJlIHNldBoVdGhpcy5zZXNzaW9uX2lkICE9ICcnyAEBEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCgRldGFnGAMgASgJQge6SARyAhhAIkYKFVVwZGF0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIsoCChpVcGRhdGVTZXNzaW9uU3RhdHVzUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEj4KBnN0YXR1cxgCIAEoDjIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblN0YXR1c0IKukgHggEEEAEgABIkCg1lcnJvcl9tZXNzYWdlGAMgASgJQgi6SAVyAxjQD0gAiAEBEhUKBGV0YWcYBCABKAlCB7pIBHICGEA6fbpIehp4CiN1cGRhdGVfc2Vzc2lvbl9zdGF0dXMuZXJyb3JfbWVzc2FnZRIjZXJyb3JfbWVzc2FnZSBnb2VzIHdpdGggRkFJTEVEIG9ubHkaLHRoaXMuc3RhdHVzID09IDggfHwgIWhhcyh0aGlzLmVycm9yX21lc3NhZ2UpQhAKDl9lcnJvcl9tZXNzYWdlIkwKG1VwZGF0ZVNlc3Npb25TdGF0dXNSZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIosBCh5TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARJJCg5lbmNyeXB0aW9uX2tleRgCIAEoCzIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkVuY3J5cHRpb25LZXlCBrpIA8gBASIhCh9TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlc3BvbnNlImQKFERlbGV0ZVNlc3Npb25SZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIkYKFURlbGV0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIk8KFlVuZGVsZXRlU2Vzc2lvblJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARIVCgRldGFnGAIgASgJQge6SARyAhhAIkgKF1VuZGVsZXRlU2Vzc2lvblJlc3BvbnNlEi0KB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24izgEKDVNlc3Npb25GaWx0ZXISGQoHdXNlcl9pZBgBIAEoCUIIukgFcgMYgAESPAoGc3RhdHVzGAIgASgOMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uU3RhdHVzQgi6SAWCAQIQARIwCgxjcmVhdGVkX2Zyb20YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmNyZWF0ZWRfYmVmb3JlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK0AQoTTGlzdFNlc3Npb25zUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoIb3JkZXJfYnkYAyABKAlCB7pIBHICGGQSMgoGZmlsdGVyGAQgASgLMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRmlsdGVyEhQKDHNob3dfZGVsZXRlZBgFIAEoCCJfChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIuCghzZXNzaW9ucxgBIAMoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYAoUQ291bnRTZXNzaW9uc1JlcXVlc3QSMgoGZmlsdGVyGAEgASgLMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRmlsdGVyEhQKDHNob3dfZGVsZXRlZBgCIAEoCCImChVDb3VudFNlc3Npb25zUmVzcG9uc2USDQoFY291bnQYASABKAMixQIKFVNlYXJjaFNlc3Npb25zUmVxdWVzdBIdCgVxdWVyeRgBIAEoCUIOukgLcgkQARjIAboBAQASPgoEbW9kZRgCIAEoDjImLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblNlYXJjaE1vZGVCCLpIBYIBAhABEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAyiAEDqSAbpIjgEaiwEKIHNlYXJjaF9zZXNzaW9ucy5zdWJzdHJpbmdfbGVuZ3RoEj1xdWVyeSBtdXN0IGhhdmUgYXQgbGVhc3QgMyBjaGFyYWN0ZXJzIHdoZXJlIG1vZGUgaXMgU1VCU1RSSU5HGih0aGlzLm1vZGUgIT0gMiB8fCB0aGlzLnF1ZXJ5LnNpemUoKSA+PSAzImEKFlNlYXJjaFNlc3Npb25zUmVzcG9uc2USLgoIc2Vzc2lvbnMYASADKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImQKD0FkZENodW5rUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEjEKBWNodW5rGAIgASgLMhoubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua0IGukgDyAEBIlYKEEFkZENodW5rUmVzcG9uc2USKQoFY2h1bmsYASABKAsyGi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rEhcKD2FscmVhZHlfcHJlc2VudBgCIAEoCCJnChBBZGRDaHVua3NSZXF1ZXN0EhwKCnNlc3Npb25faWQYASABKAlCCLpIBXIDGIABEjUKBmNodW5rcxgCIAMoCzIaLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmtCCbpIBpIBAxDoByJZCgxDaHVua0ZhaWx1cmUSEAoIcG9zaXRpb24YASABKAMSEwoLY2h1bmtfaW5kZXgYAiABKAMSIgoGc3RhdHVzGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMiqgEKEUFkZENodW5rc1Jlc3BvbnNlEhYKDnJlY2VpdmVkX2NvdW50GAEgASgDEhMKC2FkZGVkX2NvdW50GAIgASgDEh0KFWFscmVhZHlfcHJlc2VudF9jb3VudBgDIAEoAxIUCgxmYWlsZWRfY291bnQYBCABKAMSMwoIZmFpbHVyZXMYBSADKAsyIS5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rRmFpbHVyZSKpBAoYVXBkYXRlQ2h1bmtTdGF0dXNSZXF1ZXN0EhwKCGNodW5rX2lkGAEgASgJQgq6SAdyBRABGIABEjwKBnN0YXR1cxgCIAEoDjIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmtTdGF0dXNCCrpIB4IBBBABIAASMgoOZW5jcnlwdGVkX2hhc2gYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JEgAiAEBEioKFGVuY3J5cHRpb25fYWxnb3JpdGhtGAQgASgJQge6SARyAhhkSAGIAQESIwoMc3RvcmFnZV9wYXRoGAUgASgJQgi6SAVyAxiACEgCiAEBEjAKEWNvbXByZXNzaW9uX3JhdGlvGAYgASgBQhC6SA0SC0ABIQAAAAAAAAAASAOIAQESFQoEZXRhZxgHIAEoCUIHukgEcgIYQDqPAbpIiwEaiAEKInVwZGF0ZV9jaHVua19zdGF0dXMuZW5jcnlwdGVkX2hhc2gSNGVuY3J5cHRlZF9oYXNoIG11c3QgYmUgc2V0IHdoZXJlIHN0YXR1cyBpcyBFTkNSWVBURUQaLHRoaXMuc3RhdHVzICE9IDUgfHwgaGFzKHRoaXMuZW5jcnlwdGVkX2hhc2gpQhEKD19lbmNyeXB0ZWRfaGFzaEIXChVfZW5jcnlwdGlvbl9hbGdvcml0aG1CDwoNX3N0b3JhZ2VfcGF0aEIUChJfY29tcHJlc3Npb25fcmF0aW8iRgoZVXBkYXRlQ2h1bmtTdGF0dXNSZXNwb25zZRIpCgVjaHVuaxgBIAEoCzIaLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmsiqQEKEUxpc3RDaHVua3NSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESOgoGc3RhdHVzGAIgASgOMiAubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua1N0YXR1c0IIukgFggECEAESGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDKIAQIlkKEkxpc3RDaHVua3NSZXNwb25zZRIqCgZjaHVua3MYASADKAsyGi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJVChZMaXN0Q2h1bmtSYW5nZXNSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESGwoKZnJvbV9pbmRleBgCIAEoA0IHukgEIgIoACI1CgpDaHVua1JhbmdlEhMKC2ZpcnN0X2luZGV4GAEgASgDEhIKCmxhc3RfaW5kZXgYAiABKAMicgoXTGlzdENodW5rUmFuZ2VzUmVzcG9uc2USLwoGcmFuZ2VzGAEgAygLMh8ubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua1JhbmdlEhcKCm5leHRfaW5kZXgYAiABKANIAIgBAUINCgtfbmV4dF9pbmRleCp7ChFTZXNzaW9uU2VhcmNoTW9kZRIjCh9TRVNTSU9OX1NFQVJDSF9NT0RFX1VOU1BFQ0lGSUVEEAASHgoaU0VTU0lPTl9TRUFSQ0hfTU9ERV9QUkVGSVgQARIhCh1TRVNTSU9OX1NFQVJDSF9NT0RFX1NVQlNUUklORxACMtoNCg5TZXNzaW9uU2VydmljZRJmCg1DcmVhdGVTZXNzaW9uEikubHVjaWQucmVwb3NpdG9yeS52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdBoqLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlU2Vzc2lvblJlc3BvbnNlEmIKCkdldFNlc3Npb24SJi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFNlc3Npb25SZXF1ZXN0GicubHVjaWQucmVwb3NpdG9yeS52MS5HZXRTZXNzaW9uUmVzcG9uc2UiA5ACARJ0ChBCYXRjaEdldFNlc3Npb25zEiwubHVjaWQucmVwb3NpdG9yeS52MS5CYXRjaEdldFNlc3Npb25zUmVxdWVzdBotLmx1Y2lkLnJlcG9zaXRvcnkudjEuQmF0Y2hHZXRTZXNzaW9uc1Jlc3BvbnNlIgOQAgESZgoNVXBkYXRlU2Vzc2lvbhIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblJlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZVNlc3Npb25SZXNwb25zZRJ4ChNVcGRhdGVTZXNzaW9uU3RhdHVzEi8ubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVTZXNzaW9uU3RhdHVzUmVxdWVzdBowLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblN0YXR1c1Jlc3BvbnNlEoQBChdTZXRTZXNzaW9uRW5jcnlwdGlvbktleRIzLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2V0U2Vzc2lvbkVuY3J5cHRpb25LZXlSZXF1ZXN0GjQubHVjaWQucmVwb3NpdG9yeS52MS5TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlc3BvbnNlEmYKDURlbGV0ZVNlc3Npb24SKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkRlbGV0ZVNlc3Npb25SZXF1ZXN0GioubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVTZXNzaW9uUmVzcG9uc2USbAoPVW5kZWxldGVTZXNzaW9uEisubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZVNlc3Npb25SZXF1ZXN0GiwubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZVNlc3Npb25SZXNwb25zZRJoCgxMaXN0U2Vzc2lvbnMSKC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIgOQAgESawoNQ291bnRTZXNzaW9ucxIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ291bnRTZXNzaW9uc1JlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNvdW50U2Vzc2lvbnNSZXNwb25zZSIDkAIBEm4KDlNlYXJjaFNlc3Npb25zEioubHVjaWQucmVwb3NpdG9yeS52MS5TZWFyY2hTZXNzaW9uc1JlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlYXJjaFNlc3Npb25zUmVzcG9uc2UiA5ACARJXCghBZGRDaHVuaxIkLmx1Y2lkLnJlcG9zaXRvcnkudjEuQWRkQ2h1bmtSZXF1ZXN0GiUubHVjaWQucmVwb3NpdG9yeS52MS5BZGRDaHVua1Jlc3BvbnNlElwKCUFkZENodW5rcxIlLmx1Y2lkLnJlcG9zaXRvcnkudjEuQWRkQ2h1bmtzUmVxdWVzdBomLmx1Y2lkLnJlcG9zaXRvcnkudjEuQWRkQ2h1bmtzUmVzcG9uc2UoARJyChFVcGRhdGVDaHVua1N0YXR1cxItLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlQ2h1bmtTdGF0dXNSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVDaHVua1N0YXR1c1Jlc3BvbnNlEmIKCkxpc3RDaHVua3MSJi5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua3NSZXF1ZXN0GicubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0Q2h1bmtzUmVzcG9uc2UiA5ACARJxCg9MaXN0Q2h1bmtSYW5nZXMSKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua1Jhbmdlc1JlcXVlc3QaLC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua1Jhbmdlc1Jlc3BvbnNlIgOQAgFCnAEKF2NvbS5sdWNpZC5yZXBvc2l0b3J5LnYxQhNTZXNzaW9uU2VydmljZVByb3RvUAGiAgNMUliqAhNMdWNpZC5SZXBvc2l0b3J5LlYxygITTHVjaWRcUmVwb3NpdG9yeVxWMeICH0x1Y2lkXFJlcG9zaXRvcnlcVjFcR1BCTWV0YWRhdGHqAhVMdWNpZDo6UmVwb3NpdG9yeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status, file_lucid_repository_v1_chunk, file_lucid_repository_v1_session, file_lucid_repository_v1_session_encryption_key]);
+  fileDesc("CilsdWNpZC9yZXBvc2l0b3J5L3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxITbHVjaWQucmVwb3NpdG9yeS52MSKxAQoUQ3JlYXRlU2Vzc2lvblJlcXVlc3QSNQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkIGukgDyAEBEkEKDmVuY3J5cHRpb25fa2V5GAIgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRW5jcnlwdGlvbktleRIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABASJGChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJJChFHZXRTZXNzaW9uUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEhQKDHNob3dfZGVsZXRlZBgCIAEoCCJDChJHZXRTZXNzaW9uUmVzcG9uc2USLQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbiJFChdCYXRjaEdldFNlc3Npb25zUmVxdWVzdBIqCgtzZXNzaW9uX2lkcxgBIAMoCUIVukgSkgEPCAEQZBgBIgdyBRABGIABImcKGEJhdGNoR2V0U2Vzc2lvbnNSZXNwb25zZRIuCghzZXNzaW9ucxgBIAMoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbhIbChNtaXNzaW5nX3Nlc3Npb25faWRzGAIgAygJIu0BChRVcGRhdGVTZXNzaW9uUmVxdWVzdBKMAQoHc2Vzc2lvbhgBIAEoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkJdukhaugFUChtzZXNzaW9uLnNlc3Npb25faWQucmVxdWlyZWQSHnNlc3Npb24uc2Vzc2lvbl9pZCBtdXN0IGJlIHNldBoVdGhpcy5zZXNzaW9uX2lkICE9ICcnyAEBEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCgRldGFnGAMgASgJQge6SARyAhhAIkYKFVVwZGF0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIsoCChpVcGRhdGVTZXNzaW9uU3RhdHVzUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEj4KBnN0YXR1cxgCIAEoDjIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblN0YXR1c0IKukgHggEEEAEgABIkCg1lcnJvcl9tZXNzYWdlGAMgASgJQgi6SAVyAxjQD0gAiAEBEhUKBGV0YWcYBCABKAlCB7pIBHICGEA6fbpIehp4CiN1cGRhdGVfc2Vzc2lvbl9zdGF0dXMuZXJyb3JfbWVzc2FnZRIjZXJyb3JfbWVzc2FnZSBnb2VzIHdpdGggRkFJTEVEIG9ubHkaLHRoaXMuc3RhdHVzID09IDggfHwgIWhhcyh0aGlzLmVycm9yX21lc3NhZ2UpQhAKDl9lcnJvcl9tZXNzYWdlIkwKG1VwZGF0ZVNlc3Npb25TdGF0dXNSZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIosBCh5TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARJJCg5lbmNyeXB0aW9uX2tleRgCIAEoCzIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbkVuY3J5cHRpb25LZXlCBrpIA8gBASIhCh9TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlc3BvbnNlImQKFERlbGV0ZVNlc3Npb25SZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIkYKFURlbGV0ZVNlc3Npb25SZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIk8KFlVuZGVsZXRlU2Vzc2lvblJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAARIVCgRldGFnGAIgASgJQge6SARyAhhAIkgKF1VuZGVsZXRlU2Vzc2lvblJlc3BvbnNlEi0KB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24izgEKDVNlc3Npb25GaWx0ZXISGQoHdXNlcl9pZBgBIAEoCUIIukgFcgMYgAESPAoGc3RhdHVzGAIgASgOMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uU3RhdHVzQgi6SAWCAQIQARIwCgxjcmVhdGVkX2Zyb20YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmNyZWF0ZWRfYmVmb3JlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK0AQoTTGlzdFNlc3Npb25zUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoIb3JkZXJfYnkYAyABKAlCB7pIBHICGGQSMgoGZmlsdGVyGAQgASgLMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRmlsdGVyEhQKDHNob3dfZGVsZXRlZBgFIAEoCCJfChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIuCghzZXNzaW9ucxgBIAMoCzIcLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYAoUQ291bnRTZXNzaW9uc1JlcXVlc3QSMgoGZmlsdGVyGAEgASgLMiIubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uRmlsdGVyEhQKDHNob3dfZGVsZXRlZBgCIAEoCCImChVDb3VudFNlc3Npb25zUmVzcG9uc2USDQoFY291bnQYASABKAMixQIKFVNlYXJjaFNlc3Npb25zUmVxdWVzdBIdCgVxdWVyeRgBIAEoCUIOukgLcgkQARjIAboBAQASPgoEbW9kZRgCIAEoDjImLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvblNlYXJjaE1vZGVCCLpIBYIBAhABEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAyiAEDqSAbpIjgEaiwEKIHNlYXJjaF9zZXNzaW9ucy5zdWJzdHJpbmdfbGVuZ3RoEj1xdWVyeSBtdXN0IGhhdmUgYXQgbGVhc3QgMyBjaGFyYWN0ZXJzIHdoZXJlIG1vZGUgaXMgU1VCU1RSSU5HGih0aGlzLm1vZGUgIT0gMiB8fCB0aGlzLnF1ZXJ5LnNpemUoKSA+PSAzImEKFlNlYXJjaFNlc3Npb25zUmVzcG9uc2USLgoIc2Vzc2lvbnMYASADKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImQKD0FkZENodW5rUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEjEKBWNodW5rGAIgASgLMhoubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua0IGukgDyAEBIlYKEEFkZENodW5rUmVzcG9uc2USKQoFY2h1bmsYASABKAsyGi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rEhcKD2FscmVhZHlfcHJlc2VudBgCIAEoCCJnChBBZGRDaHVua3NSZXF1ZXN0EhwKCnNlc3Npb25faWQYASABKAlCCLpIBXIDGIABEjUKBmNodW5rcxgCIAMoCzIaLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmtCCbpIBpIBAxDoByJZCgxDaHVua0ZhaWx1cmUSEAoIcG9zaXRpb24YASABKAMSEwoLY2h1bmtfaW5kZXgYAiABKAMSIgoGc3RhdHVzGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMiqgEKEUFkZENodW5rc1Jlc3BvbnNlEhYKDnJlY2VpdmVkX2NvdW50GAEgASgDEhMKC2FkZGVkX2NvdW50GAIgASgDEh0KFWFscmVhZHlfcHJlc2VudF9jb3VudBgDIAEoAxIUCgxmYWlsZWRfY291bnQYBCABKAMSMwoIZmFpbHVyZXMYBSADKAsyIS5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rRmFpbHVyZSKpBAoYVXBkYXRlQ2h1bmtTdGF0dXNSZXF1ZXN0EhwKCGNodW5rX2lkGAEgASgJQgq6SAdyBRABGIABEjwKBnN0YXR1cxgCIAEoDjIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmtTdGF0dXNCCrpIB4IBBBABIAASMgoOZW5jcnlwdGVkX2hhc2gYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JEgAiAEBEioKFGVuY3J5cHRpb25fYWxnb3JpdGhtGAQgASgJQge6SARyAhhkSAGIAQESIwoMc3RvcmFnZV9wYXRoGAUgASgJQgi6SAVyAxiACEgCiAEBEjAKEWNvbXByZXNzaW9uX3JhdGlvGAYgASgBQhC6SA0SC0ABIQAAAAAAAAAASAOIAQESFQoEZXRhZxgHIAEoCUIHukgEcgIYQDqPAbpIiwEaiAEKInVwZGF0ZV9jaHVua19zdGF0dXMuZW5jcnlwdGVkX2hhc2gSNGVuY3J5cHRlZF9oYXNoIG11c3QgYmUgc2V0IHdoZXJlIHN0YXR1cyBpcyBFTkNSWVBURUQaLHRoaXMuc3RhdHVzICE9IDUgfHwgaGFzKHRoaXMuZW5jcnlwdGVkX2hhc2gpQhEKD19lbmNyeXB0ZWRfaGFzaEIXChVfZW5jcnlwdGlvbl9hbGdvcml0aG1CDwoNX3N0b3JhZ2VfcGF0aEIUChJfY29tcHJlc3Npb25fcmF0aW8iRgoZVXBkYXRlQ2h1bmtTdGF0dXNSZXNwb25zZRIpCgVjaHVuaxgBIAEoCzIaLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ2h1bmsiqQEKEUxpc3RDaHVua3NSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESOgoGc3RhdHVzGAIgASgOMiAubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua1N0YXR1c0IIukgFggECEAESGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDKIAQIlkKEkxpc3RDaHVua3NSZXNwb25zZRIqCgZjaHVua3MYASADKAsyGi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNodW5rEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJVChZMaXN0Q2h1bmtSYW5nZXNSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESGwoKZnJvbV9pbmRleBgCIAEoA0IHukgEIgIoACI1CgpDaHVua1JhbmdlEhMKC2ZpcnN0X2luZGV4GAEgASgDEhIKCmxhc3RfaW5kZXgYAiABKAMicgoXTGlzdENodW5rUmFuZ2VzUmVzcG9uc2USLwoGcmFuZ2VzGAEgAygLMh8ubHVjaWQucmVwb3NpdG9yeS52MS5DaHVua1JhbmdlEhcKCm5leHRfaW5kZXgYAiABKANIAIgBAUINCgtfbmV4dF9pbmRleCJPChZCdWlsZE1lcmtsZVRyZWVSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQCJIChdCdWlsZE1lcmtsZVRyZWVSZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIpIBChRTZXRNZXJrbGVUcmVlUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABEkMKC21lcmtsZV90cmVlGAIgASgLMiYubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uTWVya2xlVHJlZUIGukgDyAEBEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiRgoVU2V0TWVya2xlVHJlZVJlc3BvbnNlEi0KB3Nlc3Npb24YASABKAsyHC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb24inQEKGlNldEJsb2NrY2hhaW5BbmNob3JSZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAESSAoRYmxvY2tjaGFpbl9hbmNob3IYAiABKAsyJS5sdWNpZC5yZXBvc2l0b3J5LnYxLkJsb2NrY2hhaW5BbmNob3JCBrpIA8gBARIVCgRldGFnGAMgASgJQge6SARyAhhAIkwKG1NldEJsb2NrY2hhaW5BbmNob3JSZXNwb25zZRItCgdzZXNzaW9uGAEgASgLMhwubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uIj0KG0dldFNlc3Npb25TdGF0aXN0aWNzUmVxdWVzdBIeCgpzZXNzaW9uX2lkGAEgASgJQgq6SAdyBRABGIABIvMGChFTZXNzaW9uU3RhdGlzdGljcxISCgpzZXNzaW9uX2lkGAEgASgJEhQKDHRvdGFsX2NodW5rcxgCIAEoAxJUChBjaHVua3NfYnlfc3RhdHVzGAMgAygLMjoubHVjaWQucmVwb3NpdG9yeS52MS5TZXNzaW9uU3RhdGlzdGljcy5DaHVua3NCeVN0YXR1c0VudHJ5EhgKEHRvdGFsX3NpemVfYnl0ZXMYBCABKAMSIQoUbWluX2NodW5rX3NpemVfYnl0ZXMYBSABKANIAIgBARIhChRhdmdfY2h1bmtfc2l6ZV9ieXRlcxgGIAEoAUgBiAEBEiEKFG1heF9jaHVua19zaXplX2J5dGVzGAcgASgDSAKIAQESIgoVYXZnX2NvbXByZXNzaW9uX3JhdGlvGAggASgBSAOIAQESHQoQZHVyYXRpb25fc2Vjb25kcxgJIAEoA0gEiAEBEiQKF3Byb2Nlc3NpbmdfdGltZV9zZWNvbmRzGAogASgBSAWIAQESNQoRZmlyc3RfdXBsb2FkZWRfYXQYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKEGxhc3RfdXBsb2FkZWRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiQKF3VwbG9hZF9ieXRlc19wZXJfc2Vjb25kGA0gASgBSAaIAQESKAobcHJvY2Vzc2luZ19ieXRlc19wZXJfc2Vjb25kGA4gASgBSAeIAQESEAoIYW5jaG9yZWQYDyABKAgSGgoSY29uZmlybWF0aW9uX2NvdW50GBAgASgDGjUKE0NodW5rc0J5U3RhdHVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4AUIXChVfbWluX2NodW5rX3NpemVfYnl0ZXNCFwoVX2F2Z19jaHVua19zaXplX2J5dGVzQhcKFV9tYXhfY2h1bmtfc2l6ZV9ieXRlc0IYChZfYXZnX2NvbXByZXNzaW9uX3JhdGlvQhMKEV9kdXJhdGlvbl9zZWNvbmRzQhoKGF9wcm9jZXNzaW5nX3RpbWVfc2Vjb25kc0IaChhfdXBsb2FkX2J5dGVzX3Blcl9zZWNvbmRCHgocX3Byb2Nlc3NpbmdfYnl0ZXNfcGVyX3NlY29uZCJaChxHZXRTZXNzaW9uU3RhdGlzdGljc1Jlc3BvbnNlEjoKCnN0YXRpc3RpY3MYASABKAsyJi5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlc3Npb25TdGF0aXN0aWNzIjsKGUdldFNlc3Npb25NYW5pZmVzdFJlcXVlc3QSHgoKc2Vzc2lvbl9pZBgBIAEoCUIKukgHcgUQARiAASKsAgoPU2Vzc2lvbk1hbmlmZXN0EhIKCnNlc3Npb25faWQYASABKAkSDwoHdXNlcl9pZBgCIAEoCRIuCgpjcmVhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIUCgx0b3RhbF9jaHVua3MYBCABKAMSGAoQdG90YWxfc2l6ZV9ieXRlcxgFIAEoAxITCgttZXJrbGVfcm9vdBgGIAEoCRI+ChBtZXJrbGVfYWxnb3JpdGhtGAcgASgOMiQubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVBbGdvcml0aG0SFAoMY2h1bmtfaGFzaGVzGAggAygJEikKCG1ldGFkYXRhGAkgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJUChpHZXRTZXNzaW9uTWFuaWZlc3RSZXNwb25zZRI2CghtYW5pZmVzdBgBIAEoCzIkLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2Vzc2lvbk1hbmlmZXN0KnsKEVNlc3Npb25TZWFyY2hNb2RlEiMKH1NFU1NJT05fU0VBUkNIX01PREVfVU5TUEVDSUZJRUQQABIeChpTRVNTSU9OX1NFQVJDSF9NT0RFX1BSRUZJWBABEiEKHVNFU1NJT05fU0VBUkNIX01PREVfU1VCU1RSSU5HEAIyqRIKDlNlc3Npb25TZXJ2aWNlEmYKDUNyZWF0ZVNlc3Npb24SKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0GioubHVjaWQucmVwb3NpdG9yeS52MS5DcmVhdGVTZXNzaW9uUmVzcG9uc2USYgoKR2V0U2Vzc2lvbhImLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0U2Vzc2lvblJlcXVlc3QaJy5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFNlc3Npb25SZXNwb25zZSIDkAIBEnQKEEJhdGNoR2V0U2Vzc2lvbnMSLC5sdWNpZC5yZXBvc2l0b3J5LnYxLkJhdGNoR2V0U2Vzc2lvbnNSZXF1ZXN0Gi0ubHVjaWQucmVwb3NpdG9yeS52MS5CYXRjaEdldFNlc3Npb25zUmVzcG9uc2UiA5ACARJmCg1VcGRhdGVTZXNzaW9uEikubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVTZXNzaW9uUmVxdWVzdBoqLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlU2Vzc2lvblJlc3BvbnNlEngKE1VwZGF0ZVNlc3Npb25TdGF0dXMSLy5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZVNlc3Npb25TdGF0dXNSZXF1ZXN0GjAubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVTZXNzaW9uU3RhdHVzUmVzcG9uc2UShAEKF1NldFNlc3Npb25FbmNyeXB0aW9uS2V5EjMubHVjaWQucmVwb3NpdG9yeS52MS5TZXRTZXNzaW9uRW5jcnlwdGlvbktleVJlcXVlc3QaNC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNldFNlc3Npb25FbmNyeXB0aW9uS2V5UmVzcG9uc2USZgoNRGVsZXRlU2Vzc2lvbhIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuRGVsZXRlU2Vzc2lvblJlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkRlbGV0ZVNlc3Npb25SZXNwb25zZRJsCg9VbmRlbGV0ZVNlc3Npb24SKy5sdWNpZC5yZXBvc2l0b3J5LnYxLlVuZGVsZXRlU2Vzc2lvblJlcXVlc3QaLC5sdWNpZC5yZXBvc2l0b3J5LnYxLlVuZGVsZXRlU2Vzc2lvblJlc3BvbnNlEmgKDExpc3RTZXNzaW9ucxIoLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdFNlc3Npb25zUmVxdWVzdBopLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiA5ACARJrCg1Db3VudFNlc3Npb25zEikubHVjaWQucmVwb3NpdG9yeS52MS5Db3VudFNlc3Npb25zUmVxdWVzdBoqLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ291bnRTZXNzaW9uc1Jlc3BvbnNlIgOQAgESbgoOU2VhcmNoU2Vzc2lvbnMSKi5sdWNpZC5yZXBvc2l0b3J5LnYxLlNlYXJjaFNlc3Npb25zUmVxdWVzdBorLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2VhcmNoU2Vzc2lvbnNSZXNwb25zZSIDkAIBElcKCEFkZENodW5rEiQubHVjaWQucmVwb3NpdG9yeS52MS5BZGRDaHVua1JlcXVlc3QaJS5sdWNpZC5yZXBvc2l0b3J5LnYxLkFkZENodW5rUmVzcG9uc2USXAoJQWRkQ2h1bmtzEiUubHVjaWQucmVwb3NpdG9yeS52MS5BZGRDaHVua3NSZXF1ZXN0GiYubHVjaWQucmVwb3NpdG9yeS52MS5BZGRDaHVua3NSZXNwb25zZSgBEnIKEVVwZGF0ZUNodW5rU3RhdHVzEi0ubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVDaHVua1N0YXR1c1JlcXVlc3QaLi5sdWNpZC5yZXBvc2l0b3J5LnYxLlVwZGF0ZUNodW5rU3RhdHVzUmVzcG9uc2USYgoKTGlzdENodW5rcxImLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdENodW5rc1JlcXVlc3QaJy5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RDaHVua3NSZXNwb25zZSIDkAIBEnEKD0xpc3RDaHVua1JhbmdlcxIrLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdENodW5rUmFuZ2VzUmVxdWVzdBosLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdENodW5rUmFuZ2VzUmVzcG9uc2UiA5ACARJsCg9CdWlsZE1lcmtsZVRyZWUSKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkJ1aWxkTWVya2xlVHJlZVJlcXVlc3QaLC5sdWNpZC5yZXBvc2l0b3J5LnYxLkJ1aWxkTWVya2xlVHJlZVJlc3BvbnNlEmYKDVNldE1lcmtsZVRyZWUSKS5sdWNpZC5yZXBvc2l0b3J5LnYxLlNldE1lcmtsZVRyZWVSZXF1ZXN0GioubHVjaWQucmVwb3NpdG9yeS52MS5TZXRNZXJrbGVUcmVlUmVzcG9uc2USeAoTU2V0QmxvY2tjaGFpbkFuY2hvchIvLmx1Y2lkLnJlcG9zaXRvcnkudjEuU2V0QmxvY2tjaGFpbkFuY2hvclJlcXVlc3QaMC5sdWNpZC5yZXBvc2l0b3J5LnYxLlNldEJsb2NrY2hhaW5BbmNob3JSZXNwb25zZRKAAQoUR2V0U2Vzc2lvblN0YXRpc3RpY3MSMC5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldFNlc3Npb25TdGF0aXN0aWNzUmVxdWVzdBoxLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0U2Vzc2lvblN0YXRpc3RpY3NSZXNwb25zZSIDkAIBEnoKEkdldFNlc3Npb25NYW5pZmVzdBIuLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0U2Vzc2lvbk1hbmlmZXN0UmVxdWVzdBovLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0U2Vzc2lvbk1hbmlmZXN0UmVzcG9uc2UiA5ACAUKcAQoXY29tLmx1Y2lkLnJlcG9zaXRvcnkudjFCE1Nlc3Npb25TZXJ2aWNlUHJvdG9QAaICA0xSWKoCE0x1Y2lkLlJlcG9zaXRvcnkuVjHKAhNMdWNpZFxSZXBvc2l0b3J5XFYx4gIfTHVjaWRcUmVwb3NpdG9yeVxWMVxHUEJNZXRhZGF0YeoCFUx1Y2lkOjpSZXBvc2l0b3J5OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_google_rpc_status, file_lucid_repository_v1_chunk, file_lucid_repository_v1_merkle, file_lucid_repository_v1_session, file_lucid_repository_v1_session_encryption_key]);
 
 /**
  * Request of CreateSession.
@@ -1090,6 +1092,454 @@ export const ListChunkRangesResponseSchema: GenMessage<ListChunkRangesResponse> 
   messageDesc(file_lucid_repository_v1_session_service, 34);
 
 /**
+ * Request of BuildMerkleTree.
+ *
+ * @generated from message lucid.repository.v1.BuildMerkleTreeRequest
+ */
+export type BuildMerkleTreeRequest = Message<"lucid.repository.v1.BuildMerkleTreeRequest"> & {
+  /**
+   * The session whose tree to build. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The `etag` that the stored session must have; empty for any.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.BuildMerkleTreeRequest.
+ * Use `create(BuildMerkleTreeRequestSchema)` to create a new message.
+ */
+export const BuildMerkleTreeRequestSchema: GenMessage<BuildMerkleTreeRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 35);
+
+/**
+ * Response of BuildMerkleTree.
+ *
+ * @generated from message lucid.repository.v1.BuildMerkleTreeResponse
+ */
+export type BuildMerkleTreeResponse = Message<"lucid.repository.v1.BuildMerkleTreeResponse"> & {
+  /**
+   * The session with its tree.
+   *
+   * @generated from field: lucid.repository.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.BuildMerkleTreeResponse.
+ * Use `create(BuildMerkleTreeResponseSchema)` to create a new message.
+ */
+export const BuildMerkleTreeResponseSchema: GenMessage<BuildMerkleTreeResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 36);
+
+/**
+ * Request of SetMerkleTree.
+ *
+ * @generated from message lucid.repository.v1.SetMerkleTreeRequest
+ */
+export type SetMerkleTreeRequest = Message<"lucid.repository.v1.SetMerkleTreeRequest"> & {
+  /**
+   * The session whose tree to set. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The tree; fields that are output only are ignored. Required.
+   *
+   * @generated from field: lucid.repository.v1.SessionMerkleTree merkle_tree = 2;
+   */
+  merkleTree?: SessionMerkleTree | undefined;
+
+  /**
+   * The `etag` that the stored session must have; empty for any.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SetMerkleTreeRequest.
+ * Use `create(SetMerkleTreeRequestSchema)` to create a new message.
+ */
+export const SetMerkleTreeRequestSchema: GenMessage<SetMerkleTreeRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 37);
+
+/**
+ * Response of SetMerkleTree.
+ *
+ * @generated from message lucid.repository.v1.SetMerkleTreeResponse
+ */
+export type SetMerkleTreeResponse = Message<"lucid.repository.v1.SetMerkleTreeResponse"> & {
+  /**
+   * The session with its tree.
+   *
+   * @generated from field: lucid.repository.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SetMerkleTreeResponse.
+ * Use `create(SetMerkleTreeResponseSchema)` to create a new message.
+ */
+export const SetMerkleTreeResponseSchema: GenMessage<SetMerkleTreeResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 38);
+
+/**
+ * Request of SetBlockchainAnchor.
+ *
+ * @generated from message lucid.repository.v1.SetBlockchainAnchorRequest
+ */
+export type SetBlockchainAnchorRequest = Message<"lucid.repository.v1.SetBlockchainAnchorRequest"> & {
+  /**
+   * The session that was anchored. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Where its root stands. Required.
+   *
+   * @generated from field: lucid.repository.v1.BlockchainAnchor blockchain_anchor = 2;
+   */
+  blockchainAnchor?: BlockchainAnchor | undefined;
+
+  /**
+   * The `etag` that the stored session must have; empty for any.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SetBlockchainAnchorRequest.
+ * Use `create(SetBlockchainAnchorRequestSchema)` to create a new message.
+ */
+export const SetBlockchainAnchorRequestSchema: GenMessage<SetBlockchainAnchorRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 39);
+
+/**
+ * Response of SetBlockchainAnchor.
+ *
+ * @generated from message lucid.repository.v1.SetBlockchainAnchorResponse
+ */
+export type SetBlockchainAnchorResponse = Message<"lucid.repository.v1.SetBlockchainAnchorResponse"> & {
+  /**
+   * The session with its anchor.
+   *
+   * @generated from field: lucid.repository.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SetBlockchainAnchorResponse.
+ * Use `create(SetBlockchainAnchorResponseSchema)` to create a new message.
+ */
+export const SetBlockchainAnchorResponseSchema: GenMessage<SetBlockchainAnchorResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 40);
+
+/**
+ * Request of GetSessionStatistics.
+ *
+ * @generated from message lucid.repository.v1.GetSessionStatisticsRequest
+ */
+export type GetSessionStatisticsRequest = Message<"lucid.repository.v1.GetSessionStatisticsRequest"> & {
+  /**
+   * The session whose statistics to return. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetSessionStatisticsRequest.
+ * Use `create(GetSessionStatisticsRequestSchema)` to create a new message.
+ */
+export const GetSessionStatisticsRequestSchema: GenMessage<GetSessionStatisticsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 41);
+
+/**
+ * What the stored data say of a session. What cannot be told, such as the mean of nothing, is not set.
+ *
+ * @generated from message lucid.repository.v1.SessionStatistics
+ */
+export type SessionStatistics = Message<"lucid.repository.v1.SessionStatistics"> & {
+  /**
+   * The session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Number of chunks.
+   *
+   * @generated from field: int64 total_chunks = 2;
+   */
+  totalChunks: bigint;
+
+  /**
+   * Number of chunks in each state that there are some in, by its name, for example `STORED`.
+   *
+   * @generated from field: map<string, int64> chunks_by_status = 3;
+   */
+  chunksByStatus: { [key: string]: bigint };
+
+  /**
+   * Bytes of all chunks.
+   *
+   * @generated from field: int64 total_size_bytes = 4;
+   */
+  totalSizeBytes: bigint;
+
+  /**
+   * Bytes of the smallest chunk.
+   *
+   * @generated from field: optional int64 min_chunk_size_bytes = 5;
+   */
+  minChunkSizeBytes?: bigint | undefined;
+
+  /**
+   * Mean bytes of a chunk.
+   *
+   * @generated from field: optional double avg_chunk_size_bytes = 6;
+   */
+  avgChunkSizeBytes?: number | undefined;
+
+  /**
+   * Bytes of the largest chunk.
+   *
+   * @generated from field: optional int64 max_chunk_size_bytes = 7;
+   */
+  maxChunkSizeBytes?: bigint | undefined;
+
+  /**
+   * Mean of the compression ratios of chunks that have one.
+   *
+   * @generated from field: optional double avg_compression_ratio = 8;
+   */
+  avgCompressionRatio?: number | undefined;
+
+  /**
+   * The session's `duration_seconds`.
+   *
+   * @generated from field: optional int64 duration_seconds = 9;
+   */
+  durationSeconds?: bigint | undefined;
+
+  /**
+   * The session's `processing_time_seconds`.
+   *
+   * @generated from field: optional double processing_time_seconds = 10;
+   */
+  processingTimeSeconds?: number | undefined;
+
+  /**
+   * When the content of the first chunk was there.
+   *
+   * @generated from field: google.protobuf.Timestamp first_uploaded_at = 11;
+   */
+  firstUploadedAt?: Timestamp | undefined;
+
+  /**
+   * When the content of the last chunk was there.
+   *
+   * @generated from field: google.protobuf.Timestamp last_uploaded_at = 12;
+   */
+  lastUploadedAt?: Timestamp | undefined;
+
+  /**
+   * Bytes of chunks that were uploaded, for each second between the first and the last of them.
+   *
+   * @generated from field: optional double upload_bytes_per_second = 13;
+   */
+  uploadBytesPerSecond?: number | undefined;
+
+  /**
+   * Bytes of all chunks for each second of `processing_time_seconds`.
+   *
+   * @generated from field: optional double processing_bytes_per_second = 14;
+   */
+  processingBytesPerSecond?: number | undefined;
+
+  /**
+   * Whether the session is anchored on the chain.
+   *
+   * @generated from field: bool anchored = 15;
+   */
+  anchored: boolean;
+
+  /**
+   * Number of blocks that confirm the anchor; 0 without one.
+   *
+   * @generated from field: int64 confirmation_count = 16;
+   */
+  confirmationCount: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SessionStatistics.
+ * Use `create(SessionStatisticsSchema)` to create a new message.
+ */
+export const SessionStatisticsSchema: GenMessage<SessionStatistics> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 42);
+
+/**
+ * Response of GetSessionStatistics.
+ *
+ * @generated from message lucid.repository.v1.GetSessionStatisticsResponse
+ */
+export type GetSessionStatisticsResponse = Message<"lucid.repository.v1.GetSessionStatisticsResponse"> & {
+  /**
+   * The statistics.
+   *
+   * @generated from field: lucid.repository.v1.SessionStatistics statistics = 1;
+   */
+  statistics?: SessionStatistics | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetSessionStatisticsResponse.
+ * Use `create(GetSessionStatisticsResponseSchema)` to create a new message.
+ */
+export const GetSessionStatisticsResponseSchema: GenMessage<GetSessionStatisticsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 43);
+
+/**
+ * Request of GetSessionManifest.
+ *
+ * @generated from message lucid.repository.v1.GetSessionManifestRequest
+ */
+export type GetSessionManifestRequest = Message<"lucid.repository.v1.GetSessionManifestRequest"> & {
+  /**
+   * The session whose manifest to return. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetSessionManifestRequest.
+ * Use `create(GetSessionManifestRequestSchema)` to create a new message.
+ */
+export const GetSessionManifestRequestSchema: GenMessage<GetSessionManifestRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 44);
+
+/**
+ * What a session consists of.
+ *
+ * @generated from message lucid.repository.v1.SessionManifest
+ */
+export type SessionManifest = Message<"lucid.repository.v1.SessionManifest"> & {
+  /**
+   * The session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The user that it belongs to.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * When it was created.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 3;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * Number of its chunks.
+   *
+   * @generated from field: int64 total_chunks = 4;
+   */
+  totalChunks: bigint;
+
+  /**
+   * Bytes of all chunks.
+   *
+   * @generated from field: int64 total_size_bytes = 5;
+   */
+  totalSizeBytes: bigint;
+
+  /**
+   * Root of its Merkle tree; empty where it has none yet.
+   *
+   * @generated from field: string merkle_root = 6;
+   */
+  merkleRoot: string;
+
+  /**
+   * How that tree is made.
+   *
+   * @generated from field: lucid.repository.v1.MerkleAlgorithm merkle_algorithm = 7;
+   */
+  merkleAlgorithm: MerkleAlgorithm;
+
+  /**
+   * Hashes of its chunks in the order of their indexes.
+   *
+   * @generated from field: repeated string chunk_hashes = 8;
+   */
+  chunkHashes: string[];
+
+  /**
+   * The session's `metadata`.
+   *
+   * @generated from field: google.protobuf.Struct metadata = 9;
+   */
+  metadata?: JsonObject | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.SessionManifest.
+ * Use `create(SessionManifestSchema)` to create a new message.
+ */
+export const SessionManifestSchema: GenMessage<SessionManifest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 45);
+
+/**
+ * Response of GetSessionManifest.
+ *
+ * @generated from message lucid.repository.v1.GetSessionManifestResponse
+ */
+export type GetSessionManifestResponse = Message<"lucid.repository.v1.GetSessionManifestResponse"> & {
+  /**
+   * The manifest.
+   *
+   * @generated from field: lucid.repository.v1.SessionManifest manifest = 1;
+   */
+  manifest?: SessionManifest | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetSessionManifestResponse.
+ * Use `create(GetSessionManifestResponseSchema)` to create a new message.
+ */
+export const GetSessionManifestResponseSchema: GenMessage<GetSessionManifestResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_session_service, 46);
+
+/**
  * How a search of sessions compares.
  *
  * @generated from enum lucid.repository.v1.SessionSearchMode
@@ -1186,8 +1636,8 @@ export const SessionService: GenService<{
    * `ended_at` and `duration_seconds` by the step from RECORDING; `processing_started_at` by the step to PROCESSING;
    * `processing_completed_at` and `processing_time_seconds` by the step to ANCHORING. Goes one state forward at a time, or to
    * FAILED or CANCELLED. A session that is to stay without an anchor is completed here, others by SetBlockchainAnchor. Fails
-   * with `FAILED_PRECONDITION` (`ILLEGAL_TRANSITION`) where the state does not allow the step, and `ABORTED`
-   * (`ETAG_MISMATCH`).
+   * with `FAILED_PRECONDITION` (`ILLEGAL_TRANSITION`) where the state does not allow the step, `FAILED_PRECONDITION`
+   * (`MERKLE_TREE_MISSING`) for the step to ANCHORING without a Merkle tree, and `ABORTED` (`ETAG_MISMATCH`).
    *
    * @generated from rpc lucid.repository.v1.SessionService.UpdateSessionStatus
    */
@@ -1321,6 +1771,67 @@ export const SessionService: GenService<{
     methodKind: "unary";
     input: typeof ListChunkRangesRequestSchema;
     output: typeof ListChunkRangesResponseSchema;
+  },
+  /**
+   * Builds the Merkle tree of a session in state MERKLE_BUILDING by RFC6962_SHA256, from the hashes of its chunks, in memory
+   * that does not grow with them. May be repeated. Fails with `FAILED_PRECONDITION`: `SESSION_WRONG_STATUS`, metadata `status`
+   * and `needed`; `CHUNK_MISSING`, metadata `chunk_index`, where there is a gap, or no chunk at all; and with `ABORTED`:
+   * `SESSION_BUSY` while somebody still writes chunks, `ETAG_MISMATCH`.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.BuildMerkleTree
+   */
+  buildMerkleTree: {
+    methodKind: "unary";
+    input: typeof BuildMerkleTreeRequestSchema;
+    output: typeof BuildMerkleTreeResponseSchema;
+  },
+  /**
+   * Sets the Merkle tree of a session in state MERKLE_BUILDING to one that was built elsewhere. Where as many chunks as leaves
+   * are there, without a gap, the root of a tree by RFC6962_SHA256 must be what they make. May be repeated. Fails with
+   * `FAILED_PRECONDITION` (`MERKLE_TREE_MISMATCH`) where the chunks say otherwise, or there are more of them than leaves, and as
+   * BuildMerkleTree does, but for `CHUNK_MISSING`.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.SetMerkleTree
+   */
+  setMerkleTree: {
+    methodKind: "unary";
+    input: typeof SetMerkleTreeRequestSchema;
+    output: typeof SetMerkleTreeResponseSchema;
+  },
+  /**
+   * Says where the root of a session's tree stands on the chain, and completes the session: both or neither. The session is in
+   * state ANCHORING; a repetition for one that was completed with the same anchor raises `confirmation_count` and `verified`.
+   * Fails with `FAILED_PRECONDITION`: `MERKLE_TREE_MISMATCH` where the session has no tree with that root,
+   * `ILLEGAL_TRANSITION` where it is in another state; and with `ABORTED` (`ETAG_MISMATCH`).
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.SetBlockchainAnchor
+   */
+  setBlockchainAnchor: {
+    methodKind: "unary";
+    input: typeof SetBlockchainAnchorRequestSchema;
+    output: typeof SetBlockchainAnchorResponseSchema;
+  },
+  /**
+   * Returns statistics of a session, computed from its stored chunks. May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.GetSessionStatistics
+   */
+  getSessionStatistics: {
+    methodKind: "unary";
+    input: typeof GetSessionStatisticsRequestSchema;
+    output: typeof GetSessionStatisticsResponseSchema;
+  },
+  /**
+   * Returns what a session consists of: the hashes of its chunks in the order of their indexes, and the root of its tree. Fails
+   * with `FAILED_PRECONDITION`: `CHUNK_MISSING`, metadata `chunk_index`, where there is a gap, and `SESSION_TOO_LARGE` for more
+   * than 40,000 chunks, which one message does not hold: ListChunks has them page by page. May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.SessionService.GetSessionManifest
+   */
+  getSessionManifest: {
+    methodKind: "unary";
+    input: typeof GetSessionManifestRequestSchema;
+    output: typeof GetSessionManifestResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_repository_v1_session_service, 0);
