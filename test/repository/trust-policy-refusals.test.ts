@@ -1,14 +1,8 @@
-import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
+import type { JsonObject } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import {
-  TrustLevel,
-  type TrustPolicy,
-  TrustPolicyStatus,
-  TrustPolicyType,
-} from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
+import { type TrustPolicy, TrustPolicyStatus, TrustPolicyType } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import { TrustPolicyService } from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
-import type { TrustRelationshipSchema } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
 import { refusalOf } from "./support.ts";
 import {
   newPolicy,
@@ -17,6 +11,7 @@ import {
   type PoliciesApp,
   type PolicyInit,
   policyInit,
+  relationshipInit,
   type RuleInit,
   ruleInit,
   violationInit,
@@ -77,14 +72,11 @@ function refusedViolation(
   return [`recordPolicyViolation: ${name}`, record, bad(`policy_violation.${field}`)];
 }
 
-type RelationshipInit = MessageInitShape<typeof TrustRelationshipSchema> & { $typeName?: never };
-
-function relationshipInit(init: RelationshipInit = {}): RelationshipInit {
-  const parties = { subject: { type: "user", id: "a" }, target: { type: "user", id: "b" } };
-  return { ...parties, trustLevel: TrustLevel.LOW, relationshipType: "peer", ...init };
-}
-
-function refusedRelationship(name: string, init: RelationshipInit, field: string): [string, Call, object] {
+function refusedRelationship(
+  name: string,
+  init: Parameters<typeof relationshipInit>[0],
+  field: string,
+): [string, Call, object] {
   const establish: Call = (policies) =>
     policies.establishTrustRelationship({ trustRelationship: relationshipInit(init) });
   return [`establishTrustRelationship: ${name}`, establish, bad(`trust_relationship.${field}`)];
@@ -488,7 +480,7 @@ const refusals: readonly [string, Call, object][] = [
     "establishTrustRelationship: with itself",
     (policies) =>
       policies.establishTrustRelationship({
-        trustRelationship: relationshipInit({ target: { type: "user", id: "a" } }),
+        trustRelationship: relationshipInit({ subject, target: subject }),
       }),
     bad("trust_relationship"),
   ],

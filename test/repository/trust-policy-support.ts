@@ -1,3 +1,5 @@
+import { randomUUID } from "node:crypto";
+
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import type { Db } from "mongodb";
@@ -12,6 +14,7 @@ import {
   TrustPolicyType,
 } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import { TrustPolicyService } from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
+import type { TrustRelationshipSchema } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
 import { storedName } from "../../src/schema/stored-field.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { uniqueName } from "../support/stores.ts";
@@ -102,3 +105,16 @@ export function violationInit(policyId: string, init: ViolationInit = {}): Viola
 }
 
 type ViolationInit = MessageInitShape<typeof PolicyViolationSchema> & { $typeName?: never };
+
+/** What a new relationship needs, between two that no other test has. */
+export function relationshipInit(init: RelationshipInit = {}): RelationshipInit {
+  return {
+    subject: { type: "user", id: randomUUID() },
+    target: { type: "user", id: randomUUID() },
+    trustLevel: TrustLevel.MEDIUM,
+    relationshipType: "peer",
+    ...init,
+  };
+}
+
+type RelationshipInit = MessageInitShape<typeof TrustRelationshipSchema> & { $typeName?: never };

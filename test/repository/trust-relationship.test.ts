@@ -1,17 +1,13 @@
 import { randomUUID } from "node:crypto";
 
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { TrustLevel } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
-import {
-  type TrustRelationship,
-  type TrustRelationshipSchema,
-} from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
+import { type TrustRelationship } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
 import { refusalOf } from "./support.ts";
-import { policiesApp, type PoliciesApp } from "./trust-policy-support.ts";
+import { policiesApp, type PoliciesApp, relationshipInit } from "./trust-policy-support.ts";
 
 let service: PoliciesApp;
 beforeAll(async () => {
@@ -19,13 +15,13 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-type Init = MessageInitShape<typeof TrustRelationshipSchema> & { $typeName?: never };
+type Init = Parameters<typeof relationshipInit>[0] & object;
 
 const party = (id: string, type = "user") => ({ type, id });
 const soon = (ms = 60_000) => timestampFromDate(new Date(Date.now() + ms));
 
 function init(from: string, to: string, more: Init = {}): Init {
-  return { subject: party(from), target: party(to), trustLevel: TrustLevel.MEDIUM, relationshipType: "peer", ...more };
+  return relationshipInit({ subject: party(from), target: party(to), ...more });
 }
 
 async function establish(from: string, to: string, more: Init = {}): Promise<TrustRelationship> {

@@ -33,7 +33,7 @@ import { manifestInit, newManifest, newSession as newSessionChunks, upTo } from 
 import { newSession } from "../session-support.ts";
 import { newUser, tronAddress, userInit } from "../support.ts";
 import { hash, newTransaction, transactionInit } from "../transaction-support.ts";
-import { newPolicy, policyInit } from "../trust-policy-support.ts";
+import { newPolicy, policyInit, relationshipInit, violationInit } from "../trust-policy-support.ts";
 import { deviceInit, newWallet } from "../wallet-support.ts";
 
 /** What an entry works with. */
@@ -238,6 +238,32 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     await policies.deleteTrustPolicy({ policyId });
     return { of: ["TrustPolicy", policyId], call: () => policies.undeleteTrustPolicy({ policyId }) };
   },
+  "TrustPolicyService.RecordPolicyApplication": ofPolicy(({ policies }, policyId) =>
+    policies.recordPolicyApplication({ policyId }),
+  ),
+  "TrustPolicyService.RecordPolicyViolation": async ({ policies }) => {
+    const policyViolation = violationInit((await newPolicy(policies)).policyId);
+    return { of: ["PolicyViolation"], call: () => policies.recordPolicyViolation({ policyViolation }) };
+  },
+  "TrustPolicyService.ResolvePolicyViolation": of(
+    "PolicyViolation",
+    async ({ policies }) => {
+      const { policyId } = await newPolicy(policies);
+      const { policyViolation } = await policies.recordPolicyViolation({ policyViolation: violationInit(policyId) });
+      return policyViolation?.violationId ?? "";
+    },
+    ({ policies }, violationId) => policies.resolvePolicyViolation({ violationId }),
+  ),
+  "TrustPolicyService.EstablishTrustRelationship": async ({ policies }) => ({
+    of: ["TrustRelationship"],
+    call: () => policies.establishTrustRelationship({ trustRelationship: relationshipInit() }),
+  }),
+  "TrustPolicyService.VerifyTrustRelationship": ofRelationship(({ policies }, relationshipId) =>
+    policies.verifyTrustRelationship({ relationshipId }),
+  ),
+  "TrustPolicyService.RevokeTrustRelationship": ofRelationship(({ policies }, relationshipId) =>
+    policies.revokeTrustRelationship({ relationshipId }),
+  ),
 
   "BackupService.CreateBackup": async ({ backups }) => ({ of: ["Backup"], call: () => backups.createBackup(small) }),
   "BackupService.CancelBackup": async ({ backups }) => {
@@ -308,6 +334,15 @@ function ofTransaction(call: Call) {
 function ofBlock(call: Call) {
   return of("Block", async ({ blocks, db }) => (await lastBlock(blocks, db)).blockId, call);
 }
+function ofRelationship(call: Call) {
+  const make = async ({ policies }: Clients) => {
+    const trustRelationship = relationshipInit();
+    const made = await policies.establishTrustRelationship({ trustRelationship });
+    return made.trustRelationship?.relationshipId ?? "";
+  };
+  return of("TrustRelationship", make, call);
+}
+
 function ofPolicy(call: Call) {
   return of("TrustPolicy", async ({ policies }) => (await newPolicy(policies)).policyId, call);
 }
