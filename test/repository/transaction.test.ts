@@ -5,6 +5,7 @@ import { anyUnpack, NullValue, timestampDate, timestampFromDate } from "@bufbuil
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { BadRequestSchema, ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { AuditLogService } from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { TransactionSchema, TransactionStatus, TransactionType } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import type { BatchCreateTransactionsResult } from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
 import { refusalOf, tronAddress } from "./support.ts";
@@ -264,6 +265,23 @@ test("a batch tells its refusals in JSON too", async () => {
       },
     ],
   });
+});
+
+test("each item of a batch that changes something has a record of its own in the audit log", async () => {
+  const { transactions, app } = service;
+  const audit = app.client(AuditLogService);
+  const taken = await newTransaction(transactions);
+  const ids = [hash(), hash(), taken.transactionId];
+  await transactions.batchCreateTransactions({
+    requests: ids.map((transactionId) => ({ transaction: transactionInit({ transactionId }) })),
+  });
+  const names = await Promise.all(
+    ids.map(async (resourceName) => {
+      const { records } = await audit.listAuditRecords({ filter: { resourceType: "Transaction", resourceName } });
+      return records.map(({ rpc }) => rpc.split("/")[1]);
+    }),
+  );
+  expect(names).toEqual([["BatchCreateTransactions"], ["BatchCreateTransactions"], ["CreateTransaction"]]);
 });
 
 test("a batch may be sent again: what it has created says so", async () => {
