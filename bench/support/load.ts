@@ -27,7 +27,7 @@ export async function makeCalls(load: Load): Promise<number[]> {
   const worker = async () => {
     while (left-- > 0) {
       const began = performance.now();
-      await makeCall(load);
+      await callBytes(load);
       took.push(performance.now() - began);
     }
   };
@@ -35,10 +35,14 @@ export async function makeCalls(load: Load): Promise<number[]> {
   return took;
 }
 
-function makeCall({ client, path, request }: Load): Promise<void> {
+/** Makes one call; returns the bytes of its response. */
+export function callBytes({ client, path, request }: Pick<Load, "client" | "path" | "request">): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const asIs = (bytes: Buffer) => bytes;
     const bytes = typeof request === "function" ? request() : request;
-    client.makeUnaryRequest(path, asIs, asIs, bytes, (error) => (error === null ? resolve() : reject(error)));
+    client.makeUnaryRequest(path, asIs, asIs, bytes, (error, response) => {
+      if (error !== null || response === undefined) reject(error ?? new Error("There is no response"));
+      else resolve(response);
+    });
   });
 }

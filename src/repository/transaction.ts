@@ -52,8 +52,9 @@ export function transactionService({
   return {
     async createTransaction(request, context) {
       const { document, mark } = newTransaction(request);
-      const { document: stored } = await transactions.insert(document, context, mark);
       const { internals: sent, transaction } = request;
+      if (sent !== undefined) await collections.ready(TransactionInternalsSchema);
+      const { document: stored } = await transactions.insert(document, context, mark);
       if (sent !== undefined && transaction !== undefined) {
         await internals.add([{ owner: { transaction_id: transaction.transactionId }, sent }], context);
       }
@@ -61,6 +62,7 @@ export function transactionService({
     },
 
     async batchCreateTransactions({ requests }, context) {
+      await collections.ready(TransactionInternalsSchema);
       return { results: await createBatch(requests, { transactions, internals }, context) };
     },
 
@@ -132,7 +134,7 @@ export function transactionService({
     },
 
     async setTransactionInternals({ transactionId, internals: sent }, context) {
-      await collections.ready();
+      await collections.ready(TransactionInternalsSchema);
       await transactions.get(transactions.live(transactionId), context, { transaction_id: transactionId });
       await internals.replace({ transaction_id: transactionId }, sent, context);
       return {};

@@ -1,4 +1,4 @@
-import type { Client } from "@connectrpc/connect";
+import { type Client, ConnectError } from "@connectrpc/connect";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -105,7 +105,7 @@ const transactionNumber = fc.integer({ min: 0, max: 1 });
 const smallIndex = fc.integer({ min: 0, max: 1 });
 
 /** A world that steps can lead to. */
-const world: fc.Arbitrary<World> = fc
+const anyWorld: fc.Arbitrary<World> = fc
   .record({
     blocks: fc.array(fc.constantFrom<BlockState>("CONFIRMED", "CONFIRMED", "FINALIZED", "ORPHANED"), {
       minLength: 3,
@@ -133,7 +133,7 @@ const world: fc.Arbitrary<World> = fc
     }),
   }));
 
-const step: fc.Arbitrary<Step> = fc.oneof(
+const anyStep: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 3,
     arbitrary: fc.record({ kind: fc.constant("update"), at: transactionNumber, to: fc.constantFrom(...statuses) }),
@@ -163,8 +163,8 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 
 /** Stores worlds as they are, so that short sequences start from everywhere. */
 async function store(worlds: readonly World[]) {
-  const stored = worlds.map((world, at) => {
-    const blocks = world.blocks.map((status, number) => blockDocument(BigInt(at * 10 + number), status));
+  const stored = worlds.map((world, place) => {
+    const blocks = world.blocks.map((status, number) => blockDocument(BigInt(place * 10 + number), status));
     const documents = world.transactions.map(({ status, block, index, confirmations }) => ({
       transaction_id: hash(),
       transaction_type: "SYSTEM",
@@ -234,15 +234,15 @@ test(
   { timeout: 300_000 },
   async () => {
     const { transactions, overHttp, db } = service;
-    const one = fc.record({ start: world, steps: fc.array(step, { minLength: 1, maxLength: 4 }) });
+    const one = fc.record({ start: anyWorld, steps: fc.array(anyStep, { minLength: 1, maxLength: 4 }) });
     const property = fc.asyncProperty(fc.array(one, { minLength: cases, maxLength: cases }), async (all) => {
       // The collections stay small: this is about right and wrong.
       await Promise.all(["transactions", "blocks"].map((name) => db.collection(name).deleteMany({})));
-      const models = all.map(({ start }) => structuredClone(start) as World);
+      const models = all.map(({ start }) => structuredClone<World>(start));
       const stored = await store(models);
       await Promise.all(
         all.map(async ({ steps }, number) => {
-          const [model, { ids, blockIds }] = [at(models, number), at(stored, number)];
+          const [model, { ids, blockIds }] = [elementOf(models, number), elementOf(stored, number)];
           const client = number % 2 === 0 ? transactions : overHttp;
           for (const next of steps) {
             const expected = follow(model, next);
@@ -274,7 +274,7 @@ test(
   },
 );
 
-function at<T>(list: readonly T[], index: number): T {
+function elementOf<T>(list: readonly T[], index: number): T {
   const found = list[index];
   if (found === undefined) throw new Error(`There is nothing at ${index}`);
   return found;
@@ -288,11 +288,14 @@ async function outcomes(calls: readonly Promise<unknown>[]) {
     calls.map((call) =>
       call.then(
         () => "OK",
-        async (error: Error) => (await refusalOf(Promise.reject(error))).reason,
+        async (error: unknown) => (await refusalOf(Promise.reject(ConnectError.from(error)))).reason ?? "",
       ),
     ),
   );
-  return { won: settled.filter((outcome) => outcome === "OK").length, reasons: [...new Set(settled)].toSorted() };
+  return {
+    won: settled.filter((outcome) => outcome === "OK").length,
+    reasons: [...new Set(settled)].toSorted((one, other) => one.localeCompare(other)),
+  };
 }
 
 test("of many that assign one transaction to different blocks one wins, also out of an orphaned block", async () => {
