@@ -10,6 +10,9 @@ import type { AuditLogger } from "./relay.ts";
 /** Documents of one collection that are swept at once. */
 const mostAtOnce = 200;
 
+/** How long others leave the sweeping to the replica that has begun. */
+const leaseMs = 10_000;
+
 /** What one statement may take, finding a server included. */
 const bounded = { timeoutMS: 5000 };
 
@@ -50,7 +53,7 @@ export function auditSweeper(options: {
     // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
     const now = { $toDate: { $toLong: "$$NOW" } };
     const isFree = { $or: [{ owner }, { $expr: { $lte: ["$expire_time", now] } }] };
-    const lease = { owner, expire_time: { $add: ["$$NOW", everyMs * 3] } };
+    const lease = { owner, expire_time: { $add: ["$$NOW", leaseMs] } };
     const { matchedCount } = await leases.updateOne({ _id, ...isFree }, [{ $set: lease }], bounded);
     return matchedCount === 1;
   };
