@@ -256,14 +256,14 @@ function places(count: number, at: (index: number) => number): number[] {
 async function measureMemory({ uri, bytes }: Data, { dir, keyFile }: RepositoryPlace): Promise<void> {
   if (process.platform !== "linux") return say("Memory is not measured: the kernel's count of its peak is Linux's");
   await using service = await startService({
-    LUCID_MONGODB_URI: uri,
+    // SecantusDB answers nobody for many seconds while it opens a large cursor.
+    LUCID_MONGODB_URI: `${uri}${uri.includes("?") ? "&" : "?"}connectTimeoutMS=300000`,
     LUCID_MONGODB_DATABASE: databaseName,
     LUCID_MONGODB_SYSTEM_DATABASE: systemName,
     LUCID_REDIS_URI: `redis://${nowhere}`,
     LUCID_SEARCH_URI: `http://${nowhere}`,
     LUCID_BACKUP_DIR: dir,
     LUCID_BACKUP_KEY_FILE: keyFile,
-    // SecantusDB answers nobody for many seconds while it opens a large cursor.
     LUCID_JOB_LEASE_MS: "300000",
   });
   const backups = createClient(BackupService, service.transport);
@@ -274,6 +274,7 @@ async function measureMemory({ uri, bytes }: Data, { dir, keyFile }: RepositoryP
     service.forgetPeak();
     await work();
     peaks[what] = service.peakBytes();
+    say(`Peak of the ${what}: ${((peaks[what] - idle) / 2 ** 20).toFixed(0)} MiB above idle`);
   };
 
   let backupId = "";
