@@ -7,7 +7,7 @@ import type { Db } from "mongodb";
 import type { Manifest, ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { ManifestService } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { type TestApp, testApp } from "../support/app.ts";
-import { storeAddresses, uniqueName } from "../support/stores.ts";
+import { uniqueName } from "../support/stores.ts";
 
 /** The service with a domain database that tests can look into. */
 export interface ManifestsApp extends AsyncDisposable {
@@ -20,7 +20,7 @@ export interface ManifestsApp extends AsyncDisposable {
 
 export async function manifestsApp(): Promise<ManifestsApp> {
   const name = uniqueName("manifests");
-  const app = await testApp({ LUCID_MONGODB_DATABASE: name, LUCID_MONGODB_URI: patient(storeAddresses().mongodbUri) });
+  const app = await testApp({ LUCID_MONGODB_DATABASE: name });
   const db = app.mongodb.db(name, { useBigInt64: true });
   return {
     app,
@@ -32,15 +32,6 @@ export async function manifestsApp(): Promise<ManifestsApp> {
       await app[Symbol.asyncDispose]();
     },
   };
-}
-
-/**
- * Where a driver takes a busy server for one that is away, it sends again what is still under way, and the local server does
- * both: it knows a repeated write only once the first has ended.
- */
-function patient(uri: string): string {
-  const joint = uri.includes("?") ? "&" : uri.split("/").length > 3 ? "?" : "/?";
-  return `${uri}${joint}connectTimeoutMS=60000`;
 }
 
 /** A hash for each number. */

@@ -47,7 +47,7 @@ const isReading = ({ idempotency }: DescMethod): boolean =>
   idempotency === MethodOptions_IdempotencyLevel.NO_SIDE_EFFECTS;
 
 /** What a status in a response may hold. */
-const details = createRegistry(ErrorInfoSchema, BadRequestSchema, ResourceInfoSchema, RetryInfoSchema);
+const detailTypes = createRegistry(ErrorInfoSchema, BadRequestSchema, ResourceInfoSchema, RetryInfoSchema);
 
 /** What a call said, in the forms that the wire has, errors with their details included. */
 function said(method: DescMethod, outcome: readonly Message[] | ConnectError): Buffer {
@@ -62,7 +62,7 @@ function said(method: DescMethod, outcome: readonly Message[] | ConnectError): B
   return Buffer.concat(
     outcome.flatMap((message) => [
       Buffer.from(toBinary(method.output, message)),
-      Buffer.from(toJsonString(method.output, message, { registry: details })),
+      Buffer.from(toJsonString(method.output, message, { registry: detailTypes })),
     ]),
   );
 }

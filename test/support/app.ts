@@ -53,7 +53,7 @@ export async function testApp(
   const config = readConfig({
     LUCID_GRPC_PORT: "0",
     LUCID_HTTP_PORT: "0",
-    LUCID_MONGODB_URI: mongodbUri,
+    LUCID_MONGODB_URI: patient(mongodbUri),
     LUCID_REDIS_URI: redisUri,
     LUCID_SEARCH_URI: searchUri,
     LUCID_MONGODB_DATABASE: databaseName(),
@@ -83,4 +83,13 @@ export async function testApp(
     drain: (graceMs) => app.drain(graceMs),
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/**
+ * Where a driver takes a busy server for one that is away, it sends again what is still under way, and the local server does
+ * both: it knows a repeated write only once the first has ended.
+ */
+function patient(uri: string): string {
+  const joint = uri.includes("?") ? "&" : uri.split("/").length > 3 ? "?" : "/?";
+  return `${uri}${joint}connectTimeoutMS=60000`;
 }
