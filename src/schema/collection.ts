@@ -15,8 +15,25 @@ export interface StoredIndex {
   readonly expireAfterSeconds?: number;
 }
 
+/** Where a message is stored. */
+interface StoredCollection {
+  readonly name: string;
+  readonly indexes: readonly StoredIndex[];
+}
+
+/** Options are decoded each time that they are asked for, and every write and list asks. */
+const collections = new WeakMap<DescMessage, StoredCollection>();
+
 /** The collection that a message says it is stored in. Throws where it says none: that is a bug. */
-export function collectionOf(schema: DescMessage): { readonly name: string; readonly indexes: readonly StoredIndex[] } {
+export function collectionOf(schema: DescMessage): StoredCollection {
+  const known = collections.get(schema);
+  if (known !== undefined) return known;
+  const collection = storedCollection(schema);
+  collections.set(schema, collection);
+  return collection;
+}
+
+function storedCollection(schema: DescMessage): StoredCollection {
   const { name, indexes, keepsRequestId } = getOption(schema, collectionOption);
   if (name === "") throw new Error(`${schema.typeName} is stored in no collection`);
   const declared = indexes.map(storedIndex);
