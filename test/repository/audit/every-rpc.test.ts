@@ -12,6 +12,7 @@ import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_serv
 import { AuditEffect } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { type Block, BlockStatus } from "../../../gen/lucid/repository/v1/block_pb.ts";
 import { BlockService } from "../../../gen/lucid/repository/v1/block_service_pb.ts";
+import { ChunkStatus } from "../../../gen/lucid/repository/v1/chunk_pb.ts";
 import { DataLifecycleService } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
 import { ManifestService } from "../../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionStatus } from "../../../gen/lucid/repository/v1/session_pb.ts";
@@ -30,7 +31,7 @@ import { platformServices } from "../../support/requests.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
 import { blockInit, newBlock } from "../block-support.ts";
 import { manifestInit, newManifest, newSession as newSessionChunks, upTo } from "../manifest-support.ts";
-import { newSession } from "../session-support.ts";
+import { chunkInit, newSession, pipeline, sessionIn, someTree } from "../session-support.ts";
 import { newUser, tronAddress, userInit } from "../support.ts";
 import { hash, newTransaction, transactionInit } from "../transaction-support.ts";
 import { newPolicy, policyInit, relationshipInit, violationInit } from "../trust-policy-support.ts";
@@ -96,6 +97,43 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const { sessionId } = await newSession(sessions);
     await sessions.deleteSession({ sessionId });
     return { of: ["Session", sessionId], call: () => sessions.undeleteSession({ sessionId }) };
+  },
+
+  "SessionService.SetSessionEncryptionKey": ofSession(({ sessions }, sessionId) =>
+    sessions.setSessionEncryptionKey({ sessionId, encryptionKey: { encryptionKey: Buffer.alloc(32, 1) } }),
+  ),
+  "SessionService.AddChunk": ofSession(({ sessions }, sessionId) =>
+    sessions.addChunk({ sessionId, chunk: chunkInit(0) }),
+  ),
+  "SessionService.AddChunks": ofSession(({ sessions }, sessionId) =>
+    sessions.addChunks(
+      (async function* () {
+        yield { sessionId, chunks: upTo(3).map((index) => chunkInit(index)) };
+        yield { chunks: upTo(6).map((index) => chunkInit(index)) };
+      })(),
+    ),
+  ),
+  "SessionService.UpdateChunkStatus": async ({ sessions }) => {
+    const { sessionId } = await newSession(sessions);
+    const chunkId = (await sessions.addChunk({ sessionId, chunk: chunkInit(0) })).chunk?.chunkId ?? "";
+    const call = () => sessions.updateChunkStatus({ chunkId, status: ChunkStatus.UPLOADED });
+    return { of: ["Chunk", chunkId], call };
+  },
+  "SessionService.BuildMerkleTree": async ({ sessions }) => {
+    const { sessionId } = await newSession(sessions);
+    await sessions.addChunk({ sessionId, chunk: chunkInit(0) });
+    await goTo(sessions, sessionId, SessionStatus.MERKLE_BUILDING);
+    return { of: ["Session", sessionId], call: () => sessions.buildMerkleTree({ sessionId }) };
+  },
+  "SessionService.SetMerkleTree": async ({ sessions }) => {
+    const { sessionId } = await sessionIn(sessions, SessionStatus.MERKLE_BUILDING);
+    const call = () => sessions.setMerkleTree({ sessionId, merkleTree: someTree });
+    return { of: ["Session", sessionId], call };
+  },
+  "SessionService.SetBlockchainAnchor": async ({ sessions }) => {
+    const { sessionId } = await sessionIn(sessions, SessionStatus.ANCHORING);
+    const blockchainAnchor = { merkleRoot: someTree.rootHash };
+    return { of: ["Session", sessionId], call: () => sessions.setBlockchainAnchor({ sessionId, blockchainAnchor }) };
   },
 
   "WalletService.CreateWallet": async ({ users, wallets }) => {
@@ -357,6 +395,11 @@ function of(type: string, make: (clients: Clients) => Promise<string>, call: Cal
 
 async function newDevice(wallets: Clients["wallets"]): Promise<string> {
   return (await wallets.registerHardwareDevice({ device: deviceInit() })).device?.deviceId ?? "";
+}
+
+async function goTo(sessions: Clients["sessions"], sessionId: string, last: SessionStatus): Promise<void> {
+  const way = pipeline.slice(1, pipeline.findIndex((state) => state === last) + 1);
+  for (const status of way) await sessions.updateSessionStatus({ sessionId, status });
 }
 
 /** The only block of a new chain. */
