@@ -21,7 +21,7 @@ export const removalKind = "removal";
 /** What the jobs need. */
 export interface RemovalJobsOptions {
   readonly jobs: Jobs;
-  readonly db: Db;
+  readonly db: Pick<Db, "collection">;
   readonly copies: Copies;
   /** The messages that are stored. */
   readonly messages: readonly DescMessage[];

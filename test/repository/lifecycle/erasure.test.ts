@@ -1,16 +1,35 @@
+import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
 
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Collection, type Db } from "mongodb";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
-import { RemovalOutcome } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
+import { RemovalOutcome, RemovalSchema } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
+import { openJobs } from "../../../src/jobs/jobs.ts";
+import { storedMessages } from "../../../src/repository/collections.ts";
 import type { Copies } from "../../../src/repository/lifecycle/copies.ts";
 import { countOfUser, eraseUser } from "../../../src/repository/lifecycle/erasure.ts";
+import { removalJobs, removalKind } from "../../../src/repository/lifecycle/jobs.ts";
 import { purge } from "../../../src/repository/lifecycle/purge.ts";
 import type { RemovalWork } from "../../../src/repository/lifecycle/remove.ts";
 import { type Tally, tally } from "../../../src/repository/lifecycle/tally.ts";
-import { belongings, everythingOf, fill, goes, kinds, openStores, searchHits, type Stores } from "./support.ts";
+import { storeAddresses, uniqueName } from "../../support/stores.ts";
+import {
+  belongings,
+  everythingOf,
+  expectErased,
+  fill,
+  goes,
+  kinds,
+  openStores,
+  searchHits,
+  type Stores,
+  twoUsers,
+} from "./support.ts";
 
 let stores: Stores;
 beforeAll(async () => {
@@ -26,49 +45,14 @@ function work(counts: Tally, changed: Partial<RemovalWork> = {}): RemovalWork {
   return { db, copies, tally: counts, signal: new AbortController().signal, stepped: () => undefined, ...changed };
 }
 
-/** Two users, of whom the first is to be erased, and what there is of the second. */
-async function twoUsers() {
-  const [userId, otherId] = [randomUUID(), randomUUID()];
-  const [of, other] = [randomUUID(), randomUUID()];
-  const keys = await fill(stores, userId, of);
-  const otherKeys = await fill(stores, otherId, other);
-  return { userId, otherId, of, other, keys, otherKeys, before: await everythingOf(stores, other) };
-}
-
-/** Whatever happened on the way: the user is nowhere but on the chain, and the other one is as before. */
-async function expectErased({
-  userId,
-  otherId,
-  of,
-  other,
-  keys,
-  otherKeys,
-  before,
-}: Awaited<ReturnType<typeof twoUsers>>) {
-  const left = await everythingOf(stores, of);
-  for (const [name, documents] of Object.entries(left)) {
-    if (goes(name)) expect([name, documents]).toEqual([name, []]);
-    else expect([name, documents.length]).toEqual([name, belongings(userId, of)[name]?.length ?? 0]);
-    if (name === "blocks" || name === "transactions") continue;
-    expect([name, JSON.stringify(documents, (_, value: unknown) => String(value) === userId)]).not.toContain("true");
-  }
-  expect(left["trust_policies"]).toMatchObject([{ owner_id: "erased" }]);
-  expect(left["trust_policy_versions"]).toMatchObject([{ policy: { owner_id: "erased" } }]);
-  expect(await stores.redis.exists(...keys)).toBe(0);
-  expect(await searchHits(stores, userId)).toBe(0);
-  expect(await everythingOf(stores, other)).toEqual(before);
-  expect(await stores.redis.exists(...otherKeys)).toBe(otherKeys.length);
-  expect(await searchHits(stores, otherId)).toBe(4);
-}
-
 test("a user is erased everywhere, another is not touched, and the report says what was done where", async () => {
-  const users = await twoUsers();
+  const users = await twoUsers(stores);
   const expected = belongings(users.userId, users.of);
   const found = tally();
   await countOfUser(kinds, users.userId, work(found));
   const counts = tally();
   await eraseUser(kinds, users.userId, work(counts));
-  await expectErased(users);
+  await expectErased(stores, users);
   for (const [name, documents] of Object.entries(expected)) {
     const place = counts.places().find((each) => each.name === name);
     const planned = found.places().find((each) => each.name === name);
@@ -131,7 +115,7 @@ function crashing(): Pick<RemovalWork, "db" | "copies"> {
 }
 
 test("whatever step it ends at, an erasure that is begun again ends well", async () => {
-  const users = await twoUsers();
+  const users = await twoUsers(stores);
   let runs = 0;
   // Each run does one step that changes something, and ends right after it.
   for (let isOver = false; !isOver; runs++) {
@@ -145,11 +129,11 @@ test("whatever step it ends at, an erasure that is begun again ends well", async
   }
   // At least one for each collection, and for the copies of users and sessions.
   expect(runs).toBeGreaterThan(Object.keys(belongings("", "")).filter(goes).length + 4);
-  await expectErased(users);
+  await expectErased(stores, users);
 });
 
 test("an erasure waits for the audit log to take up what documents carry", async () => {
-  const users = await twoUsers();
+  const users = await twoUsers(stores);
   const sessions = stores.db.collection("sessions");
   await sessions.updateMany({ user_id: users.userId }, { $set: { _audit: [{ audit_id: "1" }] } });
   const counts = tally();
@@ -158,7 +142,7 @@ test("an erasure waits for the audit log to take up what documents carry", async
   expect(await sessions.countDocuments({ user_id: users.userId, deleted_at: { $exists: true } })).toBe(0);
   await sessions.updateMany({ user_id: users.userId }, { $unset: { _audit: 1 } });
   await erasing;
-  await expectErased(users);
+  await expectErased(stores, users);
 });
 
 const dayMs = 86_400_000;
@@ -215,3 +199,62 @@ test("what has a part that waits for the audit log waits too, and a thousand oth
   await purge(kinds, daysAgo(30), work(tally()));
   for (const name of ["users", "authentication"]) expect(await db.collection(name).countDocuments({ of })).toBe(0);
 });
+
+/** A process that works on removals until it has done so many steps. */
+async function childReplica(jobsDatabase: string, steps: number) {
+  const { mongodbUri, redisUri, searchUri } = storeAddresses();
+  const script = `${import.meta.dirname}/replica.ts`;
+  const args = [script, mongodbUri, redisUri, searchUri, jobsDatabase, stores.db.databaseName, String(steps)];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const said = async (line: string): Promise<void> => {
+    for (let next = await lines.next(); next.value !== line; next = await lines.next()) {
+      if (next.done === true) throw new Error(`The replica went away without saying ${line}`);
+    }
+  };
+  await said("ready");
+  return {
+    said,
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      child.kill("SIGKILL");
+      await once(child, "exit");
+    },
+  };
+}
+
+test.for([1, 6, 15])(
+  "an erasure whose process is killed after step %i is ended by another replica",
+  { timeout: 120_000 },
+  async (steps) => {
+    const users = await twoUsers(stores);
+    const jobsDb = stores.db.client.db(uniqueName("jobs"));
+    const log = { info() {}, warn() {}, error() {} };
+    // A store under load may lose leases by itself.
+    const options = { db: jobsDb, leaseMs: 4000, concurrency: 1, log, maxAttempts: 100 };
+    await using jobs = openJobs({ ...options, translate: (error) => error });
+    const jobId = randomUUID();
+    {
+      await using child = await childReplica(jobsDb.databaseName, steps);
+      const spec = toBinary(RemovalSchema, create(RemovalSchema, { userId: users.userId }));
+      await jobs.create(removalKind, { jobId, spec });
+      await child.said("half-way");
+    }
+    const { db, copies } = stores;
+    removalJobs({ jobs, db, copies, messages: storedMessages, isHeldUp: async () => false });
+    jobs.start();
+    const watch = { afterSequence: 0, heartbeatMs: 60_000, signal: AbortSignal.timeout(100_000) };
+    let last;
+    for await (const event of jobs.watch(removalKind, jobId, watch)) last = event;
+    expect(last).toMatchObject({ state: "SUCCEEDED", progress: { percent: 100 } });
+    await expectErased(stores, users);
+    const job = await jobs.find(removalKind, jobId);
+    expect(job?.attempt).toBeGreaterThanOrEqual(2);
+    // What the killed process has counted may be lacking; nothing is counted twice.
+    const { places } = fromBinary(RemovalSchema, job?.result ?? new Uint8Array());
+    const expected = belongings(users.userId, users.of);
+    for (const [name, documents] of Object.entries(expected).filter(([each]) => goes(each)))
+      expect(places.find((place) => place.name === name)?.done ?? 0n).toBeLessThanOrEqual(BigInt(documents.length));
+    await jobsDb.dropDatabase();
+  },
+);

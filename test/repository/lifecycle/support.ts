@@ -4,6 +4,7 @@ import type { Client as SearchClient } from "@elastic/elasticsearch";
 import type { Document } from "bson";
 import { Redis } from "ioredis";
 import { type Db, MongoClient } from "mongodb";
+import { expect } from "vitest";
 
 import { Erasure } from "../../../gen/lucid/options/v1/options_pb.ts";
 import { storedMessages } from "../../../src/repository/collections.ts";
@@ -132,4 +133,34 @@ export async function searchHits({ search }: Stores, userId: string): Promise<nu
   const should = [{ term: { user_id: userId } }, { term: { "user_id.keyword": userId } }];
   const { count } = await search.count({ index, query: { bool: { should } } });
   return count;
+}
+
+/** Two users, of whom the first is to be erased, and what there is of the second. */
+export async function twoUsers(stores: Stores) {
+  const [userId, otherId] = [randomUUID(), randomUUID()];
+  const [of, other] = [randomUUID(), randomUUID()];
+  const keys = await fill(stores, userId, of);
+  const otherKeys = await fill(stores, otherId, other);
+  return { userId, otherId, of, other, keys, otherKeys, before: await everythingOf(stores, other) };
+}
+
+/** Whatever happened on the way: the user is nowhere but on the chain, and the other one is as before. */
+export async function expectErased(
+  stores: Stores,
+  { userId, otherId, of, other, keys, otherKeys, before }: Awaited<ReturnType<typeof twoUsers>>,
+) {
+  const left = await everythingOf(stores, of);
+  for (const [name, documents] of Object.entries(left)) {
+    if (goes(name)) expect([name, documents]).toEqual([name, []]);
+    else expect([name, documents.length]).toEqual([name, belongings(userId, of)[name]?.length ?? 0]);
+    if (name === "blocks" || name === "transactions") continue;
+    expect([name, JSON.stringify(documents, (_, value: unknown) => String(value) === userId)]).not.toContain("true");
+  }
+  expect(left["trust_policies"]).toMatchObject([{ owner_id: "erased" }]);
+  expect(left["trust_policy_versions"]).toMatchObject([{ policy: { owner_id: "erased" } }]);
+  expect(await stores.redis.exists(...keys)).toBe(0);
+  expect(await searchHits(stores, userId)).toBe(0);
+  expect(await everythingOf(stores, other)).toEqual(before);
+  expect(await stores.redis.exists(...otherKeys)).toBe(otherKeys.length);
+  expect(await searchHits(stores, otherId)).toBe(4);
 }
