@@ -62,12 +62,31 @@ test("every message that says where it is stored is seen to, each in a collectio
   expect(new Set(declared.map(({ name }) => name)).size).toBe(declared.length);
 });
 
+/** The standard collections of the platform. */
+const standard = [
+  ...["users", "sessions", "chunks", "manifests", "blocks", "transactions", "trust_policies", "trust_relationships"],
+  ...["policy_violations", "wallets", "hardware_wallets", "authentication", "auth_tokens", "encryption_keys"],
+  ...["work_proofs", "audit_logs", "api_keys", "notifications", "system_config"],
+];
+
+test("every standard collection is described by a message", () => {
+  const names = [...declared, collectionOf(AuditRecordSchema)].map(({ name }) => name);
+  expect(standard.filter((name) => !names.includes(name))).toEqual([]);
+});
+
 test("at least 60 indexes are declared, with the standard ones among them", () => {
   expect(declared.reduce((sum, { indexes }) => sum + indexes.length, 0)).toBeGreaterThanOrEqual(60);
   const index = (collection: string, name: string) =>
     declared.find((each) => each.name === collection)?.indexes.find((each) => each.name === name);
   expect(index("work_proofs", "node_id_1_slot_1_proof_type_1")).toMatchObject({ unique: true });
-  expect(index("auth_tokens", "expires_at_1")).toMatchObject({ expireAfterSeconds: 0, unique: false });
+  for (const name of ["auth_tokens", "encryption_keys"])
+    expect(index(name, "expires_at_1")).toMatchObject({ expireAfterSeconds: 0, unique: false });
+  const starts = (collection: string, ...fields: string[]) =>
+    declared
+      .find((each) => each.name === collection)
+      ?.indexes.some(({ key }) => [...key.keys()].slice(0, fields.length).join() === fields.join());
+  expect(starts("sessions", "user_id", "status", "created_at")).toBe(true);
+  for (const side of ["from_address", "to_address"]) expect(starts("transactions", side, "status")).toBe(true);
   for (const { name, indexes } of declared) expect([name, indexes.length > 0]).toEqual([name, true]);
 });
 
