@@ -12,6 +12,7 @@ import { codecFor } from "../schema/codec.ts";
 import { badRequest, tooLarge, type WrongField } from "../schema/refusals.ts";
 import { ConditionProblem } from "./condition-check.ts";
 import { condition } from "./condition.ts";
+import { turns } from "./turns.ts";
 
 const codec = codecFor(TrustPolicySchema);
 
@@ -31,7 +32,7 @@ export function prepared(sent: TrustPolicy): TrustPolicy {
  * evaluated, or a value is none that can be stored; `isStored` says which top fields are, so that an update is not held to
  * fields that it does not change.
  */
-export function documentOf(policy: TrustPolicy, isStored: (name: string) => boolean): Document {
+export async function documentOf(policy: TrustPolicy, isStored: (name: string) => boolean): Promise<Document> {
   const wrong: WrongField[] = [];
   const required = [
     ["policy_name", policy.policyName === ""],
@@ -42,7 +43,7 @@ export function documentOf(policy: TrustPolicy, isStored: (name: string) => bool
   for (const [name, isMissing] of required) {
     if (isMissing && isStored(name)) wrong.push({ field: `trust_policy.${name}`, description: "must be set" });
   }
-  if (isStored("rules")) wrong.push(...wrongConditions(policy));
+  if (isStored("rules")) wrong.push(...(await wrongConditions(policy)));
   const document = codec.encode(policy, "trust_policy");
   for (const name of counterFields) delete document[name];
   for (const name of ["scope", "parameters", "metadata"]) {
@@ -52,11 +53,15 @@ export function documentOf(policy: TrustPolicy, isStored: (name: string) => bool
   return document;
 }
 
-function wrongConditions({ rules }: TrustPolicy): WrongField[] {
-  return rules.flatMap((rule, index) => {
+async function wrongConditions({ rules }: TrustPolicy): Promise<WrongField[]> {
+  const wrong: WrongField[] = [];
+  const turn = turns(); // a long condition takes some milliseconds to compile
+  for (const [index, rule] of rules.entries()) {
     const description = problemOf(rule.condition?.expression ?? "");
-    return description === undefined ? [] : [{ field: `trust_policy.rules[${index}].condition`, description }];
-  });
+    if (description !== undefined) wrong.push({ field: `trust_policy.rules[${index}].condition`, description });
+    await turn();
+  }
+  return wrong;
 }
 
 function problemOf(expression: string): string | undefined {

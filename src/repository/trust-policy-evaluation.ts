@@ -1,4 +1,3 @@
-import { setImmediate } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 
 import { create, fromJson, type JsonObject, type JsonValue, type MessageInitShape } from "@bufbuild/protobuf";
@@ -28,15 +27,13 @@ import { ConditionProblem } from "./condition-check.ts";
 import type { Meter } from "./condition-meter.ts";
 import { condition, type ConditionInput, conditionInput, type Verdict, valueOf } from "./condition.ts";
 import { durationOfMs } from "./trust-policy-statistics.ts";
+import { turns } from "./turns.ts";
 
 /** Most rules that are evaluated in one call. */
 const mostRules = 1000;
 
 /** Most steps of one call: about a second, in which other calls get their turns. */
 const mostStepsInAll = 1_000_000;
-
-/** How long an evaluation may keep all others waiting. */
-const turnMs = 5;
 
 /** Values that are told, as JSON: each, and all of a response. */
 const mostValueLength = 1024;
@@ -83,7 +80,7 @@ export async function evaluation(
   const tookMs = new Map<string, number>();
   const verdicts: Verdict[] = [];
   const rules: RuleEvaluation[] = [];
-  let turnEnds = performance.now() + turnMs;
+  const turn = turns();
   for (const candidate of candidates) {
     const start = performance.now();
     const { verdict, values } = evaluated(candidate, meter, told);
@@ -92,11 +89,9 @@ export async function evaluation(
     tookMs.set(policyId, (tookMs.get(policyId) ?? 0) + end - start);
     verdicts.push(verdict);
     rules.push(ruleOf(candidate, verdict, values));
-    if (end < turnEnds) continue;
-    await setImmediate();
+    if (!(await turn())) continue;
     deadlineOf(context); // fails where it has passed
     context.signal.throwIfAborted();
-    turnEnds = performance.now() + turnMs;
   }
   return {
     ...decision(candidates, verdicts),

@@ -120,7 +120,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
       policy.version = 1n;
       policy.versionTime = timestampFromDate(new Date());
       checkEffectiveTime(policy);
-      const document = documentOf(policy, () => true);
+      const document = await documentOf(policy, () => true);
       const mark = requestMark(rpc.CreateTrustPolicyRequestSchema, request);
       const { document: stored } = await policies.insert(document, context, mark);
       return counted(codec.decode(stored), context);
@@ -159,7 +159,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
       const { policyId } = sent;
       const fields = maskedPaths(TrustPolicySchema, sent, updateMask);
       const isChanged = (name: string) => fields.some((path) => path.split(".", 1)[0] === name);
-      const document = documentOf(prepared(onlyWritable(TrustPolicySchema, sent)), isChanged);
+      const document = await documentOf(prepared(onlyWritable(TrustPolicySchema, sent)), isChanged);
       const set: Document = Object.fromEntries(fields.map((path) => [path, literal(valueAt(document, path))]));
       const changed = await versions.change(
         {

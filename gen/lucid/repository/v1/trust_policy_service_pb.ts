@@ -261,14 +261,14 @@ export type TrustPolicyFilter = Message<"lucid.repository.v1.TrustPolicyFilter">
   status: TrustPolicyStatus;
 
   /**
-   * Only policies of this owner; goes with `tag`, `policy_type` and `status` not.
+   * Only policies of this owner, whatever their type and status: it stands alone beside the times.
    *
    * @generated from field: string owner_id = 3;
    */
   ownerId: string;
 
   /**
-   * Only policies with this tag; goes with the others not.
+   * Only policies with this tag, whatever else they are: it stands alone beside the times.
    *
    * @generated from field: string tag = 4;
    */
@@ -1232,7 +1232,8 @@ export const GetPolicyViolationResponseSchema: GenMessage<GetPolicyViolationResp
   messageDesc(file_lucid_repository_v1_trust_policy_service, 34);
 
 /**
- * Which violations are meant. What is not set does not restrict. `violator` goes with `resolved` alone.
+ * Which violations are meant. What is not set does not restrict. `policy_id`, `severity` and `resolved` go together;
+ * `violator` goes with `resolved` only.
  *
  * @generated from message lucid.repository.v1.PolicyViolationFilter
  */
