@@ -1,5 +1,6 @@
 import { randomUUIDv7 } from "node:crypto";
 
+import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 
 import { type Manifest, ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
@@ -11,7 +12,6 @@ import { requestMark, type RequestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
 import { entity, literal, matching } from "../schema/entity.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
-import { dateAtOrAfter } from "../schema/filters.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { chunkCount, chunkTree } from "./chunk-leaves.ts";
 import type { Repositories } from "./collections.ts";
@@ -111,13 +111,16 @@ export function manifestService({
 
     async recordManifestAnchor(request, context) {
       const { manifestId, blockchainTransactionId: transactionId, blockchainBlockHeight: height, etag } = request;
+      const { blockchainTimestamp } = request;
       const now = new Date();
-      const time = request.blockchainTimestamp;
+      // The codec refuses a time that cannot be stored.
+      const time = create(ManifestSchema, { ...(blockchainTimestamp !== undefined && { blockchainTimestamp }) });
+      const { blockchain_timestamp: said } = codec.encode(time);
       const set = {
         blockchain_anchored: true,
         blockchain_transaction_id: literal(transactionId),
         ...(height !== undefined && { blockchain_block_height: height }),
-        blockchain_timestamp: time === undefined ? { $ifNull: ["$blockchain_timestamp", now] } : dateAtOrAfter(time),
+        blockchain_timestamp: said ?? { $ifNull: ["$blockchain_timestamp", now] },
       };
       // The first transaction stays: the store compares it, so that of two at once one is refused.
       const filter = { deleted_at: null, blockchain_transaction_id: { $in: [null, transactionId] }, ...matching(etag) };

@@ -169,7 +169,12 @@ function wantedNodes(spans: readonly Span[]) {
     seen: ({ begin, end }: Span, node: Uint8Array) => {
       if (ends.get(begin) === end) found.set(begin, node);
     },
-    hashes: () => spans.map(({ begin }) => found.get(begin)).filter((node) => node !== undefined),
+    hashes: () =>
+      spans.map(({ begin, end }) => {
+        const node = found.get(begin);
+        if (node === undefined) throw new Error(`The tree has made no node of ${begin} to ${end}`);
+        return node;
+      }),
   };
 }
 

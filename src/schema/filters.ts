@@ -1,14 +1,21 @@
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Document } from "bson";
 
+/** What is stored is in the years 1 to 9999. A filter may name any time; beyond these it means the first or the last one. */
+const [firstMs, lastMs] = [-62_135_596_800_000, 253_402_300_799_999];
+
 /** Stored times are whole milliseconds: before or from a time means before or from the next one of these. */
 export function dateAtOrAfter({ seconds, nanos }: Timestamp): Date {
-  return new Date(Number(seconds) * 1000 + Math.ceil(nanos / 1_000_000));
+  return storable(Number(seconds) * 1000 + Math.ceil(nanos / 1_000_000));
 }
 
 /** At or before a time means at or before this one. */
 export function dateAtOrBefore({ seconds, nanos }: Timestamp): Date {
-  return new Date(Number(seconds) * 1000 + Math.floor(nanos / 1_000_000));
+  return storable(Number(seconds) * 1000 + Math.floor(nanos / 1_000_000));
+}
+
+function storable(ms: number): Date {
+  return new Date(Math.min(Math.max(ms, firstMs), lastMs));
 }
 
 /** A filter for times from one, included, and before another, excluded; undefined where neither is set. */

@@ -215,6 +215,16 @@ const refusals: readonly [string, (manifests: Manifests, made: Manifest) => Prom
     bad("blockchain_block_height"),
   ],
   [
+    "recordManifestAnchor: time that cannot be stored",
+    (manifests, { manifestId }) =>
+      manifests.recordManifestAnchor({
+        manifestId,
+        blockchainTransactionId,
+        blockchainTimestamp: { seconds: 253_402_300_800n },
+      }),
+    bad("blockchain_timestamp"),
+  ],
+  [
     "recordManifestAnchor: none",
     (manifests) => manifests.recordManifestAnchor({ manifestId: nothing, blockchainTransactionId }),
     missing,

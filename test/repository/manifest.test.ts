@@ -373,6 +373,23 @@ test("lists and counts have exactly the manifests that the filter means, in eith
   expect(oldest.manifests).toStrictEqual(newest.toReversed());
 });
 
+test("a filter by a time that no manifest can have means all or none", async () => {
+  const { manifests } = service;
+  const all = (await manifests.countManifests({})).count;
+  for (const seconds of [253_402_300_800n, 10n ** 15n, 2n ** 63n - 1n]) {
+    const [late, early] = [{ seconds }, { seconds: -seconds }];
+    const counted = async (filter: MessageInitShape<typeof ManifestFilterSchema>) => {
+      const { count } = await manifests.countManifests({ filter });
+      const listed = (await manifests.listManifests({ filter, pageSize: 1000 })).manifests.length;
+      expect(count).toBe(BigInt(listed));
+      return count;
+    };
+    expect(await counted({ createdFrom: early, createdBefore: late })).toBe(all);
+    expect(await counted({ createdFrom: late })).toBe(0n);
+    expect(await counted({ createdBefore: early })).toBe(0n);
+  }
+});
+
 test.for([
   ["$where", { $where: "sleep(1000)" }],
   ["dots", { "a.b.c": { "": 1, "d..e": 2 } }],
