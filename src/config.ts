@@ -101,7 +101,7 @@ export const settings = {
     systemDatabase: text(
       "LUCID_MONGODB_SYSTEM_DATABASE",
       "lucid_system",
-      "Database of what the service keeps for itself: jobs and their events. Never backed up or restored.",
+      "Database of what the service keeps for itself: jobs and their events, the audit log. Never backed up or restored.",
     ),
   },
   redis: {

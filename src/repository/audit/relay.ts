@@ -18,10 +18,10 @@ export interface AuditRelay extends AsyncDisposable {
   settled(): Promise<void>;
 }
 
-/** How long calls are collected, so that many are moved with a few statements. */
-const windowMs = 25;
+/** How long calls are collected: statements cost more than records do, and until then a record is safe in its document. */
+const windowMs = 100;
 
-/** Calls that are moved at once. */
+/** Writes that are moved at once, and those of one call more; a refused call counts as one. */
 const mostAtOnce = 500;
 
 /** Calls that wait. More are forgotten here: changes are found by the sweeper, refusals are lost. */
@@ -72,7 +72,9 @@ export function auditRelay(options: {
   };
 
   const work = async (): Promise<void> => {
-    const calls = waiting.splice(0, mostAtOnce);
+    let writes = 0;
+    const end = waiting.findIndex(({ attempted }) => (writes += Math.max(1, attempted.length)) >= mostAtOnce);
+    const calls = waiting.splice(0, end === -1 ? waiting.length : end + 1);
     try {
       await move(calls);
       tries = 0;
@@ -94,7 +96,7 @@ export function auditRelay(options: {
     timer = undefined;
     working ??= work().finally(() => {
       working = undefined;
-      if (waiting.length > 0) schedule(tries > 0 ? retryMs : windowMs);
+      if (waiting.length > 0) schedule(tries > 0 ? retryMs : waiting.length < mostAtOnce ? windowMs : 0);
     });
     return working;
   };

@@ -98,6 +98,16 @@ test("the hash of a record is what its proto says: SHA-256 of its JSON in the ca
   expect(await audit.getAuditRecord({ auditId: record.auditId })).toMatchObject({ record: { hash: stored } });
 });
 
+test("the digest of a request tells of what it asks, and not of its secrets", async () => {
+  const { userId } = await newUser(service.users);
+  for (const salt of ["one", "other"])
+    await service.users.setUserCredentials({ userId, credentials: { salt: Buffer.from(salt) } });
+  for (const deltaBytes of [1n, 2n]) await service.users.adjustStorageUsed({ userId, deltaBytes });
+  const [, one, other, least, more] = (await recordsOf(userId)).map(({ requestDigest }) => requestDigest);
+  expect(one).toBe(other);
+  expect(least).not.toBe(more);
+});
+
 test("documents keep no record once it is in the log", async () => {
   const { userId } = await newUser(service.users);
   await service.users.setUserCredentials({ userId, credentials: { salt: Buffer.from("s") } });

@@ -1,0 +1,48 @@
+import { createContextValues } from "@connectrpc/connect";
+import { expect, test } from "vitest";
+
+import { auditApplied, auditedCall, auditRecord, type Carrier } from "../../src/schema/audited-call.ts";
+
+function call() {
+  const handedOver: Carrier[] = [];
+  const attempted: Carrier[] = [];
+  const values = createContextValues().set(auditedCall, {
+    record: { rpc: "test.v1.TestService/Change" },
+    attempted,
+    handOver: (carriers) => void handedOver.push(...carriers),
+  });
+  const write = (name: string, key = name) =>
+    auditRecord({ values }, { collection: "things", key: { name: key }, resource: { type: "Thing", name } });
+  return { values, attempted, handedOver, write };
+}
+
+test("writes of one call to one resource carry one record, those to another another", () => {
+  const { attempted, write } = call();
+  const [one, same, other] = [write("a"), write("a", "part of a"), write("b")];
+  expect(same).toBe(one);
+  expect(other?.["audit_id"]).not.toBe(one?.["audit_id"]);
+  expect(attempted.map(({ key }) => key as unknown)).toEqual([{ name: "a" }, { name: "part of a" }, { name: "b" }]);
+});
+
+test("a call that goes on hands over what it has written, and loses none of it", () => {
+  const { attempted, handedOver, write } = call();
+  const ids = Array.from({ length: 5000 }, (_, index) => write(String(index))?.["audit_id"] as unknown);
+  expect(new Set(ids).size).toBe(5000);
+  expect(attempted.length).toBeLessThanOrEqual(2000);
+  expect([...handedOver, ...attempted].map(({ record }) => record["audit_id"] as unknown)).toEqual(ids);
+});
+
+test("how a write ended is noted with that write, however often a call tries", () => {
+  const { values, attempted, write } = call();
+  auditApplied({ values }, write("a"), false);
+  auditApplied({ values }, write("a"), true);
+  write("b");
+  expect(attempted.map(({ applied }) => applied)).toEqual([false, true, undefined]);
+});
+
+test("a call that is not audited has no record", () => {
+  const values = createContextValues();
+  const record = auditRecord({ values }, { collection: "c", key: {}, resource: { type: "T", name: "n" } });
+  expect(record).toBeUndefined();
+  auditApplied({ values }, record, true);
+});
