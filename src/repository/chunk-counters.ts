@@ -7,7 +7,7 @@ import { SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { fail, isReason } from "../errors.ts";
 import { auditPush } from "../schema/audited-call.ts";
 import { hasItems, stringIn } from "../schema/bson-reader.ts";
-import { cancellable } from "../schema/call-options.ts";
+import { cancellable, deadlineOf } from "../schema/call-options.ts";
 import type { Entity } from "../schema/entity.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { defaultMaxSizeBytes } from "./session-document.ts";
@@ -159,7 +159,7 @@ export function chunkCounters({ sessions, chunks }: { sessions: Entity; chunks: 
         $push: { [announcedKey]: { id, at: new Date() } as never }, // the driver knows no type of it
         ...(addsBytes !== undefined && { $inc: { [announcedBytesKey]: addsBytes } }),
       },
-      { maxTimeMS: countMs },
+      deadlineOf(briefly(context)),
     );
     if (matchedCount > 0) return id;
     const why = await whyNot(sessionId, id, context);

@@ -13,7 +13,7 @@ import { badRequest } from "../schema/refusals.ts";
 import type { ChunkStore } from "./chunk-store.ts";
 
 /** Chunks in one statement: more make it no faster, and what one statement holds is what a dead writer leaves uncounted. */
-const batchChunks = 500;
+const batchChunks = 1000;
 /** Failures that are told one by one. */
 const mostFailures = 1000;
 
