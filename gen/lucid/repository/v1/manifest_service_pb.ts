@@ -850,7 +850,7 @@ export const VerifyConsistencyProofResponseSchema: GenMessage<VerifyConsistencyP
  * Keeps manifests of sessions, and proves by them that a chunk belongs to its session, or that a session has only grown. Every
  * rpc that names a manifest fails with `NOT_FOUND` (`MANIFEST_NOT_FOUND`) where there is none, and with `INVALID_ARGUMENT`
  * (`BAD_REQUEST`, with the path of each field) for a request that breaks a rule. What reads all chunks of a session takes
- * memory for one window of them, and time for each: about a minute for a million.
+ * memory for one window of them, and time for each: set a deadline to match.
  *
  * @generated from service lucid.repository.v1.ManifestService
  */
