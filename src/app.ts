@@ -165,7 +165,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
         draining: draining.signal,
       }),
     ),
-    serve(SessionService, sessionService(repositories)),
+    serve(SessionService, sessionService({ ...repositories, watches })),
     serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),
     serve(UserService, userService({ ...repositories, settings: config.users, watches })),
     serve(WalletService, walletService(repositories)),
@@ -179,9 +179,9 @@ export async function start(config: Config, log: Logger): Promise<App> {
         pageTokens: repositories.pageTokens,
       }),
     ),
-    serve(TransactionService, transactionService(repositories)),
+    serve(TransactionService, transactionService({ ...repositories, watches })),
     serve(ManifestService, manifestService(repositories)),
-    serve(BlockService, blockService(repositories)),
+    serve(BlockService, blockService({ ...repositories, watches })),
     serve(TrustPolicyService, trustPolicyService(repositories)),
   ];
   const services = domain.map(({ service }) => service.typeName);

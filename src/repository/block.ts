@@ -1,7 +1,12 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { type Document, ObjectId } from "bson";
 
-import { BlockSchema, BlockStatus, BlockSummarySchema } from "../../gen/lucid/repository/v1/block_pb.ts";
+import {
+  BlockSchema,
+  BlockStatus,
+  BlockStatusSchema,
+  BlockSummarySchema,
+} from "../../gen/lucid/repository/v1/block_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/block_service_pb.ts";
 import { fail } from "../errors.ts";
 import { cancellable, deadlineOf } from "../schema/call-options.ts";
@@ -17,6 +22,7 @@ import { filterOf, inChain, searchFilter } from "./block-query.ts";
 import { statisticsOf } from "./block-statistics.ts";
 import { verifyChain } from "./block-verify.ts";
 import type { Repositories } from "./collections.ts";
+import { storedNumber, type Watches } from "./watch/watches.ts";
 
 const codec = codecFor(BlockSchema);
 
@@ -30,13 +36,19 @@ const listed = documentResponse(rpc.ListBlocksResponseSchema, "blocks");
 const summarised = documentResponse(rpc.ListBlockSummariesResponseSchema, "blocks");
 const listedBySession = documentResponse(rpc.ListBlocksBySessionResponseSchema, "blocks");
 const searched = documentResponse(rpc.SearchBlocksResponseSchema, "blocks");
+const told = documentResponse(rpc.WatchBlocksResponseSchema, "block");
 const counted = documentResponse(rpc.UpdateConfirmationsResponseSchema, "block");
 const stepped = documentResponse(rpc.UpdateBlockStatusResponseSchema, "block");
 const finalized = documentResponse(rpc.FinalizeBlockResponseSchema, "block");
 const orphaned = documentResponse(rpc.MarkBlockOrphanedResponseSchema, "block");
 
 /** Keeps the chain. Reads go from stored bytes to wire bytes; `block-chain.ts` tells how writes keep the chain whole. */
-export function blockService({ db, collections, pageTokens }: Repositories): ServiceImpl<typeof rpc.BlockService> {
+export function blockService({
+  db,
+  collections,
+  pageTokens,
+  watches,
+}: Repositories & { readonly watches: Pick<Watches, "of"> }): ServiceImpl<typeof rpc.BlockService> {
   const blocks = entity({
     db,
     schema: BlockSchema,
@@ -48,6 +60,7 @@ export function blockService({ db, collections, pageTokens }: Repositories): Ser
   });
   const chain = blockChain(blocks, collections.ready);
   const internals = blockInternals(db);
+  const watched = watches.of({ schema: BlockSchema, id: "block_id", steps: { field: "status", only: true } });
 
   /** The last block of the chain. The bound lets the index of heights serve the order. */
   const last = async (context: HandlerContext, options: { raw?: true; projection?: Document }) =>
@@ -198,6 +211,26 @@ export function blockService({ db, collections, pageTokens }: Repositories): Ser
     async *verifyChain(request, context) {
       inOrder(request);
       yield* verifyChain(blocks.collection, request, context);
+    },
+
+    async *watchBlocks(request, context) {
+      const { afterHeight } = request;
+      // What is told of it later is the whole chain: a block below may be replaced.
+      const existing =
+        afterHeight === undefined
+          ? undefined
+          : {
+              filter: { height: { $gt: afterHeight }, ...inChain },
+              order: { sort: { height: 1, block_id: 1 } } as const,
+            };
+      // A token stands for itself: whoever goes on with one may keep the height up to date beside it.
+      const bound = { ...request, afterHeight: undefined };
+      const call = { schema: rpc.WatchBlocksRequestSchema, request: bound, filter: inChain, existing };
+      for await (const { type, id: blockId, revision, document, known, resumeToken } of watched.watch(call, context)) {
+        const status = storedNumber(BlockStatusSchema, known["status"]);
+        const height = BigInt((known["height"] ?? 0) as bigint | number); // as every block has it
+        yield told(document === undefined ? [] : [document], { type, blockId, height, revision, status, resumeToken });
+      }
     },
   };
 }

@@ -1,14 +1,16 @@
 import type { Document } from "bson";
 
-import { SessionStatusSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
+import { SessionSchema, SessionStatusSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import {
   type SearchSessionsRequest,
   type SessionFilter,
   SessionSearchMode,
+  type WatchSessionsRequest,
 } from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { textPart, timeRange } from "../schema/filters.ts";
 import type { Restrictions } from "../schema/list-query.ts";
 import { storedName } from "../schema/stored-field.ts";
+import { existingOrder } from "./watch/watches.ts";
 
 /** The documents that a filter means, and what an index must serve for it. */
 export function filterOf(filter: SessionFilter | undefined, showDeleted: boolean) {
@@ -27,6 +29,19 @@ export function filterOf(filter: SessionFilter | undefined, showDeleted: boolean
     filter: { ...equal, ...(created !== undefined && { created_at: created }), ...unlessDeleted },
     restrictions,
   };
+}
+
+/** What is watched, and what exists of it. */
+export function watchedBy({ filter: wanted, sessionId, changesOnly }: WatchSessionsRequest) {
+  const { filter, restrictions } = filterOf(wanted, false);
+  const all = { ...filter, ...(sessionId !== "" && { session_id: sessionId }) };
+  if (changesOnly) return { filter: all };
+  // One session needs no order but that of the index that finds it.
+  const order =
+    sessionId === ""
+      ? existingOrder(SessionSchema, restrictions, { id: "session_id", order: "created_at" })
+      : ({ sort: { session_id: 1 } } as const);
+  return { filter: all, existing: { filter: all, order } };
 }
 
 /** The documents that a search finds: its text is a part of a name or id, taken literally. */

@@ -4,7 +4,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 
 import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { SessionEncryptionKeySchema } from "../../gen/lucid/repository/v1/session_encryption_key_pb.ts";
-import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
+import { SessionSchema, SessionStatus, SessionStatusSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { fail } from "../errors.ts";
 import { codecFor } from "../schema/codec.ts";
@@ -19,9 +19,10 @@ import { secretsOf } from "./secrets.ts";
 import { anchorRpcs } from "./session-anchor.ts";
 import { chunkRpcs } from "./session-chunks.ts";
 import { documentOf, prepared } from "./session-document.ts";
-import { filterOf, searchFilter } from "./session-query.ts";
+import { filterOf, searchFilter, watchedBy } from "./session-query.ts";
 import { sessionStates, stepTimes } from "./session-states.ts";
 import { sessionManifest, statisticsOf } from "./session-statistics.ts";
+import { storedNumber, type Watches } from "./watch/watches.ts";
 
 const codec = codecFor(SessionSchema);
 
@@ -33,10 +34,16 @@ const stepped = documentResponse(rpc.UpdateSessionStatusResponseSchema, "session
 const deleted = documentResponse(rpc.DeleteSessionResponseSchema, "session");
 const undeleted = documentResponse(rpc.UndeleteSessionResponseSchema, "session");
 const listed = documentResponse(rpc.ListSessionsResponseSchema, "sessions");
+const told = documentResponse(rpc.WatchSessionsResponseSchema, "session");
 const searched = documentResponse(rpc.SearchSessionsResponseSchema, "sessions");
 
 /** Keeps sessions. Reads go from stored bytes to wire bytes; the store itself decides whether a step is allowed. */
-export function sessionService({ db, collections, pageTokens }: Repositories): ServiceImpl<typeof rpc.SessionService> {
+export function sessionService({
+  db,
+  collections,
+  pageTokens,
+  watches,
+}: Repositories & { readonly watches: Pick<Watches, "of"> }): ServiceImpl<typeof rpc.SessionService> {
   const sessions = entity({
     db,
     schema: SessionSchema,
@@ -59,6 +66,7 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
     ready: collections.ready,
     pageTokens,
   });
+  const watched = watches.of({ schema: SessionSchema, id: "session_id", steps: { field: "status", only: true } });
   const counters = chunkCounters({ sessions, chunks: chunks.collection });
   const keys = secretsOf(db, {
     schema: SessionEncryptionKeySchema,
@@ -176,6 +184,18 @@ export function sessionService({ db, collections, pageTokens }: Repositories): S
         context,
       );
       return searched(await counters.upToDate(documents, context), { nextPageToken });
+    },
+
+    async *watchSessions(request, context) {
+      const { filter, existing } = watchedBy(request);
+      const call = { schema: rpc.WatchSessionsRequestSchema, request, filter, existing };
+      for await (const { type, id: sessionId, revision, document, known, resumeToken } of watched.watch(
+        call,
+        context,
+      )) {
+        const status = storedNumber(SessionStatusSchema, known["status"]);
+        yield told(document === undefined ? [] : [document], { type, sessionId, revision, status, resumeToken });
+      }
     },
   };
 }

@@ -1,7 +1,11 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 
 import { TransactionInternalsSchema } from "../../gen/lucid/repository/v1/transaction_internals_pb.ts";
-import { TransactionSchema, TransactionSummarySchema } from "../../gen/lucid/repository/v1/transaction_pb.ts";
+import {
+  TransactionSchema,
+  TransactionStatusSchema,
+  TransactionSummarySchema,
+} from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
 import { cancellable } from "../schema/call-options.ts";
 import { documentResponse } from "../schema/document-response.ts";
@@ -14,6 +18,7 @@ import { notInBlock, transactionSteps } from "./transaction-block.ts";
 import { newTransaction, wrongAddress } from "./transaction-document.ts";
 import { queryFor, searchFor } from "./transaction-query.ts";
 import { statisticsOf } from "./transaction-statistics.ts";
+import { existingOrder, storedNumber, type Watches } from "./watch/watches.ts";
 
 const created = documentResponse(rpc.CreateTransactionResponseSchema, "transaction");
 const got = documentResponse(rpc.GetTransactionResponseSchema, "transaction");
@@ -24,6 +29,7 @@ const listedByBlock = documentResponse(rpc.ListTransactionsByBlockResponseSchema
 const searched = documentResponse(rpc.SearchTransactionsResponseSchema, "transactions");
 const stepped = documentResponse(rpc.UpdateTransactionStatusResponseSchema, "transaction");
 const assigned = documentResponse(rpc.AssignTransactionToBlockResponseSchema, "transaction");
+const told = documentResponse(rpc.WatchTransactionsResponseSchema, "transaction");
 const confirmed = documentResponse(rpc.UpdateTransactionConfirmationsResponseSchema, "transaction");
 
 /** Keeps transactions. Each change is one statement that the store carries out on one document. */
@@ -31,7 +37,8 @@ export function transactionService({
   db,
   collections,
   pageTokens,
-}: Repositories): ServiceImpl<typeof rpc.TransactionService> {
+  watches,
+}: Repositories & { readonly watches: Pick<Watches, "of"> }): ServiceImpl<typeof rpc.TransactionService> {
   const transactions = entity({
     db,
     schema: TransactionSchema,
@@ -48,6 +55,11 @@ export function transactionService({
     alreadyExists: "TRANSACTION_ALREADY_EXISTS",
   });
   const steps = transactionSteps(transactions, db);
+  const watched = watches.of({
+    schema: TransactionSchema,
+    id: "transaction_id",
+    steps: { field: "status", only: false },
+  });
 
   return {
     async createTransaction(request, context) {
@@ -142,6 +154,23 @@ export function transactionService({
 
     async getTransactionStatistics(request, context) {
       return { statistics: await statisticsOf(transactions.collection, request, cancellable(context)) };
+    },
+
+    async *watchTransactions(request, context) {
+      const { filter, restrictions } = queryFor(request.filter);
+      // Neither changes once it is set.
+      const order = request.filter?.blockId ? "transaction_index" : "created_at";
+      const existing = request.changesOnly
+        ? undefined
+        : { filter, order: existingOrder(TransactionSchema, restrictions, { id: "transaction_id", order }) };
+      const call = { schema: rpc.WatchTransactionsRequestSchema, request, filter, existing };
+      for await (const { type, id: transactionId, revision, document, known, resumeToken } of watched.watch(
+        call,
+        context,
+      )) {
+        const status = storedNumber(TransactionStatusSchema, known["status"]);
+        yield told(document === undefined ? [] : [document], { type, transactionId, revision, status, resumeToken });
+      }
     },
   };
 }

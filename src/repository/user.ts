@@ -22,7 +22,7 @@ import { secretsOf } from "./secrets.ts";
 import { documentOf, prepared } from "./user-document.ts";
 import { filterOf, searchFilter } from "./user-query.ts";
 import { statisticsOf } from "./user-statistics.ts";
-import type { Watches } from "./watch/watches.ts";
+import { existingOrder, type Watches } from "./watch/watches.ts";
 
 const codec = codecFor(UserSchema);
 
@@ -208,8 +208,10 @@ export function userService(
     },
 
     async *watchUsers(request, context) {
-      const query = filterOf(request.filter, false);
-      const call = { schema: rpc.WatchUsersRequestSchema, request, ...query, order: "created_at" };
+      const { filter, restrictions } = filterOf(request.filter, false);
+      const order = existingOrder(UserSchema, restrictions, { id: "user_id", order: "created_at" });
+      const existing = request.changesOnly ? undefined : { filter, order };
+      const call = { schema: rpc.WatchUsersRequestSchema, request, filter, existing };
       for await (const { type, id: userId, revision, document, resumeToken } of watched.watch(call, context)) {
         yield told(document === undefined ? [] : [document], { type, userId, revision, resumeToken });
       }

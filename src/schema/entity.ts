@@ -27,6 +27,9 @@ import { etagOf, revisionOfEtag } from "./stored-field.ts";
 /** When a document was marked to be removed for good: parts of it may be gone, so that it cannot be undeleted. */
 export const purgeKey = "_purge";
 
+/** Set with the mark: the id of the document. Who follows changes learns from it whose mark it is, though it is gone by then. */
+export const purgedIdKey = "_purge_id";
+
 /** What entities of one kind are called, in documents and in failures. */
 export interface EntityOptions {
   readonly db: Db;

@@ -15,7 +15,7 @@ import {
 import { blockService } from "../../src/repository/block.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { allOf, type BlocksApp, blocksApp, hashOf, newBlock, newChain, newHash, noHash } from "./block-support.ts";
-import { refusalOf } from "./support.ts";
+import { refusalOf, noWatches } from "./support.ts";
 
 let service: BlocksApp;
 beforeAll(async () => {
@@ -172,7 +172,12 @@ test("a stream reads from the store what its reader takes, and no more", async (
   const uri = storeAddresses().mongodbUri;
   await using client = await MongoClient.connect(uri, { monitorCommands: true });
   const db = client.db(service.db.databaseName, { useBigInt64: true });
-  const { streamBlocks } = blockService({ db, collections: { ready: async () => {} }, pageTokens: expect.unreachable });
+  const { streamBlocks } = blockService({
+    db,
+    collections: { ready: async () => {} },
+    pageTokens: expect.unreachable,
+    watches: noWatches,
+  });
   let asked = 0;
   client.on("commandStarted", ({ commandName }) => {
     if (commandName === "find" || commandName === "getMore") asked += 1;

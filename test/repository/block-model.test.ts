@@ -10,7 +10,7 @@ import { domainCollections } from "../../src/repository/collections.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { allOf, type Blocks, blockInit, newHash } from "./block-support.ts";
-import { refusalOf } from "./support.ts";
+import { refusalOf, noWatches } from "./support.ts";
 
 /** Chains that sequences run on side by side: a database has one chain. */
 const lanes = 8;
@@ -30,7 +30,12 @@ afterAll(async () => {
 /** The handlers on a chain, without a listener between. */
 function handlersOn(db: Db): Blocks {
   const tokens = pageTokens("");
-  const handlers = blockService({ db, collections: { ready: async () => {} }, pageTokens: async () => tokens });
+  const handlers = blockService({
+    db,
+    collections: { ready: async () => {} },
+    pageTokens: async () => tokens,
+    watches: noWatches,
+  });
   return createClient(
     BlockService,
     createRouterTransport(({ service }) => {

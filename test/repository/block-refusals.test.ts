@@ -240,6 +240,22 @@ const refusals: readonly [string, (blocks: Blocks, made: Made) => Promise<unknow
     (blocks) => allOf(blocks.verifyChain({ progressBlocks: 1_000_001 })),
     bad("progress_blocks"),
   ],
+  [
+    "watchBlocks: long token",
+    (blocks) => allOf(blocks.watchBlocks({ resumeToken: "x".repeat(2049) })),
+    bad("resume_token"),
+  ],
+  [
+    "watchBlocks: made-up token",
+    (blocks) => allOf(blocks.watchBlocks({ resumeToken: "abc" })),
+    { code: "InvalidArgument", reason: "WATCH_TOKEN_INVALID", fields: ["resume_token"] },
+  ],
+  [
+    "watchBlocks: long interval",
+    (blocks) => allOf(blocks.watchBlocks({ checkpointInterval: { seconds: 301n } })),
+    bad("checkpoint_interval"),
+  ],
+  ["watchBlocks: below all", (blocks) => allOf(blocks.watchBlocks({ afterHeight: -2n })), bad("after_height")],
 ];
 
 let service: BlocksApp;

@@ -12,6 +12,7 @@ import { sessionService } from "../../src/repository/session.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { chunkInit, countedRows, countersOf, newSession, type Sessions } from "./session-support.ts";
+import { noWatches } from "./support.ts";
 
 let client: MongoClient;
 let db: Db;
@@ -59,7 +60,7 @@ function replica(death?: Death): Sessions {
     return collection;
   }) as Db["collection"];
   const tokens = pageTokens("");
-  const handlers = sessionService({ db: own, collections, pageTokens: async () => tokens });
+  const handlers = sessionService({ db: own, collections, pageTokens: async () => tokens, watches: noWatches });
   const transport = createRouterTransport(({ service }) => {
     service(SessionService, handlers);
   });
@@ -204,7 +205,7 @@ test("a write that outlives its announcement is counted all the same", async () 
     return Object.defineProperty(collection, "insertMany", { value: late });
   }) as Db["collection"];
   const tokens = pageTokens("");
-  const handlers = sessionService({ db: own, collections, pageTokens: async () => tokens });
+  const handlers = sessionService({ db: own, collections, pageTokens: async () => tokens, watches: noWatches });
   const transport = createRouterTransport(({ service }) => {
     service(SessionService, handlers);
   });

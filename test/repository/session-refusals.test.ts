@@ -373,6 +373,31 @@ const refusals: readonly [string, Call, object][] = [
     { code: "InvalidArgument", reason: "BAD_REQUEST" },
   ],
   ["searchSessions: made-up token", (sessions) => sessions.searchSessions({ query: "a", pageToken: "abc" }), noToken()],
+  [
+    "watchSessions: long token",
+    (sessions) => Array.fromAsync(sessions.watchSessions({ resumeToken: "x".repeat(2049) })),
+    bad("resume_token"),
+  ],
+  [
+    "watchSessions: made-up token",
+    (sessions) => Array.fromAsync(sessions.watchSessions({ resumeToken: "abc" })),
+    { code: "InvalidArgument", reason: "WATCH_TOKEN_INVALID", fields: ["resume_token"] },
+  ],
+  [
+    "watchSessions: long interval",
+    (sessions) => Array.fromAsync(sessions.watchSessions({ checkpointInterval: { seconds: 301n } })),
+    bad("checkpoint_interval"),
+  ],
+  [
+    "watchSessions: long id",
+    (sessions) => Array.fromAsync(sessions.watchSessions({ sessionId: long })),
+    bad("session_id"),
+  ],
+  [
+    "watchSessions: unknown state",
+    (sessions) => Array.fromAsync(sessions.watchSessions({ filter: { status: unknown } })),
+    bad("filter.status"),
+  ],
 ];
 
 function noToken() {

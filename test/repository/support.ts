@@ -9,6 +9,7 @@ import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { User, UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { reasonOf } from "../../src/errors.ts";
+import type { Watches } from "../../src/repository/watch/watches.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { uniqueName } from "../support/stores.ts";
 
@@ -64,6 +65,15 @@ export async function newUser(
   if (user === undefined) throw new Error("No user was returned");
   return user;
 }
+
+/** For handlers of which nothing is watched. */
+export const noWatches: Pick<Watches, "of"> = {
+  of: () => ({
+    watch: () => {
+      throw new Error("Nothing is watched here");
+    },
+  }),
+};
 
 /** What a caller is told when a call fails. */
 export interface Refusal {

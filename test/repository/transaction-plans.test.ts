@@ -7,7 +7,7 @@ import { domainCollections } from "../../src/repository/collections.ts";
 import { transactionService } from "../../src/repository/transaction.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { expectIndexed, usesIndexBesideFilter, type WatchedDb, watchedDb } from "./plans.ts";
-import { tronAddress } from "./support.ts";
+import { tronAddress, noWatches } from "./support.ts";
 import { hash, newBlock, newTransaction } from "./transaction-support.ts";
 
 let plans: WatchedDb;
@@ -24,6 +24,7 @@ function service() {
     db: watched,
     collections: domainCollections(db, ({ name }) => expect.unreachable(name)),
     pageTokens: async () => tokens,
+    watches: noWatches,
   });
   return createClient(
     TransactionService,

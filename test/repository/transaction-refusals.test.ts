@@ -480,6 +480,31 @@ const refusals: readonly [string, Call, object][] = [
     (transactions) => transactions.getTransactionStatistics({ transactionType: 99 as never }),
     bad("transaction_type"),
   ],
+  [
+    "watchTransactions: long token",
+    (transactions) => Array.fromAsync(transactions.watchTransactions({ resumeToken: "x".repeat(2049) })),
+    bad("resume_token"),
+  ],
+  [
+    "watchTransactions: made-up token",
+    (transactions) => Array.fromAsync(transactions.watchTransactions({ resumeToken: "abc" })),
+    { code: "InvalidArgument", reason: "WATCH_TOKEN_INVALID", fields: ["resume_token"] },
+  ],
+  [
+    "watchTransactions: long interval",
+    (transactions) => Array.fromAsync(transactions.watchTransactions({ checkpointInterval: { seconds: 301n } })),
+    bad("checkpoint_interval"),
+  ],
+  [
+    "watchTransactions: unknown type",
+    (transactions) => Array.fromAsync(transactions.watchTransactions({ filter: { transactionType: 99 as never } })),
+    bad("filter.transaction_type"),
+  ],
+  [
+    "watchTransactions: a filter without an index",
+    (transactions) => Array.fromAsync(transactions.watchTransactions({ filter: { fromAddress: "a", toAddress: "b" } })),
+    bad("filter"),
+  ],
 ];
 
 let service: TransactionsApp;

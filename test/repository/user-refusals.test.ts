@@ -254,33 +254,28 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
   ["getUserStatistics: nobody", (users) => users.getUserStatistics({ userId: nobody }), missing],
   [
     "watchUsers: unknown status",
-    (users) => first(users.watchUsers({ filter: { status: 99 as never } })),
+    (users) => Array.fromAsync(users.watchUsers({ filter: { status: 99 as never } })),
     bad("filter.status"),
   ],
   [
     "watchUsers: short interval",
-    (users) => first(users.watchUsers({ checkpointInterval: { nanos: 1 } })),
+    (users) => Array.fromAsync(users.watchUsers({ checkpointInterval: { nanos: 1 } })),
     bad("checkpoint_interval"),
   ],
   [
     "watchUsers: long token",
-    (users) => first(users.watchUsers({ resumeToken: "x".repeat(2049) })),
+    (users) => Array.fromAsync(users.watchUsers({ resumeToken: "x".repeat(2049) })),
     bad("resume_token"),
   ],
   [
     "watchUsers: made-up token",
-    (users) => first(users.watchUsers({ resumeToken: "abc" })),
+    (users) => Array.fromAsync(users.watchUsers({ resumeToken: "abc" })),
     { code: "InvalidArgument", reason: "WATCH_TOKEN_INVALID", fields: ["resume_token"] },
   ],
 ];
 
 function taken(field: string) {
   return { code: "AlreadyExists", reason: "USER_ALREADY_EXISTS", metadata: { field }, fields: [`user.${field}`] };
-}
-
-async function first(stream: AsyncIterable<unknown>): Promise<unknown> {
-  for await (const message of stream) return message;
-  return undefined;
 }
 
 function update(users: Users, userId: string, ...paths: string[]) {

@@ -3,7 +3,7 @@ import type { Db, Filter, ObjectId } from "mongodb";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { auditKey } from "../../schema/audited-call.ts";
-import { purgeKey, sum } from "../../schema/entity.ts";
+import { purgedIdKey, purgeKey, sum } from "../../schema/entity.ts";
 import type { Copies } from "./copies.ts";
 import type { StoredKind } from "./stored-kinds.ts";
 import type { Tally } from "./tally.ts";
@@ -76,12 +76,17 @@ async function removeBatch(
 }
 
 /** Marks documents: they are deleted from now on, and cannot be undeleted. Returns those that are marked. */
-export async function mark(kind: StoredKind, filter: Filter<Document>, { db }: RemovalWork): Promise<Document[]> {
+export async function mark(
+  kind: StoredKind,
+  filter: Filter<Document>,
+  { db }: Pick<RemovalWork, "db">,
+): Promise<Document[]> {
   const collection = db.collection(kind.name);
   const found = await collection.find(filter, { projection: { _id: 1 }, ...limits }).toArray();
   const now = new Date();
   const set = {
     [purgeKey]: now,
+    ...(kind.id !== undefined && { [purgedIdKey]: `$${kind.id}` }),
     deleted_at: { $ifNull: ["$deleted_at", now] },
     ...(kind.hasRevision && { revision: sum("$revision", 1n) }),
   };

@@ -6,6 +6,8 @@ import { collectionOf } from "../../schema/collection.ts";
 /** The documents of one message, and what becomes of them for good. */
 export interface StoredKind {
   readonly name: string;
+  /** The field that identifies one: what its first unique index is of. */
+  readonly id: string | undefined;
   readonly lifecycle: Lifecycle;
   /** Whether they are deleted softly, and can then be undeleted. */
   readonly isDeletedSoftly: boolean;
@@ -24,6 +26,10 @@ export function storedKinds(messages: readonly DescMessage[]): readonly StoredKi
     const { name: collection, indexes } = collectionOf(schema);
     return {
       name: collection,
+      id: indexes
+        .find(({ unique, key }) => unique && key.size === 1)
+        ?.key.keys()
+        .next().value,
       lifecycle: getOption(schema, lifecycleOption),
       isDeletedSoftly: has("deleted_at"),
       hasRevision: has("revision"),

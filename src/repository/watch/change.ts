@@ -1,6 +1,7 @@
 import { type Document, serialize } from "bson";
 import type { ChangeStreamDocument } from "mongodb";
 
+import { purgedIdKey } from "../../schema/entity.ts";
 import { type Timed, tokenText } from "./position.ts";
 
 /** One change of a document, as a change stream tells it. */
@@ -28,7 +29,7 @@ export type Meaning = { readonly change: Change } | "nothing" | "over";
 
 /**
  * Reads an event. Changes that leave `revision` as it is are nothing, and so is the removal of a document for good: it was
- * deleted before, which was a change. `over` means that the collection is no longer the one that was watched.
+ * marked and deleted before, which was a change. `over` means that the collection is no longer the one that was watched.
  */
 export function meaningOf(event: ChangeStreamDocument, idName: string): Meaning {
   switch (event.operationType) {
@@ -43,10 +44,14 @@ export function meaningOf(event: ChangeStreamDocument, idName: string): Meaning 
       const { fullDocument, updateDescription } = event;
       const { updatedFields = {}, removedFields = [], truncatedArrays = [] } = updateDescription;
       const revision: unknown = updatedFields["revision"];
-      // Of a document that is gone for good, its deletion is told by a later change.
-      if (revision === undefined || fullDocument === undefined || fullDocument === null) return "nothing";
+      if (revision === undefined) return "nothing";
       const names = [...Object.keys(updatedFields), ...removedFields, ...truncatedArrays.map(({ field }) => field)];
       const touched = new Set(names.map((name) => name.split(".", 1)[0] ?? ""));
+      if (fullDocument === undefined || fullDocument === null) {
+        // It is gone for good. The change that marked it for that deleted it, and says which it was.
+        const known = { ...asItWas({}, updatedFields, []), [idName]: updatedFields[purgedIdKey] as unknown };
+        return changeOf(event, { kind: "changed", revision, known, isWhole: false, touched }, idName);
+      }
       const isWhole = numberOf(fullDocument["revision"]) === numberOf(revision);
       const known = isWhole ? fullDocument : asItWas(fullDocument, updatedFields, removedFields);
       return changeOf(event, { kind: "changed", revision, known, isWhole, touched }, idName);

@@ -34,17 +34,21 @@ export interface WatchOptions {
   readonly id: string;
   /** The documents that are meant: of the operators that `documentFilter` knows. */
   readonly filter: Document;
-  /** An order that an index gives with the filter, by fields that never change. */
-  readonly order: ListOrder;
-  /**
-   * Stored name of a field, each of whose values is told: also where the document has moved on, without the document then.
-   * Else only the last of changes in quick succession is.
-   */
-  readonly state?: string;
-  /** Where to go on; without it, what exists is told first. */
+  /** What exists and is told first; without it, nothing is. */
+  readonly existing?: {
+    readonly filter: Document;
+    /** An order that an index gives with the filter, by fields that never change. */
+    readonly order: ListOrder;
+  };
+  /** Which changes are told; all where nothing is said, and only the last one of some in quick succession. */
+  readonly steps?: {
+    /** Stored name of a field, each of whose values is told: also where the document has moved on, without the document then. */
+    readonly field: string;
+    /** Whether changes of other fields are left out, as far as the server says what was changed. */
+    readonly only: boolean;
+  };
+  /** Where to go on; what exists is not told again then. */
   readonly from?: Position;
-  /** Whether to leave out what exists. */
-  readonly changesOnly: boolean;
   /** Longest time without an event, in milliseconds. */
   readonly checkpointMs: number;
   /** Makes a token of a position, for failures. */
@@ -66,14 +70,14 @@ type Seen = Map<string, bigint>;
  * then takes the changes and leaves out those that the reads have seen. Ends by throwing only.
  */
 export async function* watch(feeds: Feeds, options: WatchOptions): AsyncGenerator<WatchEvent> {
-  const { db, state, from, changesOnly, checkpointMs, seal, signal, closing } = options;
+  const { db, steps, from, checkpointMs, seal, signal, closing } = options;
   const ending = AbortSignal.any([signal, closing]);
   const filter = documentFilter(options.filter);
   await using session = db.client.startSession({ causalConsistency: true });
   using follower = await feeds.follow(from, session);
   const seen: Seen = new Map();
   if (from === undefined) {
-    if (!changesOnly) yield* existing(options, seen, session);
+    if (options.existing !== undefined) yield* existing(options, options.existing, seen, session);
     yield checkpoint(follower.position);
   }
   await session.endSession();
@@ -84,7 +88,7 @@ export async function* watch(feeds: Feeds, options: WatchOptions): AsyncGenerato
     if (closing.aborted) throw watchInterrupted(seal(follower.position));
     const change = follower.take();
     if (change === "lost") throw watchTooSlow(seal(follower.position));
-    const event = change && told(change, { filter, seen, state });
+    const event = change && told(change, { filter, seen, steps });
     if (event !== undefined) {
       yield { ...event, position: follower.position };
       toldMs = performance.now();
@@ -100,8 +104,12 @@ export async function* watch(feeds: Feeds, options: WatchOptions): AsyncGenerato
   }
 }
 
-async function* existing(options: WatchOptions, seen: Seen, session: ClientSession): AsyncGenerator<WatchEvent> {
-  const { db, collection, id: idName, filter, order, signal, closing } = options;
+async function* existing(
+  { db, collection, id: idName, signal, closing }: WatchOptions,
+  { filter, order }: NonNullable<WatchOptions["existing"]>,
+  seen: Seen,
+  session: ClientSession,
+): AsyncGenerator<WatchEvent> {
   // No older than the place among the changes, and nothing that a failover could take back.
   const reads = { session, readConcern: { level: "majority" }, readPreference: "primary", maxTimeMS: pageMs } as const;
   let token = "";
@@ -136,19 +144,22 @@ const plainTokens = {
 interface Telling {
   readonly filter: DocumentFilter;
   readonly seen: Seen;
-  readonly state: string | undefined;
+  readonly steps: WatchOptions["steps"];
 }
 
 /** What a change is to one who watches with a filter; undefined where it is nothing. */
-function told(change: Change, { filter, seen, state }: Telling): Omit<WatchEvent, "position"> | undefined {
+function told(change: Change, { filter, seen, steps }: Telling): Omit<WatchEvent, "position"> | undefined {
   const { kind, id, revision, known, document, touched } = change;
   if (revision <= (seen.get(id) ?? -1n)) return undefined;
   const about = { id, revision, document, known };
   if (document === undefined) {
     // A later change has the document; only what that could not tell is told.
     if (!filter.matches(known, touched)) return { ...about, type: WatchEventType.REMOVED };
-    const isState = state !== undefined && touched?.has(state) === true && filter.matches(known);
-    return isState ? { ...about, type: WatchEventType.CHANGED } : undefined;
+    const isStep = steps !== undefined && touched?.has(steps.field) === true && filter.matches(known);
+    return isStep ? { ...about, type: WatchEventType.CHANGED } : undefined;
+  }
+  if (steps?.only === true && touched?.has(steps.field) === false && touched.isDisjointFrom(filter.fields)) {
+    return undefined;
   }
   if (filter.matches(known)) {
     return { ...about, type: kind === "created" ? WatchEventType.CREATED : WatchEventType.CHANGED };

@@ -1,17 +1,28 @@
-import { create, type DescMessage, type Message, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescEnum,
+  type DescMessage,
+  type EnumShape,
+  type Message,
+  type MessageShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Document } from "bson";
 import type { Db } from "mongodb";
 
 import type { Config } from "../../config.ts";
+import { isReason } from "../../errors.ts";
 import { collectionOf } from "../../schema/collection.ts";
-import { listOrder, type Restrictions } from "../../schema/list-query.ts";
+import { type ListOrder, listOrder, type Restrictions } from "../../schema/list-query.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
+import { badRequest } from "../../schema/refusals.ts";
+import { storedNames } from "../../schema/stored-field.ts";
 import { tokenInvalid } from "./failures.ts";
 import { Feeds } from "./feeds.ts";
 import { type Position, positionOf, positionText } from "./position.ts";
-import { watch, type WatchEvent } from "./watch.ts";
+import { watch, type WatchEvent, type WatchOptions } from "./watch.ts";
 
 /** What is watched of one entity. */
 export interface WatchedEntity {
@@ -19,14 +30,13 @@ export interface WatchedEntity {
   readonly schema: DescMessage;
   /** Stored name of the field that identifies one, for example `user_id`. */
   readonly id: string;
-  /** Stored name of a field of which every value is told; see `WatchOptions`. */
-  readonly state?: string;
+  /** See `WatchOptions`. */
+  readonly steps?: WatchOptions["steps"];
 }
 
 /** The request of a watch; `checkpoint_interval` alone may change when it goes on. */
 type WatchRequest = Message & {
   readonly resumeToken: string;
-  readonly changesOnly?: boolean;
   readonly checkpointInterval?: Duration | undefined;
 };
 
@@ -35,9 +45,8 @@ export interface WatchCall<D extends DescMessage> {
   readonly schema: D;
   readonly request: MessageShape<D> & WatchRequest;
   readonly filter: Document;
-  readonly restrictions: Restrictions;
-  /** The order in which what exists is told, as `order_by` has it, by fields that never change. */
-  readonly order: string;
+  /** What exists of it and is told first, in an order by fields that never change; nothing where there is none. */
+  readonly existing?: WatchOptions["existing"] | undefined;
 }
 
 /** An event, with the token that goes on after it. */
@@ -83,9 +92,9 @@ export function watchesOf(options: {
   };
 
   return {
-    of: ({ schema: entity, id, state }) => ({
-      async *watch({ schema, request, filter, restrictions, order }, { signal }) {
-        const { resumeToken, changesOnly = false, checkpointInterval } = request;
+    of: ({ schema: entity, id, steps }) => ({
+      async *watch({ schema, request, filter, existing }, { signal }) {
+        const { resumeToken, checkpointInterval } = request;
         const tokens = await pageTokens();
         const query = queryOf(schema, request);
         const seal = (position: Position) => tokens.encode(query, positionText(position));
@@ -97,13 +106,12 @@ export function watchesOf(options: {
           collection,
           id,
           filter,
-          order: listOrder(entity, order, restrictions, { id, fallback: order }),
-          changesOnly,
           checkpointMs: checkpointInterval === undefined ? defaultCheckpointMs : msOf(checkpointInterval),
           seal,
           signal,
           closing,
-          ...(state !== undefined && { state }),
+          ...(existing !== undefined && { existing }),
+          ...(steps !== undefined && { steps }),
           ...(text !== undefined && { from: positionOf(text) }),
         });
         for await (const { position, ...event } of events) {
@@ -123,6 +131,26 @@ function queryOf<D extends DescMessage>(schema: D, request: MessageShape<D>): Ui
   // A request that is a message has these members if its proto does.
   const same = create(schema, { ...request, resumeToken: "", checkpointInterval: undefined } as never);
   return Buffer.concat([Buffer.from(`${schema.typeName}\0`), toBinary(schema, same)]);
+}
+
+/** An order for what exists, by fields that never change. Fails with `BAD_REQUEST` where no index gives it with the filter. */
+export function existingOrder(
+  schema: DescMessage,
+  restrictions: Restrictions,
+  by: { id: string; order: string },
+): ListOrder {
+  try {
+    return listOrder(schema, by.order, restrictions, { id: by.id, fallback: by.order });
+  } catch (error) {
+    if (!isReason(error, "BAD_REQUEST")) throw error;
+    throw badRequest({ field: "filter", description: "must be one that a list takes, or changes_only set" });
+  }
+}
+
+/** The value of an enum that is stored under a name; 0 where there is none. */
+export function storedNumber<D extends DescEnum>(desc: D, name: unknown): EnumShape<D> {
+  const number = storedNames(desc).find((value) => value.name === name)?.number ?? 0;
+  return number as EnumShape<D>; // one of its numbers
 }
 
 function msOf({ seconds, nanos }: Duration): number {

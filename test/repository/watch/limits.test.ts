@@ -169,25 +169,26 @@ test("a thousand idle watches share one change stream and take little memory", {
   });
   const leaving = new AbortController();
   const entity = watches.of({ schema: UserSchema, id: "user_id" });
+  const live = { deleted_at: null };
+  const existing = { filter: live, order: { sort: { created_at: 1, user_id: 1 } } } as const;
   const open = (changesOnly: boolean) => {
     const request = create(WatchUsersRequestSchema, { changesOnly, checkpointInterval: { seconds: 300n } });
     const call = {
       schema: WatchUsersRequestSchema,
       request,
-      filter: { deleted_at: null },
-      restrictions: { equal: [] },
+      filter: live,
     };
     // All that a watch looks at.
     const context = { signal: leaving.signal } as HandlerContext;
-    return entity.watch({ ...call, order: "created_at" }, context);
+    return entity.watch({ ...call, ...(!changesOnly && { existing }) }, context);
   };
   const untilCheckpoint = async (watch: AsyncGenerator<ToldEvent>) => {
-    let existing = 0;
+    let found = 0;
     for (;;) {
       const { value, done } = await watch.next();
       if (done === true) throw new Error("The watch ended without an error");
-      if (value.type === WatchEventType.CHECKPOINT) return existing;
-      existing += 1;
+      if (value.type === WatchEventType.CHECKPOINT) return found;
+      found += 1;
     }
   };
   expect(await untilCheckpoint(open(false))).toBeGreaterThan(0);

@@ -138,12 +138,11 @@ test("watches that cannot reach the store for long end with the token to go on w
       schema: WatchUsersRequestSchema,
       request,
       filter: { deleted_at: null },
-      restrictions: { equal: [] },
     };
     const watched = watches.of({ schema: UserSchema, id: "user_id" });
     // All that a watch looks at.
     const context = { signal: AbortSignal.timeout(50_000) } as HandlerContext;
-    for await (const event of watched.watch({ ...call, order: "created_at" }, context)) {
+    for await (const event of watched.watch(call, context)) {
       told(event);
       yield event;
     }
