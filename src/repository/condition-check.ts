@@ -12,7 +12,8 @@ import {
 /** What the parser makes of an expression. */
 export type Expression = ReturnType<typeof parse>["expr"];
 
-type Call = Extract<Expression["exprKind"], { case: "callExpr" }>["value"];
+/** A call in it, of a function or an operator. */
+export type Call = Extract<Expression["exprKind"], { case: "callExpr" }>["value"];
 type Comprehension = Extract<Expression["exprKind"], { case: "comprehensionExpr" }>["value"];
 
 /** What is wrong with an expression, and in which part of it. */

@@ -14,9 +14,9 @@ export interface ConditionSubject {
 
 /** What a condition is evaluated with: made once for all conditions of a policy. */
 export interface ConditionInput {
-  readonly subject: ConditionSubject;
-  readonly parameters: JsonObject;
-  /** The same as an expression sees it. */
+  /** What has a name, as it was given. */
+  readonly named: JsonObject;
+  /** The same, and the time, as an expression sees it. */
   readonly bindings: Readonly<Record<string, CelInput>>;
 }
 
@@ -33,6 +33,9 @@ export interface Condition {
 
 /** Most steps that one evaluation may take: the worst expressions that could be thought of take them in 50 ms. */
 export const mostSteps = 50_000;
+
+/** Most characters of what is told of an evaluation that failed. */
+const mostProblemLength = 200;
 
 /** Most text of the conditions that are kept compiled. They were seen to take 80 bytes for each character: 16 MB. */
 const mostKeptCharacters = 200_000;
@@ -79,7 +82,8 @@ function compiled(expression: string): Condition {
         meter.left -= granted - Math.max(0, own.left);
         // An operator that knows its answer without it may have swallowed that there were too few.
         if (own.left < 0) return { problem: "takes too many steps" };
-        if (isCelError(result)) return { problem: result.message };
+        // The library puts into it what the caller sent.
+        if (isCelError(result)) return { problem: result.message.slice(0, mostProblemLength) };
         return typeof result === "boolean" ? { isTrue: result } : { problem: "is neither true nor false" };
       },
     };
@@ -120,8 +124,7 @@ export function conditionInput(subject: ConditionSubject, parameters: JsonObject
     ["attributes", asInput(attributes)],
   ]);
   return {
-    subject,
-    parameters,
+    named: { subject: { type, id, attributes }, parameters },
     bindings: { subject: seen, parameters: asInput(parameters), now: timestampFromDate(now) },
   };
 }
@@ -134,9 +137,8 @@ function asInput(value: JsonValue): CelInput {
 }
 
 /** The value of what a condition names; undefined where there is none. */
-export function valueOf({ subject, parameters }: ConditionInput, names: readonly string[]): JsonValue | undefined {
-  const roots: JsonObject = { subject: { ...subject }, parameters };
-  let value: JsonValue | undefined = roots;
+export function valueOf({ named }: ConditionInput, names: readonly string[]): JsonValue | undefined {
+  let value: JsonValue | undefined = named;
   for (const name of names) {
     if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
     value = Object.hasOwn(value, name) ? value[name] : undefined;

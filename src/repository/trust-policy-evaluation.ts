@@ -76,7 +76,7 @@ export async function evaluation(
   if (candidates.length > mostRules) throw tooMany("rules", mostRules);
 
   const meter: Meter = { left: mostStepsInAll };
-  const told = { left: mostValuesLength };
+  const told = roomFor(mostValuesLength);
   const tookMs = new Map<string, number>();
   const verdicts: Verdict[] = [];
   const rules: RuleEvaluation[] = [];
@@ -153,7 +153,7 @@ function order(left: string, right: string): number {
   return left < right ? -1 : Number(left > right);
 }
 
-function evaluated({ rule, input }: Candidate, meter: Meter, told: { left: number }) {
+function evaluated({ rule, input }: Candidate, meter: Meter, told: Told) {
   try {
     const compiled = condition(rule.condition?.expression ?? "");
     const values = compiled.paths.map(({ text, names }) => namedValue(text, valueOf(input, names), told));
@@ -165,12 +165,33 @@ function evaluated({ rule, input }: Candidate, meter: Meter, told: { left: numbe
   }
 }
 
-function namedValue(name: string, value: JsonValue | undefined, told: { left: number }): NamedValue {
+function namedValue(name: string, value: JsonValue | undefined, told: Told): NamedValue {
   if (value === undefined) return create(NamedValueSchema, { name });
-  const { length } = JSON.stringify(value);
+  const length = told.lengthOf(value);
   if (length > mostValueLength || length > told.left) return create(NamedValueSchema, { name, isOmitted: true });
   told.left -= length;
   return create(NamedValueSchema, { name, value: fromJson(ValueSchema, value) });
+}
+
+/** What a response has room for. */
+interface Told {
+  left: number;
+  lengthOf(value: JsonValue): number;
+}
+
+function roomFor(left: number): Told {
+  // Many rules name the same large values.
+  const lengths = new WeakMap<object, number>();
+  return {
+    left,
+    lengthOf(value) {
+      if (typeof value === "string" && value.length > mostValueLength) return value.length;
+      if (typeof value !== "object" || value === null) return JSON.stringify(value).length;
+      const length = lengths.get(value) ?? JSON.stringify(value).length;
+      lengths.set(value, length);
+      return length;
+    },
+  };
 }
 
 function ruleOf({ policy, rule }: Candidate, verdict: Verdict, values: NamedValue[]): RuleEvaluation {
