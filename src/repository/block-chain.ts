@@ -21,6 +21,7 @@ interface Waiting {
 
 /** What is asked of a block here. */
 interface Place {
+  readonly _id: ObjectId;
   readonly block_id: string;
   /** A long, unless another program has stored it. */
   readonly height: bigint | number;
@@ -122,6 +123,12 @@ export function blockChain(blocks: Entity, ready: () => Promise<void>): Chain {
     return true;
   };
 
+  /** Forgets what waits beside the block before, if it is this one still: its creator has died once it was stored. */
+  const tidy = async ({ _id, previous_hash }: Place, context: HandlerContext): Promise<void> => {
+    const filter = { block_id: previous_hash, [`${waitingKey}._id`]: _id };
+    await collection.updateOne(filter, { $unset: { [waitingKey]: "" } }, deadlineOf(context));
+  };
+
   /** Sees to what another writer has left after a block: a block that waits, or the hash of one that is in the chain no more. */
   const settle = async (last: Place, context: HandlerContext): Promise<void> => {
     const { block_id, next_block_hash: next = null, [waitingKey]: waiting } = last;
@@ -156,6 +163,7 @@ export function blockChain(blocks: Entity, ready: () => Promise<void>): Chain {
           await settle(last, context);
           continue;
         }
+        await tidy(last, context);
         const waiting = await claim(last, block, marked(blocks.made(block.document, context), mark), context);
         if (waiting === undefined || !(await complete(last.block_id, waiting, context))) continue;
         return { document: waiting.document.value(), isNew: true };

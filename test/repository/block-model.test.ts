@@ -184,7 +184,7 @@ async function chainOf(blocks: Blocks): Promise<Block[]> {
   return stream.flatMap(({ block }) => (block === undefined ? [] : [block]));
 }
 
-test("any sequence of calls does to the chain what it does to a plain list", { timeout: 240_000 }, async () => {
+test("any sequence of calls does to the chain what it does to a plain list", { timeout: 600_000 }, async () => {
   await onEachLane(1000, fc.array(operation, { minLength: 1, maxLength: 8 }), async (db, operations) => {
     const blocks = handlersOn(db);
     const model = new Model();
@@ -249,13 +249,13 @@ const death = fc.record({
 
 test(
   "wherever processes die between two writes, the chain stays whole and grows on",
-  { timeout: 240_000 },
+  { timeout: 600_000 },
   async () => {
     const steps = fc.array(fc.record({ death, others: fc.constantFrom("create", "orphan", "nothing") }), {
       minLength: 1,
       maxLength: 4,
     });
-    await onEachLane(200, steps, async (db, deaths) => {
+    await onEachLane(80, steps, async (db, deaths) => {
       const blocks = handlersOn(db);
       await blocks.createBlock({ block: blockInit() });
       for (const { death: fatal, others } of deaths) {
