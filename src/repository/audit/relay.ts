@@ -19,7 +19,7 @@ export interface AuditRelay extends AsyncDisposable {
 }
 
 /** How long calls are collected: statements cost more than records do, and until then a record is safe in its document. */
-const windowMs = 100;
+const windowMs = 250;
 
 /** Writes that are moved at once, and those of one call more; a refused call counts as one. */
 const mostAtOnce = 500;
@@ -114,7 +114,9 @@ export function auditRelay(options: {
         done++;
       }
       waiting.push(call);
-      if (working === undefined) schedule(windowMs);
+      if (working !== undefined) return;
+      if (waiting.length < mostAtOnce) schedule(windowMs);
+      else if (tries === 0) void begin();
     },
 
     async settled() {

@@ -433,8 +433,8 @@ export const AuditFaultSchema: GenEnum<AuditFault> = /*@__PURE__*/
 /**
  * Shows the audit log: who changed what and when, over all services. Every rpc that is not marked as free of side effects
  * leaves a record for each resource that it changes, stored together with the change, and one where it was refused. No rpc
- * changes or removes records. A record appears some milliseconds after its call has ended, and at once where the same
- * process is asked.
+ * changes or removes records. A record appears within a second of the end of its call, and at once where the same process
+ * is asked.
  *
  * @generated from service lucid.repository.v1.AuditLogService
  */
