@@ -167,22 +167,38 @@ export interface FailOptions {
   readonly cause?: unknown;
 }
 
+/** A failure travels in headers, of which some clients take 8 KiB in all: text of the caller's in it is cut. */
+const mostCharacters = { message: 512, value: 256 };
+
+function cut(text: string, most: number): string {
+  return text.length <= most ? text : `${text.slice(0, most).toWellFormed()}…`;
+}
+
 /** A failure that the caller can act on. `message` is a sentence without full stop, host name or document. */
 export function fail(reason: Reason, message: string, options: FailOptions = {}): ConnectError {
   const entry: { code: Code; registry?: string } = reasons[reason];
-  const metadata = { ...options.metadata, ...(entry.registry === undefined ? {} : { registry_code: entry.registry }) };
-  const error = new ConnectError(message, entry.code, undefined, undefined, options.cause);
+  // Paths of fields are limited where they are listed.
+  const given = Object.entries(options.metadata ?? {}).map(([key, value]) => [
+    key,
+    key === "fields" ? value : cut(value, mostCharacters.value),
+  ]);
+  const metadata: Record<string, string> = {
+    ...(Object.fromEntries(given) as Record<string, string>), // of the same keys and values
+    ...(entry.registry === undefined ? {} : { registry_code: entry.registry }),
+  };
+  const error = new ConnectError(cut(message, mostCharacters.message), entry.code, undefined, undefined, options.cause);
   error.details.push({ desc: ErrorInfoSchema, value: { reason, domain: "lucid", metadata } });
   if (options.fields !== undefined) {
     const fieldViolations = options.fields.map(({ field, description, reason: rule = "" }) => ({
       field,
-      description,
+      description: cut(description, mostCharacters.value),
       reason: rule,
     }));
     error.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
   }
   if (options.resource !== undefined) {
-    const { type: resourceType, name: resourceName } = options.resource;
+    const { type: resourceType, name } = options.resource;
+    const resourceName = cut(name, mostCharacters.value);
     error.details.push({ desc: ResourceInfoSchema, value: { resourceType, resourceName } });
   }
   if (options.retryAfterMs !== undefined) {

@@ -2,7 +2,12 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 
-import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  ResourceInfoSchema,
+  RetryInfoSchema,
+} from "../gen/google/rpc/error_details_pb.ts";
 import { fail, isReason, reasonOf } from "../src/errors.ts";
 
 test("a failure carries its reason, fields and retry delay as details", () => {
@@ -17,6 +22,22 @@ test("a failure carries its reason, fields and retry delay as details", () => {
   ]);
   expect(error.findDetails(BadRequestSchema)).toMatchObject([{ fieldViolations: [{ field: "user.email" }] }]);
   expect(error.findDetails(RetryInfoSchema)).toMatchObject([{ retryDelay: { seconds: 1n, nanos: 500_000_000 } }]);
+});
+
+test("what a caller has made up is cut, so that a failure fits into headers", () => {
+  const long = `${"x".repeat(255)}\u{1F600}`.repeat(100);
+  const error = fail("USER_NOT_FOUND", `There is no user ${long}`, {
+    metadata: { user_id: long },
+    fields: [{ field: "user_id", description: `is ${long}` }],
+    resource: { type: "User", name: long },
+  });
+  expect(error.rawMessage).toHaveLength(513);
+  const { metadata } = error.findDetails(ErrorInfoSchema)[0] ?? {};
+  // Half of a pair is no text.
+  expect(metadata?.["user_id"]).toBe(`${"x".repeat(255)}\uFFFD…`);
+  const [bad] = error.findDetails(BadRequestSchema);
+  expect(bad?.fieldViolations[0]?.description).toHaveLength(257);
+  expect(error.findDetails(ResourceInfoSchema)[0]?.resourceName).toHaveLength(257);
 });
 
 test("a reason is read from both ends of the wire", () => {

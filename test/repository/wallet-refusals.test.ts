@@ -181,6 +181,17 @@ const refusals: readonly [string, (wallets: Wallets, made: Made) => Promise<unkn
   ["updateWallet: nothing", (w) => w.updateWallet({}), bad("wallet")],
   ["updateWallet: no id", (w) => w.updateWallet({ wallet: { nickname: "a" } }), bad("wallet")],
   ["updateWallet: nobody", (w) => w.updateWallet({ wallet: { walletId: nobody, nickname: "a" } }), noWallet],
+  [
+    "updateWallet: a megabyte of id",
+    (w) => w.updateWallet({ wallet: { walletId: megabyte, nickname: "a" } }),
+    { ...noWallet, metadata: { wallet_id: `${megabyte.slice(0, 256)}…` } },
+  ],
+  ["updateWallet: a megabyte of a path", (w, made) => masked(w, made, megabyte), { reason: "BAD_REQUEST" }],
+  [
+    "updateHardwareDevice: a megabyte of id",
+    (w) => w.updateHardwareDevice({ device: { deviceId: megabyte, connected: true } }),
+    noDevice,
+  ],
   ["updateWallet: cleared address", (w, made) => masked(w, made, "tron_address"), bad("wallet.tron_address")],
   ["updateWallet: cleared by *", (w, made) => masked(w, made, "*"), bad("wallet.tron_address")],
   ["updateWallet: unknown field", (w, made) => masked(w, made, "encrypted_private_key"), bad("update_mask")],
