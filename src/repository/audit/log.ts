@@ -67,7 +67,11 @@ export function auditLog(
   const ready = async (): Promise<void> => {
     await kept.ready();
     if (hasHead) return;
-    await heads.updateOne({ _id: "head" }, { $setOnInsert: emptyHead }, { upsert: true, ...bounded });
+    try {
+      await heads.updateOne({ _id: "head" }, { $setOnInsert: emptyHead }, { upsert: true, ...bounded });
+    } catch (error) {
+      if (!isDuplicate(error)) throw error; // another replica made it at the same time
+    }
     hasHead = true;
   };
 
