@@ -65,6 +65,9 @@ const pageMs = 30_000;
 /** Ids and revisions of what exists, as it was read: changes up to these revisions have been told with it. */
 type Seen = Map<string, bigint>;
 
+/** A quiet stream that has come so far after the reads, in milliseconds, has told all that they have seen. */
+const settledMs = 60_000;
+
 /**
  * Tells what exists and then what changes, without gap or repetition: it takes its place among the changes first, then reads,
  * then takes the changes and leaves out those that the reads have seen. Ends by throwing only.
@@ -81,7 +84,12 @@ export async function* watch(feeds: Feeds, options: WatchOptions): AsyncGenerato
     yield checkpoint(follower.position);
   }
   await session.endSession();
-  const seenAll = { time: session.operationTime?.toBigInt() ?? 0n, rounds: follower.rounds };
+  const readAll = { time: session.operationTime?.toBigInt() ?? 0n, rounds: follower.rounds, ms: performance.now() };
+  /** Whether no change is to come any more that the reads have seen: of a later time, or long after them and none at all. */
+  const hasPassed = (change: Change | undefined) =>
+    change === undefined
+      ? follower.rounds > readAll.rounds + 1 && performance.now() - readAll.ms > settledMs
+      : change.time > readAll.time;
   let toldMs = performance.now();
   for (;;) {
     signal.throwIfAborted();
@@ -96,8 +104,7 @@ export async function* watch(feeds: Feeds, options: WatchOptions): AsyncGenerato
       yield checkpoint(change === undefined ? follower.standing : follower.position);
       toldMs = performance.now();
     }
-    // What is seen was read before this time, and the second round without a change since has begun after that.
-    if (change === undefined ? follower.rounds > seenAll.rounds + 1 : change.time > seenAll.time) seen.clear();
+    if (seen.size > 0 && hasPassed(change)) seen.clear();
     if (change !== undefined) continue;
     if (follower.failure !== undefined) throw withToken(follower.failure.error, seal(follower.position));
     await follower.wait(toldMs + checkpointMs - performance.now(), ending);
@@ -127,7 +134,8 @@ async function* existing(
     });
     for (const document of page.documents) {
       const known = deserialize(document, { useBigInt64: true });
-      const [id, revision] = [String(known[idName]), BigInt(known["revision"] as bigint | number)]; // as all that is stored
+      // What another program has stored may lack it.
+      const [id, revision] = [String(known[idName]), BigInt((known["revision"] ?? 0) as bigint | number)];
       seen.set(id, revision);
       yield { type: WatchEventType.EXISTING, id, revision, document, known, position: undefined };
     }

@@ -62,6 +62,7 @@ export function isCheckpoint({ type }: { readonly type: WatchEventType }): boole
 export class Model {
   readonly users = new Map<string, User>();
   readonly #revisions = new Map<string, bigint>();
+  readonly #existing = new Map<string, bigint>();
   /** The token to go on with. */
   token = "";
 
@@ -70,6 +71,9 @@ export class Model {
     if (type !== WatchEventType.EXISTING) this.token = resumeToken;
     if (type === WatchEventType.CHECKPOINT) return;
     const before = this.#revisions.get(userId) ?? 0n;
+    // As the contract has it of a call that goes on right after what exists.
+    if (revision <= (this.#existing.get(userId) ?? 0n)) return;
+    if (type === WatchEventType.EXISTING) this.#existing.set(userId, revision);
     if (revision <= before) throw new Error(`${short(event)} came after revision ${before}`);
     this.#revisions.set(userId, revision);
     if (type === WatchEventType.REMOVED) {

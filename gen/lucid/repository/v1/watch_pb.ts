@@ -3,7 +3,8 @@
 // A watch tells what happens to the documents of one collection, and lasts until the client leaves or it fails. It begins
 // with an EXISTING event for each document that its filter means, then a CHECKPOINT; from there each change that matters to
 // the filter is one event, in the order in which the store made them. Nothing is left out between the two, and nothing that
-// EXISTING has told is told again.
+// EXISTING has told is told again by the same call. A call that goes on with a token from right after EXISTING cannot know
+// what that has told of changes that were made meanwhile: a revision that is not above the one known is to be ignored.
 //
 // Each event but EXISTING has a `resume_token`. A client that keeps the last one goes on after it with another call, on
 // any replica, and misses and repeats nothing. While nothing happens, a CHECKPOINT brings a newer token at intervals, so that
