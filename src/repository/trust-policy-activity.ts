@@ -53,14 +53,11 @@ export function policyActivity(db: Db): PolicyActivity {
         ...(record === undefined ? [] : [auditStage(record)]),
       ];
       for (;;) {
-        const options = { upsert: true, returnDocument: "after", useBigInt64: true, ...deadlineOf(context) } as const;
-        try {
-          const found = await activity.findOneAndUpdate(key, stages, options);
-          if (found !== null) return codec.decode(found);
-        } catch (error) {
-          // Of two who make the document at once, one comes second, and finds it when it tries again.
-          if (duplicateKey(error) === undefined) throw error;
-        }
+        const options = { returnDocument: "after", useBigInt64: true, ...deadlineOf(context) } as const;
+        const found = await activity.findOneAndUpdate(key, stages, options);
+        if (found !== null) return codec.decode(found);
+        // Made by itself, and not by an upsert that counts: of two of those at once, a server may carry one out twice.
+        await activity.insertOne({ ...key, ...none }, deadlineOf(context)).catch(unlessDuplicate);
       }
     },
 
@@ -97,6 +94,14 @@ export function policyActivity(db: Db): PolicyActivity {
       return policies;
     },
   };
+}
+
+/** What is counted of a policy that was never applied. */
+const none = { applications_count: 0n, hours: [], revision: 0n };
+
+/** Somebody else was first. */
+function unlessDuplicate(error: unknown): void {
+  if (duplicateKey(error) === undefined) throw error;
 }
 
 /** Counts an application: in all, and in its hour. Hours that no window sees any longer are let go. */
