@@ -11,7 +11,7 @@ import { countAll, mark, removeAll, type RemovalWork } from "./remove.ts";
 import type { StoredKind } from "./stored-kinds.ts";
 
 /** What stands in the place of a user who is erased. */
-export const erased = "erased";
+const erased = "erased";
 
 /** The collection of users themselves: what finds everything else goes last. */
 const usersName = "users";

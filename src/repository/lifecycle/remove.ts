@@ -26,7 +26,7 @@ const batchSizes = { usual: 100, plain: 1000 };
 const mostHeld = 1000;
 
 /** Documents without a record that the audit log has not taken up: it would be lost with them. */
-export const isLogged = { [`${auditKey}.0`]: { $exists: false } };
+const isLogged = { [`${auditKey}.0`]: { $exists: false } };
 
 /**
  * Removes the documents that a filter finds, with their parts and copies. The order makes every step one that may be repeated:
