@@ -170,6 +170,9 @@ export interface FailOptions {
 /** A failure travels in headers, of which some clients take 8 KiB in all: text of the caller's in it is cut. */
 const mostCharacters = { message: 512, value: 256 };
 
+/** Paths of fields are limited where they are listed; a token is this service's own, and of no use in part. */
+const limitedElsewhere: ReadonlySet<string> = new Set(["fields", "resume_token"]);
+
 function cut(text: string, most: number): string {
   return text.length <= most ? text : `${text.slice(0, most).toWellFormed()}…`;
 }
@@ -177,10 +180,9 @@ function cut(text: string, most: number): string {
 /** A failure that the caller can act on. `message` is a sentence without full stop, host name or document. */
 export function fail(reason: Reason, message: string, options: FailOptions = {}): ConnectError {
   const entry: { code: Code; registry?: string } = reasons[reason];
-  // Paths of fields are limited where they are listed.
   const given = Object.entries(options.metadata ?? {}).map(([key, value]) => [
     key,
-    key === "fields" ? value : cut(value, mostCharacters.value),
+    limitedElsewhere.has(key) ? value : cut(value, mostCharacters.value),
   ]);
   const metadata: Record<string, string> = {
     ...(Object.fromEntries(given) as Record<string, string>), // of the same keys and values
