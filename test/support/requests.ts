@@ -319,8 +319,6 @@ function durationOf(nanoseconds: bigint): JsonValue {
 /** Calls an rpc of any kind with one request, and gives all responses. */
 export async function callWith(transport: Transport, method: DescMethod, request: JsonObject): Promise<Message[]> {
   const message = fromJson(method.input, request);
-  // A watch goes on until its caller leaves.
-  const timeoutMs = method.name.startsWith("Watch") ? 250 : 20_000;
   if (isUnary(method)) return [(await transport.unary(method, undefined, timeoutMs, undefined, message)).message];
   const requests = (async function* () {
     yield message;
@@ -335,6 +333,8 @@ export async function callWith(transport: Transport, method: DescMethod, request
   }
   return all;
 }
+
+const timeoutMs = 20_000;
 
 /** A watch lasts. It has told what is there with its first checkpoint, or its first event where it has none. */
 function isWatch({ name }: DescMethod): boolean {
