@@ -15,12 +15,14 @@ export interface MongodbOptions extends ServerOptions {
   readonly history?: number;
   /** Whether it is of no replica set, and so has no log of changes. */
   readonly standalone?: boolean;
+  /** Whether each write is on disk before it is told, as a replica set has it of what its change streams tell. */
+  readonly durable?: boolean;
 }
 
 /** Starts a server that speaks MongoDB's wire protocol as the primary of a replica set of one: SecantusDB. */
 export async function startMongodb(options: MongodbOptions = {}): Promise<Server> {
   // With the default of 100,000, single writes become 10 to 20 times slower once the log of changes is full.
-  const { history = 100_000_000, standalone = false } = options;
+  const { history = 100_000_000, standalone = false, durable = false } = options;
   const program = join(await installMongodb(), "bin", "secantusd-py");
   return startServer(
     {
@@ -35,6 +37,7 @@ export async function startMongodb(options: MongodbOptions = {}): Promise<Server
           "--cache-size=256M",
           `--oplog-max-entries=${history}`,
           ...(standalone ? ["--standalone"] : []),
+          ...(durable ? ["--sync-on-commit"] : []),
         ],
       }),
       uri: (port) => `mongodb://127.0.0.1:${port}/?directConnection=true`,
