@@ -38,6 +38,10 @@ test("what a caller has made up is cut, so that a failure fits into headers", ()
   const [bad] = error.findDetails(BadRequestSchema);
   expect(bad?.fieldViolations[0]?.description).toHaveLength(257);
   expect(error.findDetails(ResourceInfoSchema)[0]?.resourceName).toHaveLength(257);
+  // A token is this service's own, and of no use in part.
+  const token = "t".repeat(2000);
+  const ended = fail("WATCH_TOO_SLOW", "Slow", { metadata: { resume_token: token } });
+  expect(reasonOf(ended)?.metadata).toEqual({ resume_token: token });
 });
 
 test("a reason is read from both ends of the wire", () => {
@@ -59,22 +63,4 @@ test("a cause stays on this side", () => {
   expect(error.findDetails(ErrorInfoSchema)).toMatchObject([{ reason: "INTERNAL", metadata: {} }]);
   expect(error.details).toHaveLength(1);
   expect(error.rawMessage).not.toContain("secret");
-});
-
-test("what a caller sent comes back only in part where it is long: an error travels in headers", () => {
-  const long = "\u{1F4A5}".repeat(500_000);
-  const metadata = { user_id: long };
-  const error = fail("USER_NOT_FOUND", `There is no user ${long}`, {
-    metadata,
-    resource: { type: "User", name: long },
-  });
-  expect(error.rawMessage.length).toBeLessThan(1100);
-  expect(error.rawMessage.isWellFormed()).toBe(true);
-  expect(reasonOf(error)?.metadata["user_id"]?.length).toBeLessThan(1100);
-  const token = "t".repeat(2000);
-  expect(reasonOf(fail("WATCH_TOO_SLOW", "Slow", { metadata: { resume_token: token } }))?.metadata).toEqual({
-    resume_token: token,
-  });
-  const [named] = error.findDetails(ResourceInfoSchema);
-  expect(named?.resourceName.length).toBeLessThan(1100);
 });
