@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { type Manifest, ManifestValidationStatus } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { merkleRoot } from "../../src/repository/merkle.ts";
-import { hashOf, type ManifestsApp, manifestsApp, upTo } from "./manifest-support.ts";
+import { hashOf, type ManifestsApp, manifestsApp, storeChunks, upTo } from "./manifest-support.ts";
 import { refusalOf } from "./support.ts";
 
 let service: ManifestsApp;
@@ -146,7 +146,7 @@ function session() {
     const { name, at = 0 } = asked;
     if (name === "add") {
       const index = model.contents.push(model.contents.length) - 1;
-      await chunks.insertOne({ session_id: sessionId, chunk_index: index, size_bytes: 1n, hash: hashOf(index) });
+      await storeChunks(db, sessionId, [index]);
       return;
     }
     if (name === "alter") return setContent(at, `altered ${at}`);
