@@ -211,6 +211,10 @@ function chunkHash(plan: Plan, owner: number, position: number): string {
   return random(plan.seed, "chunk", owner, position, "hash").hex(64);
 }
 
+function chunkBytes(plan: Plan, owner: number, position: number): number {
+  return CHUNK_BYTES - random(plan.seed, "chunk", owner, position, "size").whole(0, 1000);
+}
+
 function session(plan: Plan, index: number): Document {
   const { seed } = plan;
   const chance = random(seed, "session", index);
@@ -245,6 +249,9 @@ function session(plan: Plan, index: number): Document {
     chunks_uploaded: Long.fromNumber(chunks),
     chunks_processed: Long.fromNumber(chunks),
     chunks_encrypted: Long.fromNumber(chunks),
+    total_size_bytes: Long.fromNumber(
+      Array.from({ length: chunks }, (_, at) => chunkBytes(plan, index, at)).reduce((sum, bytes) => sum + bytes, 0),
+    ),
     retry_count: chance.chance(0.05) ? 1 : 0,
     storage_provider: "local",
     created_at: started,
@@ -262,7 +269,7 @@ function chunk(plan: Plan, index: number): Document {
     chunk_id: idOf(plan.seed, "chunk", index),
     session_id: idOf(plan.seed, "session", owner),
     chunk_index: Long.fromNumber(position),
-    size_bytes: Long.fromNumber(CHUNK_BYTES - chance.whole(0, 1000)),
+    size_bytes: Long.fromNumber(chunkBytes(plan, owner, position)),
     hash: chunkHash(plan, owner, position),
     encrypted_hash: chance.hex(64),
     status: "STORED",
@@ -370,7 +377,8 @@ function transaction(plan: Plan, index: number): Document {
   };
 }
 
-function trustPolicy({ seed }: Plan, index: number): Document {
+function trustPolicy(plan: Plan, index: number): Document {
+  const { seed } = plan;
   const chance = random(seed, "policy", index);
   return {
     policy_id: idOf(seed, "policy", index),
@@ -383,7 +391,7 @@ function trustPolicy({ seed }: Plan, index: number): Document {
       {
         rule_id: "rule-1",
         rule_type: "threshold",
-        condition: { field: "score", below: chance.whole(10, 90) },
+        condition: { expression: `subject.attributes.trust_score < ${chance.whole(10, 90)}` },
         action: "DENY",
         priority: 1,
         enabled: true,
@@ -393,6 +401,7 @@ function trustPolicy({ seed }: Plan, index: number): Document {
     auto_remediation: chance.chance(0.3),
     applications_count: Long.fromNumber(chance.whole(0, 9000)),
     violations_count: Long.fromNumber(chance.whole(0, 90)),
+    owner_id: idOf(seed, "user", chance.whole(0, Math.max(0, plan.users - 1))),
     is_system_policy: chance.chance(0.1),
     tags: [chance.pick(["baseline", "europe", "trial"])],
   };

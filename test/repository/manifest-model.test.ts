@@ -192,7 +192,7 @@ test(
           }),
         );
       }),
-      { numRuns: 12, interruptAfterTimeLimit: 40_000 },
+      { numRuns: 12, interruptAfterTimeLimit: 20_000 },
     );
   },
 );

@@ -131,7 +131,7 @@ test("counters are those of a model, whatever comes at once", async () => {
         day: { applications: expected.applicationsCount, violations: expected.violationsCount },
       });
     }),
-    { numRuns: 40, interruptAfterTimeLimit: 20_000 },
+    { numRuns: 40, interruptAfterTimeLimit: 10_000 },
   );
 });
 

@@ -234,7 +234,7 @@ test(
   { timeout: 300_000 },
   async () => {
     const { transactions, overHttp, db } = service;
-    const one = fc.record({ start: anyWorld, steps: fc.array(anyStep, { minLength: 1, maxLength: 4 }) });
+    const one = fc.record({ start: anyWorld, steps: fc.array(anyStep, { minLength: 1, maxLength: 3 }) });
     const property = fc.asyncProperty(fc.array(one, { minLength: cases, maxLength: cases }), async (all) => {
       // The collections stay small: this is about right and wrong.
       await Promise.all(["transactions", "blocks"].map((name) => db.collection(name).deleteMany({})));

@@ -129,7 +129,7 @@ test("a policy goes from status to status and from version to version as the mod
     fc.asyncProperty(batches, async (sequences) => {
       await Promise.all(sequences.map(follow));
     }),
-    { numRuns: 100, interruptAfterTimeLimit: 40_000 },
+    { numRuns: 100, interruptAfterTimeLimit: 20_000 },
   );
 }, 120_000);
 

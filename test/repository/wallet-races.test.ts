@@ -327,6 +327,6 @@ test("whatever is called in whatever order, wallets are as a plain model says", 
     fc.asyncProperty(batch, async (sequences) => {
       await Promise.all(owners.map((owner, at) => sequence(owner, sequences[at] ?? [])));
     }),
-    { numRuns: 15, interruptAfterTimeLimit: 45_000, markInterruptAsFailure: false },
+    { numRuns: 15, interruptAfterTimeLimit: 15_000, markInterruptAsFailure: false },
   );
 });

@@ -57,8 +57,10 @@ test.for(methods.map((method): [string, DescMethod] => [`${method.parent.name}.$
   async ([, method]) => {
     const broken: string[] = [];
     const transports = Object.values(app.transports);
-    for (const path of textsOf(method.input)) {
-      for (const [index, text] of hostile.entries()) {
+    for (const [place, path] of [...textsOf(method.input)].entries()) {
+      // Each field gets some of the texts, and all fields together all of them.
+      const some = hostile.filter((_, index) => index % 3 === place % 3);
+      for (const [index, text] of some.entries()) {
         const transport = transports[index % transports.length];
         if (transport === undefined) throw new Error("There is no transport");
         const request = filledRequest(method.input, (field, at) => {

@@ -129,7 +129,7 @@ test(
         }
         steps += changes.length;
       }),
-      { numRuns: 100 },
+      { numRuns: 60 },
     );
     for (const { filter, model } of watches) expect(model.users).toEqual(await stored(filter));
     expect(steps).toBeGreaterThan(30);

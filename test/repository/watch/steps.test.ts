@@ -109,7 +109,7 @@ test("each step of a session is told, in order, however late it is read", { time
       }
       walks += 1;
     }),
-    { numRuns: 50 },
+    { numRuns: 25 },
   );
   expect(walks).toBeGreaterThan(2);
 });
