@@ -25,9 +25,9 @@ export interface Rig extends AsyncDisposable {
   database(): Db;
 }
 
-export async function rig(): Promise<Rig> {
+export async function rig(uri = storeAddresses().mongodbUri): Promise<Rig> {
   const stack = new AsyncDisposableStack();
-  const client = await MongoClient.connect(storeAddresses().mongodbUri);
+  const client = await MongoClient.connect(uri);
   stack.defer(() => client.close());
   const names: string[] = [];
   const database = (): Db => {
