@@ -10,8 +10,7 @@ import {
 import type { ManifestFilter } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { codecFor } from "../schema/codec.ts";
-import { timeRange } from "../schema/filters.ts";
-import type { Restrictions } from "../schema/list-query.ts";
+import { filteredBy } from "../schema/list-query.ts";
 import { badRequest, tooLarge, type WrongField } from "../schema/refusals.ts";
 import { storedName } from "../schema/stored-field.ts";
 
@@ -63,14 +62,5 @@ export function filterOf(filter: ManifestFilter | undefined, showDeleted: boolea
     ...(validationStatus !== 0 && { validation_status: storedName(ManifestValidationStatusSchema, validationStatus) }),
     ...(blockchainAnchored !== undefined && { blockchain_anchored: blockchainAnchored }),
   };
-  const created = timeRange(createdFrom, createdBefore);
-  const restrictions: Restrictions = {
-    equal: Object.keys(equal),
-    ...(created !== undefined && { range: "created_at" }),
-  };
-  const unlessDeleted = showDeleted ? {} : { deleted_at: null };
-  return {
-    filter: { ...equal, ...(created !== undefined && { created_at: created }), ...unlessDeleted },
-    restrictions,
-  };
+  return filteredBy(equal, { createdFrom, createdBefore, showDeleted });
 }

@@ -7,8 +7,8 @@ import {
   SessionSearchMode,
   type WatchSessionsRequest,
 } from "../../gen/lucid/repository/v1/session_service_pb.ts";
-import { textPart, timeRange } from "../schema/filters.ts";
-import type { Restrictions } from "../schema/list-query.ts";
+import { textPart } from "../schema/filters.ts";
+import { filteredBy } from "../schema/list-query.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { existingOrder } from "./watch/watches.ts";
 
@@ -19,16 +19,7 @@ export function filterOf(filter: SessionFilter | undefined, showDeleted: boolean
     ...(userId !== "" && { user_id: userId }),
     ...(status !== 0 && { status: storedName(SessionStatusSchema, status) }),
   };
-  const created = timeRange(createdFrom, createdBefore);
-  const restrictions: Restrictions = {
-    equal: Object.keys(equal),
-    ...(created !== undefined && { range: "created_at" }),
-  };
-  const unlessDeleted = showDeleted ? {} : { deleted_at: null };
-  return {
-    filter: { ...equal, ...(created !== undefined && { created_at: created }), ...unlessDeleted },
-    restrictions,
-  };
+  return filteredBy(equal, { createdFrom, createdBefore, showDeleted });
 }
 
 /** What is watched, and what exists of it. */

@@ -6,8 +6,8 @@ import {
   type UserFilter,
   UserSearchMode,
 } from "../../gen/lucid/repository/v1/user_service_pb.ts";
-import { textPart, timeRange } from "../schema/filters.ts";
-import type { Restrictions } from "../schema/list-query.ts";
+import { textPart } from "../schema/filters.ts";
+import { filteredBy } from "../schema/list-query.ts";
 import { storedName } from "../schema/stored-field.ts";
 
 /** The documents that a filter means, and what an index must serve for it. */
@@ -17,16 +17,7 @@ export function filterOf(filter: UserFilter | undefined, showDeleted: boolean) {
     ...(role !== 0 && { role: storedName(UserRoleSchema, role) }),
     ...(status !== 0 && { status: storedName(UserStatusSchema, status) }),
   };
-  const created = timeRange(createdFrom, createdBefore);
-  const restrictions: Restrictions = {
-    equal: Object.keys(equal),
-    ...(created !== undefined && { range: "created_at" }),
-  };
-  const unlessDeleted = showDeleted ? {} : { deleted_at: null };
-  return {
-    filter: { ...equal, ...(created !== undefined && { created_at: created }), ...unlessDeleted },
-    restrictions,
-  };
+  return filteredBy(equal, { createdFrom, createdBefore, showDeleted });
 }
 
 /** The documents that a search finds: its text is a part of a key, taken literally. */

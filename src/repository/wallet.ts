@@ -23,6 +23,7 @@ import { documentResponse } from "../schema/document-response.ts";
 import { entity, listDocuments, sum } from "../schema/entity.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { timeRange } from "../schema/filters.ts";
+import { filteredBy } from "../schema/list-query.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { stateMachine } from "../schema/state-machine.ts";
 import { storedName } from "../schema/stored-field.ts";
@@ -142,15 +143,10 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
         ...(userId !== "" && { user_id: userId }),
         ...(status !== 0 && { status: storedName(WalletStatusSchema, status) }),
       };
-      const range = timeRange(createdFrom, createdBefore);
+      const query = filteredBy(equal, { createdFrom, createdBefore, showDeleted: request.showDeleted });
       const { documents, nextPageToken } = await wallets.list(
         {
-          filter: {
-            ...equal,
-            ...(range !== undefined && { created_at: range }),
-            ...(!request.showDeleted && { deleted_at: null }),
-          },
-          restrictions: { equal: Object.keys(equal), ...(range !== undefined && { range: "created_at" }) },
+          ...query,
           fallback: "created_at desc",
           schema: rpc.ListWalletsRequestSchema,
           request,

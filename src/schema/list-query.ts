@@ -1,7 +1,10 @@
 import { create, type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Document } from "bson";
 
 import { fail } from "../errors.ts";
 import { collectionOf } from "./collection.ts";
+import { timeRange } from "./filters.ts";
 
 /** An order that an index gives: what is sorted by, the unique id last, so that no two documents are equal. */
 export interface ListOrder {
@@ -14,6 +17,28 @@ export interface Restrictions {
   readonly equal: readonly string[];
   /** A field that is compared with a range. */
   readonly range?: string;
+}
+
+/** What the filters of most entities have besides fields of their own. */
+interface CommonFilter {
+  readonly createdFrom?: Timestamp | undefined;
+  readonly createdBefore?: Timestamp | undefined;
+  readonly showDeleted: boolean;
+}
+
+/** The documents with these values that a filter means, and what an index must serve for it. */
+export function filteredBy(equal: Document, { createdFrom, createdBefore, showDeleted }: CommonFilter) {
+  const created = timeRange(createdFrom, createdBefore);
+  const restrictions: Restrictions = {
+    equal: Object.keys(equal),
+    ...(created !== undefined && { range: "created_at" }),
+  };
+  const filter: Document = {
+    ...equal,
+    ...(created !== undefined && { created_at: created }),
+    ...(!showDeleted && { deleted_at: null }),
+  };
+  return { filter, restrictions };
 }
 
 /**
