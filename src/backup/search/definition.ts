@@ -2,8 +2,8 @@ import { isDeepStrictEqual } from "node:util";
 
 import type { SearchIndex } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { SearchDialect } from "../../stores/search.ts";
-import { JsonScan } from "./json-scan.ts";
-import { property } from "./requests.ts";
+import { JsonScan } from "../../stores/search/json-scan.ts";
+import { property } from "../../stores/search/requests.ts";
 
 /** A parsed JSON object. */
 type JsonObject = Record<string, unknown>;

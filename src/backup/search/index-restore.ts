@@ -3,15 +3,25 @@ import { fromBinary } from "@bufbuild/protobuf";
 import { SearchRecordSchema, type Stream } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
 import type { SearchStore } from "../../stores/search.ts";
+import { bulkBatches } from "../../stores/search/bulk.ts";
+import { JsonScan } from "../../stores/search/json-scan.ts";
+import { PointInTime } from "../../stores/search/point-in-time.ts";
+import {
+  pathOf,
+  property,
+  rawRequest,
+  refusalOf,
+  requestMs,
+  statusOf,
+  withPatience,
+} from "../../stores/search/requests.ts";
+import { readSlice, sliceCount } from "../../stores/search/slice-reader.ts";
 import type { RecordSource } from "../contracts.ts";
-import { bulkBatches, type Outcome, writeDocuments } from "./bulk.ts";
+import { type Outcome, writeDocuments } from "./bulk.ts";
 import { haveSameFields } from "./definition.ts";
 import { type Document, DocumentLedger } from "./document-ledger.ts";
-import { JsonScan } from "./json-scan.ts";
-import { PointInTime } from "./point-in-time.ts";
-import { pathOf, property, rawRequest, refusalOf, requestMs, statusOf, withPatience } from "./requests.ts";
 import type { RestoredIndex } from "./restored-index.ts";
-import { readSlice, sliceCount } from "./slice-reader.ts";
+import { failures } from "./selected-indices.ts";
 
 /** What an index is restored with. */
 export interface IndexRestoreOptions {
@@ -154,7 +164,7 @@ export async function compareWhole(
   const { place } = restored.placement;
   const found = new DocumentLedger();
   const { count } = await search.client.count({ index: place }, { signal, requestTimeout: requestMs });
-  await using pointInTime = await PointInTime.open(search, place, signal);
+  await using pointInTime = await PointInTime.open(search, place, { signal, failures });
   const max = sliceCount(count, 1);
   for (let id = 0; id < max; id++) {
     for await (const hits of readSlice(pointInTime, { slice: { id, max }, mostHits: 1000 })) {

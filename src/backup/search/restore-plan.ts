@@ -8,10 +8,10 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
 import type { SearchDialect } from "../../stores/search.ts";
+import { requestMs } from "../../stores/search/requests.ts";
 import type { RestorePlan } from "../contracts.ts";
 import { indexFault, targetName } from "../selection.ts";
 import { definitionOf } from "./definition.ts";
-import { requestMs } from "./requests.ts";
 import { type Placement, RestoredIndex, type Way } from "./restored-index.ts";
 
 /** Names that a failure tells. */

@@ -1,9 +1,10 @@
 import type { Client } from "@elastic/elasticsearch";
 
 import { fail } from "../../errors.ts";
+import { JsonScan } from "../../stores/search/json-scan.ts";
+import type { ReadingFailures } from "../../stores/search/point-in-time.ts";
+import { pathOf, property, rawRequest, requestMs, statusOf } from "../../stores/search/requests.ts";
 import { patternFits } from "../selection.ts";
-import { JsonScan } from "./json-scan.ts";
-import { pathOf, property, rawRequest, requestMs, statusOf } from "./requests.ts";
 
 /** An index that is backed up. */
 export interface SelectedIndex {
@@ -94,12 +95,19 @@ async function definitionOf(client: Client, name: string, signal: AbortSignal): 
   try {
     return await rawRequest(client, { method: "GET", path: pathOf(name), name: "indices.get" }, { signal });
   } catch (error) {
-    if (statusOf(error) !== 404) throw error;
-    throw fail("BACKUP_SOURCE_CHANGED", `The index ${name} was deleted while it was read`, {
-      metadata: { store: "search", index: name },
-    });
+    throw statusOf(error) === 404 ? failures.lost(name, error) : error;
   }
 }
+
+/** What is told where an index cannot be read. */
+export const failures: ReadingFailures = {
+  lost: (index, cause) =>
+    fail("BACKUP_SOURCE_CHANGED", `The index ${index} was deleted while it was read`, {
+      metadata: { store: "search", index },
+      cause,
+    }),
+  unreadable: (index) => unreadable(index, "it does not keep the source of all its documents"),
+};
 
 function requireSource(name: string, mappings: unknown): void {
   const source = property(mappings, "_source");

@@ -4,12 +4,12 @@ import type { ConsistencyPointSchema, Selection } from "../../../gen/lucid/admin
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { SearchRecordSchema, type Stream, type UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { SearchStore } from "../../stores/search.ts";
+import { type Hit, PointInTime } from "../../stores/search/point-in-time.ts";
+import { namesInPaths, property, requestMs } from "../../stores/search/requests.ts";
+import { readSlice, sliceCount } from "../../stores/search/slice-reader.ts";
 import type { RecordSink, Source, SourceRun, Work } from "../contracts.ts";
 import { each } from "../together.ts";
-import { type Hit, PointInTime } from "./point-in-time.ts";
-import { namesInPaths, property, requestMs } from "./requests.ts";
-import { describeIndex, type SelectedIndex, selectedNames } from "./selected-indices.ts";
-import { readSlice, sliceCount } from "./slice-reader.ts";
+import { describeIndex, failures, type SelectedIndex, selectedNames } from "./selected-indices.ts";
 import { readTemplates, templatesUnit } from "./templates.ts";
 
 /** Points in time that are opened at once. */
@@ -132,7 +132,7 @@ class SearchRun implements SourceRun {
     const { search, signal, stop } = this.#options;
     const points: PointInTime[] = [];
     await each(names, { atOnce: openedAtOnce, stop }, async (name) => {
-      points.push(this.#stack.use(await PointInTime.open(search, name, signal)));
+      points.push(this.#stack.use(await PointInTime.open(search, name, { signal, failures })));
     });
     signal.throwIfAborted();
     return points.toSorted((one, other) => (one.index < other.index ? -1 : 1));

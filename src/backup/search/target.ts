@@ -4,6 +4,7 @@ import type { RestoredUnitSchema } from "../../../gen/lucid/admin/v1/backup_serv
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { Stream } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { SearchStore } from "../../stores/search.ts";
+import { isPassing, pathOf, rawRequest, requestMs, statusOf } from "../../stores/search/requests.ts";
 import type { RecordSource, Target, TargetRun, Work } from "../contracts.ts";
 import { each } from "../together.ts";
 import {
@@ -15,7 +16,6 @@ import {
   makeIndex,
   putSettings,
 } from "./index-restore.ts";
-import { isPassing, pathOf, rawRequest, requestMs, statusOf } from "./requests.ts";
 import { namesIn, plannedIndices } from "./restore-plan.ts";
 import type { RestoredIndex } from "./restored-index.ts";
 import { RestoredTemplates } from "./template-restore.ts";

@@ -7,9 +7,9 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { SearchTemplates, Unit } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
 import type { SearchStore } from "../../stores/search.ts";
+import { pathOf, rawRequest, refusalOf, statusOf } from "../../stores/search/requests.ts";
 import type { RestorePlan } from "../contracts.ts";
 import { translated } from "./definition.ts";
-import { pathOf, rawRequest, refusalOf, statusOf } from "./requests.ts";
 import { conflict } from "./restore-plan.ts";
 import { type TemplateKind, templateKinds, templatesIn, templatesOf } from "./templates.ts";
 

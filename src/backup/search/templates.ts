@@ -3,8 +3,8 @@ import type { Client } from "@elastic/elasticsearch";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
-import { JsonScan } from "./json-scan.ts";
-import { property, rawRequest } from "./requests.ts";
+import { JsonScan } from "../../stores/search/json-scan.ts";
+import { property, rawRequest } from "../../stores/search/requests.ts";
 
 /** Templates by name, each as the server says it: JSON. */
 export type Templates = ReadonlyMap<string, string>;

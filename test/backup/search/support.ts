@@ -10,11 +10,11 @@ import {
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { type Unit, UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { TargetRun, Work } from "../../../src/backup/contracts.ts";
-import { JsonScan } from "../../../src/backup/search/json-scan.ts";
-import { rawRequest } from "../../../src/backup/search/requests.ts";
 import { searchSource } from "../../../src/backup/search/source.ts";
 import { searchTarget } from "../../../src/backup/search/target.ts";
 import { openSearch, type SearchStore } from "../../../src/stores/search.ts";
+import { JsonScan } from "../../../src/stores/search/json-scan.ts";
+import { rawRequest } from "../../../src/stores/search/requests.ts";
 import { uniqueName } from "../../support/stores.ts";
 import { type MemoryStreams, memoryStreams, quietWork } from "../mongodb/memory.ts";
 

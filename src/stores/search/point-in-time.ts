@@ -1,7 +1,7 @@
 import type { Client } from "@elastic/elasticsearch";
 
 import { fail } from "../../errors.ts";
-import type { SearchStore } from "../../stores/search.ts";
+import type { SearchStore } from "../search.ts";
 import { JsonScan, type Span } from "./json-scan.ts";
 import { rawRequest, refusalOf, requestMs, statusOf, withPatience } from "./requests.ts";
 
@@ -37,36 +37,53 @@ export interface Page {
   readonly bytes: number;
 }
 
+/** How whoever reads wants to be told that it cannot. */
+export interface ReadingFailures {
+  /** The index has vanished, or the server has lost the point in time. */
+  lost(index: string, cause: unknown): Error;
+  /** The index does not keep the source of all its documents. */
+  unreadable(index: string): Error;
+}
+
 /** What an index held at one moment. It is kept until it is disposed. */
 export class PointInTime implements AsyncDisposable {
   readonly index: string;
   readonly #search: SearchStore;
   readonly #signal: AbortSignal;
+  readonly #failures: ReadingFailures;
   readonly #order: string;
   #id: string;
   #usedMs = performance.now();
 
-  private constructor(search: SearchStore, given: { index: string; id: string; order: string; signal: AbortSignal }) {
+  private constructor(
+    search: SearchStore,
+    given: { index: string; id: string; order: string; signal: AbortSignal; failures: ReadingFailures },
+  ) {
     this.#search = search;
     this.index = given.index;
     this.#id = given.id;
     this.#order = given.order;
     this.#signal = given.signal;
+    this.#failures = given.failures;
   }
 
-  /** Holds what an index holds now, and has been refreshed. Fails with `BACKUP_SOURCE_CHANGED` where it has vanished. */
-  static async open(search: SearchStore, index: string, signal: AbortSignal): Promise<PointInTime> {
+  /** Holds what an index holds now, and has been refreshed. */
+  static async open(
+    search: SearchStore,
+    index: string,
+    { signal, failures }: { readonly signal: AbortSignal; readonly failures: ReadingFailures },
+  ): Promise<PointInTime> {
     const dialect = await search.dialect(signal);
     try {
       const id = await dialect.openPointInTime([index], keepAlive, { signal, requestTimeout: requestMs });
-      return new PointInTime(search, { index, id, order: `[{"${dialect.tieBreak}":"asc"}]`, signal });
+      return new PointInTime(search, { index, id, order: `[{"${dialect.tieBreak}":"asc"}]`, signal, failures });
     } catch (error) {
-      if (statusOf(error) === 404) throw lost(index, error);
+      if (statusOf(error) === 404) throw failures.lost(index, error);
       throw error;
     }
   }
 
-  /** Reads a page. Fails with `AnswerTooLong`, and `BACKUP_SOURCE_CHANGED` where the server has lost the point in time. */
+  /** Reads a page. Fails with `AnswerTooLong` too. */
   async page({ size, slice, after, mostBytes }: PageRequest): Promise<Page> {
     const parts = [
       `"size":${size}`,
@@ -104,7 +121,7 @@ export class PointInTime implements AsyncDisposable {
       return await withPatience(this.#signal, () => rawRequest(client, request, limits));
     } catch (error) {
       const isLost = statusOf(error) === 404 || refusalOf(error).type === "search_context_missing_exception";
-      throw isLost ? lost(this.index, error) : error;
+      throw isLost ? this.#failures.lost(this.index, error) : error;
     }
   }
 
@@ -116,13 +133,18 @@ export class PointInTime implements AsyncDisposable {
       else if (name === "timed_out" && scan.text(value) !== "false") throw incomplete(this.index);
       else if (name === "_shards" && scan.text(scan.member(value, "failed") ?? value) !== "0")
         throw incomplete(this.index);
-      else if (name === "hits") ({ hits, after } = hitsOf(scan, value, this.index));
+      else if (name === "hits") ({ hits, after } = hitsOf(scan, value, this.index, this.#failures));
     }
     return { hits, after, bytes };
   }
 }
 
-function hitsOf(scan: JsonScan, hits: Span, index: string): { hits: Hit[]; after: string | undefined } {
+function hitsOf(
+  scan: JsonScan,
+  hits: Span,
+  index: string,
+  failures: ReadingFailures,
+): { hits: Hit[]; after: string | undefined } {
   const found: Hit[] = [];
   let after: string | undefined;
   const array = scan.member(hits, "hits");
@@ -137,21 +159,10 @@ function hitsOf(scan: JsonScan, hits: Span, index: string): { hits: Hit[]; after
       else if (name === "_source") source = scan.slice(value);
       else if (name === "sort") after = scan.text(value);
     }
-    if (source === undefined) {
-      throw fail("BACKUP_INDEX_UNREADABLE", `The index ${index} does not keep the source of all its documents`, {
-        metadata: { index },
-      });
-    }
+    if (source === undefined) throw failures.unreadable(index);
     found.push({ id, routing, version, source });
   }
   return { hits: found, after };
-}
-
-function lost(index: string, cause: unknown): Error {
-  return fail("BACKUP_SOURCE_CHANGED", `The search server has lost the point in time of the index ${index}`, {
-    metadata: { store: "search", index },
-    cause,
-  });
 }
 
 function incomplete(index: string): Error {

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { JsonScan } from "../../../src/backup/search/json-scan.ts";
+import { JsonScan } from "../../../src/stores/search/json-scan.ts";
 
 /** JSON with blanks wherever they may be. */
 function spread(value: unknown, blanks: Iterator<string>): string {
