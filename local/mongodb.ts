@@ -23,13 +23,14 @@ export interface MongodbOptions extends ServerOptions {
 export async function startMongodb(options: MongodbOptions = {}): Promise<Server> {
   // With the default of 100,000, single writes become 10 to 20 times slower once the log of changes is full.
   const { history = 100_000_000, standalone = false, durable = false } = options;
-  const program = join(await installMongodb(), "bin", "secantusd-py");
+  const program = join(await installMongodb(), "bin", "python");
   return startServer(
     {
       name: "mongodb",
       command: ({ port, folder }) => ({
         file: program,
         arguments: [
+          join(import.meta.dirname, "mongodb", "server.py"),
           "--host=127.0.0.1",
           `--port=${port}`,
           `--storage-path=${join(folder, "mongodb")}`,
