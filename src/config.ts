@@ -14,6 +14,14 @@ function text(name: string, fallback: string, meaning: string): Setting<string> 
   return { name, form: "text", fallback, meaning, parse: (value) => value };
 }
 
+function matching(name: string, pattern: RegExp, form: string, fallback: string, meaning: string): Setting<string> {
+  const parse = (value: string): string => {
+    if (!pattern.test(value)) throw new Error(`must be ${form}`);
+    return value;
+  };
+  return { name, form, fallback, meaning, parse };
+}
+
 function oneOf<const V extends string>(name: string, values: readonly V[], fallback: V, meaning: string): Setting<V> {
   return {
     name,
@@ -113,6 +121,13 @@ export const settings = {
       "LUCID_SEARCH_URI",
       "http://127.0.0.1:9200",
       "Elasticsearch or OpenSearch, with user and password where needed. Secret.",
+    ),
+    prefix: matching(
+      "LUCID_SEARCH_PREFIX",
+      /^[a-z0-9][a-z0-9_-]{0,62}$/,
+      "1 to 63 lower-case letters, digits, `_` and `-`",
+      "lucid-",
+      "What the names of this deployment's search indices begin with. Two that share a server need different ones.",
     ),
   },
   backup: {

@@ -24,6 +24,10 @@ const reasons = {
   MESSAGE_TOO_LARGE: { code: Code.ResourceExhausted },
   REQUEST_ID_REUSED: { code: Code.InvalidArgument },
 
+  // Search indices.
+  SEARCH_INDEX_NOT_FOUND: { code: Code.NotFound },
+  SEARCH_INDEX_OCCUPIED: { code: Code.FailedPrecondition },
+
   // Users.
   USER_NOT_FOUND: { code: Code.NotFound },
   USER_ALREADY_EXISTS: { code: Code.AlreadyExists },

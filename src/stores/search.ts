@@ -41,7 +41,10 @@ export interface SearchStore extends AsyncDisposable {
 const connectTimeoutMs = 2000;
 
 /** Opens the client. Nothing is retried here: whoever calls knows whether a call may be repeated. */
-export function openSearch(config: Config["search"], options: { latency?: LatencyRecorder } = {}): SearchStore {
+export function openSearch(
+  config: Pick<Config["search"], "uri">,
+  options: { latency?: LatencyRecorder } = {},
+): SearchStore {
   const client = new Client({
     node: config.uri,
     Connection: PlainConnection,

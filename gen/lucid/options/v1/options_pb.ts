@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/options/v1/options.proto.
  */
 export const file_lucid_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAgirQEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBARIRCgl0cnVlX29ubHkYBiABKAkSDgoGYWJzZW50GAcgASgJQhcKFV9leHBpcmVfYWZ0ZXJfc2Vjb25kcyL+AQoJTGlmZWN5Y2xlEioKB2VyYXN1cmUYASABKA4yGS5sdWNpZC5vcHRpb25zLnYxLkVyYXN1cmUSMAoLdXNlcl9maWVsZHMYAiADKAsyGy5sdWNpZC5vcHRpb25zLnYxLlVzZXJGaWVsZBIoCgdwYXJ0X29mGAMgAygLMhcubHVjaWQub3B0aW9ucy52MS5XaG9sZRIXCg9wZXJzb25hbF9maWVsZHMYBCADKAkSEgoKY2FjaGVfa2V5cxgFIAMoCRIXCg9zZWFyY2hfZG9jdW1lbnQYBiABKAkSFQoNa2VlcHNfZGVsZXRlZBgHIAEoCBIMCgRub3RlGAggASgJIiwKCVVzZXJGaWVsZBIMCgRwYXRoGAEgASgJEhEKCXR5cGVfcGF0aBgCIAEoCSIoCgVXaG9sZRISCgpjb2xsZWN0aW9uGAEgASgJEgsKA2tleRgCIAEoCSqJAQoHRXJhc3VyZRIXChNFUkFTVVJFX1VOU1BFQ0lGSUVEEAASEgoORVJBU1VSRV9SRU1PVkUQARIVChFFUkFTVVJFX0FOT05ZTUlTRRACEhAKDEVSQVNVUkVfS0VFUBADEhMKD0VSQVNVUkVfQVNfUEFSVBAEEhMKD0VSQVNVUkVfTk9USElORxAFOl8KCmNvbGxlY3Rpb24SHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMY0YYDIAEoCzIcLmx1Y2lkLm9wdGlvbnMudjEuQ29sbGVjdGlvblIKY29sbGVjdGlvbjpcCglsaWZlY3ljbGUSHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMY0oYDIAEoCzIbLmx1Y2lkLm9wdGlvbnMudjEuTGlmZWN5Y2xlUglsaWZlY3ljbGU6QAoLb3V0cHV0X29ubHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNGGAyABKAhSCm91dHB1dE9ubHk6OwoIcmVxdWlyZWQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNKGAyABKAhSCHJlcXVpcmVkOj0KCWltbXV0YWJsZRIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY04YDIAEoCFIJaW1tdXRhYmxlQoYBChRjb20ubHVjaWQub3B0aW9ucy52MUIMT3B0aW9uc1Byb3RvUAGiAgNMT1iqAhBMdWNpZC5PcHRpb25zLlYxygIQTHVjaWRcT3B0aW9uc1xWMeICHEx1Y2lkXE9wdGlvbnNcVjFcR1BCTWV0YWRhdGHqAhJMdWNpZDo6T3B0aW9uczo6VjFiBnByb3RvMw", [file_google_protobuf_descriptor]);
+  fileDesc("Ch5sdWNpZC9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGx1Y2lkLm9wdGlvbnMudjEiXgoKQ29sbGVjdGlvbhIMCgRuYW1lGAEgASgJEigKB2luZGV4ZXMYAiADKAsyFy5sdWNpZC5vcHRpb25zLnYxLkluZGV4EhgKEGtlZXBzX3JlcXVlc3RfaWQYAyABKAgirQEKBUluZGV4EgwKBGtleXMYASADKAkSDgoGdW5pcXVlGAIgASgIEhQKDHByZXNlbnRfb25seRgDIAEoCBIRCglsaXZlX29ubHkYBCABKAgSIQoUZXhwaXJlX2FmdGVyX3NlY29uZHMYBSABKAVIAIgBARIRCgl0cnVlX29ubHkYBiABKAkSDgoGYWJzZW50GAcgASgJQhcKFV9leHBpcmVfYWZ0ZXJfc2Vjb25kcyL+AQoJTGlmZWN5Y2xlEioKB2VyYXN1cmUYASABKA4yGS5sdWNpZC5vcHRpb25zLnYxLkVyYXN1cmUSMAoLdXNlcl9maWVsZHMYAiADKAsyGy5sdWNpZC5vcHRpb25zLnYxLlVzZXJGaWVsZBIoCgdwYXJ0X29mGAMgAygLMhcubHVjaWQub3B0aW9ucy52MS5XaG9sZRIXCg9wZXJzb25hbF9maWVsZHMYBCADKAkSEgoKY2FjaGVfa2V5cxgFIAMoCRIXCg9zZWFyY2hfZG9jdW1lbnQYBiABKAkSFQoNa2VlcHNfZGVsZXRlZBgHIAEoCBIMCgRub3RlGAggASgJIiwKCVVzZXJGaWVsZBIMCgRwYXRoGAEgASgJEhEKCXR5cGVfcGF0aBgCIAEoCSIoCgVXaG9sZRISCgpjb2xsZWN0aW9uGAEgASgJEgsKA2tleRgCIAEoCSI3CgtTZWFyY2hJbmRleBIMCgRuYW1lGAEgASgJEgoKAmlkGAIgASgJEg4KBnNoYXJkcxgDIAEoBSJSCgtTZWFyY2hGaWVsZBIqCgRraW5kGAEgASgOMhwubHVjaWQub3B0aW9ucy52MS5TZWFyY2hLaW5kEhcKD2FkbWl0c19wZXJzb25hbBgCIAEoCCqJAQoHRXJhc3VyZRIXChNFUkFTVVJFX1VOU1BFQ0lGSUVEEAASEgoORVJBU1VSRV9SRU1PVkUQARIVChFFUkFTVVJFX0FOT05ZTUlTRRACEhAKDEVSQVNVUkVfS0VFUBADEhMKD0VSQVNVUkVfQVNfUEFSVBAEEhMKD0VSQVNVUkVfTk9USElORxAFKqoCCgpTZWFyY2hLaW5kEhsKF1NFQVJDSF9LSU5EX1VOU1BFQ0lGSUVEEAASFwoTU0VBUkNIX0tJTkRfS0VZV09SRBABEhQKEFNFQVJDSF9LSU5EX1RFWFQQAhIUChBTRUFSQ0hfS0lORF9OQU1FEAMSFAoQU0VBUkNIX0tJTkRfREFURRAEEhQKEFNFQVJDSF9LSU5EX0xPTkcQBRIWChJTRUFSQ0hfS0lORF9ET1VCTEUQBhIXChNTRUFSQ0hfS0lORF9CT09MRUFOEAcSEgoOU0VBUkNIX0tJTkRfSVAQCBIWChJTRUFSQ0hfS0lORF9PQkpFQ1QQCRIWChJTRUFSQ0hfS0lORF9ORVNURUQQChIZChVTRUFSQ0hfS0lORF9GUkVFX0ZPUk0QCzpfCgpjb2xsZWN0aW9uEh8uZ29vZ2xlLnByb3RvYnVmLk1lc3NhZ2VPcHRpb25zGNGGAyABKAsyHC5sdWNpZC5vcHRpb25zLnYxLkNvbGxlY3Rpb25SCmNvbGxlY3Rpb246XAoJbGlmZWN5Y2xlEh8uZ29vZ2xlLnByb3RvYnVmLk1lc3NhZ2VPcHRpb25zGNKGAyABKAsyGy5sdWNpZC5vcHRpb25zLnYxLkxpZmVjeWNsZVIJbGlmZWN5Y2xlOmMKDHNlYXJjaF9pbmRleBIfLmdvb2dsZS5wcm90b2J1Zi5NZXNzYWdlT3B0aW9ucxjThgMgASgLMh0ubHVjaWQub3B0aW9ucy52MS5TZWFyY2hJbmRleFILc2VhcmNoSW5kZXg6QAoLb3V0cHV0X29ubHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNGGAyABKAhSCm91dHB1dE9ubHk6OwoIcmVxdWlyZWQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGNKGAyABKAhSCHJlcXVpcmVkOj0KCWltbXV0YWJsZRIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY04YDIAEoCFIJaW1tdXRhYmxlOlYKBnNlYXJjaBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY1IYDIAEoCzIdLmx1Y2lkLm9wdGlvbnMudjEuU2VhcmNoRmllbGRSBnNlYXJjaDo7CghwZXJzb25hbBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY1YYDIAEoCFIIcGVyc29uYWxChgEKFGNvbS5sdWNpZC5vcHRpb25zLnYxQgxPcHRpb25zUHJvdG9QAaICA0xPWKoCEEx1Y2lkLk9wdGlvbnMuVjHKAhBMdWNpZFxPcHRpb25zXFYx4gIcTHVjaWRcT3B0aW9uc1xWMVxHUEJNZXRhZGF0YeoCEkx1Y2lkOjpPcHRpb25zOjpWMWIGcHJvdG8z", [file_google_protobuf_descriptor]);
 
 /**
  * The MongoDB collection that stores a message, one document for each.
@@ -242,6 +242,70 @@ export const WholeSchema: GenMessage<Whole> = /*@__PURE__*/
   messageDesc(file_lucid_options_v1_options, 4);
 
 /**
+ * The search index that holds copies of a message's documents. Its mapping is made of the fields that say how they are
+ * searched; nothing else of a document is in the copy.
+ *
+ * @generated from message lucid.options.v1.SearchIndex
+ */
+export type SearchIndex = Message<"lucid.options.v1.SearchIndex"> & {
+  /**
+   * Name of the index, for example `users`; a deployment's prefix goes before it.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Stored field that identifies a document, and by which its copy is called.
+   *
+   * @generated from field: string id = 2;
+   */
+  id: string;
+
+  /**
+   * Number of shards, 1 where it is not given.
+   *
+   * @generated from field: int32 shards = 3;
+   */
+  shards: number;
+};
+
+/**
+ * Describes the message lucid.options.v1.SearchIndex.
+ * Use `create(SearchIndexSchema)` to create a new message.
+ */
+export const SearchIndexSchema: GenMessage<SearchIndex> = /*@__PURE__*/
+  messageDesc(file_lucid_options_v1_options, 5);
+
+/**
+ * How a field is searched.
+ *
+ * @generated from message lucid.options.v1.SearchField
+ */
+export type SearchField = Message<"lucid.options.v1.SearchField"> & {
+  /**
+   * What it is in the index; without one, it is in none.
+   *
+   * @generated from field: lucid.options.v1.SearchKind kind = 1;
+   */
+  kind: SearchKind;
+
+  /**
+   * Says that a personal field is in the index on purpose.
+   *
+   * @generated from field: bool admits_personal = 2;
+   */
+  admitsPersonal: boolean;
+};
+
+/**
+ * Describes the message lucid.options.v1.SearchField.
+ * Use `create(SearchFieldSchema)` to create a new message.
+ */
+export const SearchFieldSchema: GenMessage<SearchField> = /*@__PURE__*/
+  messageDesc(file_lucid_options_v1_options, 6);
+
+/**
  * What the erasure of a user does to documents.
  *
  * @generated from enum lucid.options.v1.Erasure
@@ -304,6 +368,111 @@ export const ErasureSchema: GenEnum<Erasure> = /*@__PURE__*/
   enumDesc(file_lucid_options_v1_options, 0);
 
 /**
+ * What a field is in a search index.
+ *
+ * @generated from enum lucid.options.v1.SearchKind
+ */
+export const SearchKind = {
+  /**
+   * Not in the index.
+   *
+   * @generated from enum value: SEARCH_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Found, filtered, counted and sorted by its exact text: ids, hashes, states, addresses. Of text longer than 8,191 characters
+   * only the document's own copy has it.
+   *
+   * @generated from enum value: SEARCH_KIND_KEYWORD = 1;
+   */
+  KEYWORD: 1,
+
+  /**
+   * Found by its words.
+   *
+   * @generated from enum value: SEARCH_KIND_TEXT = 2;
+   */
+  TEXT: 2,
+
+  /**
+   * Found by its words, by its exact text as `FIELD.keyword`, and suggested to who types its beginning.
+   *
+   * @generated from enum value: SEARCH_KIND_NAME = 3;
+   */
+  NAME: 3,
+
+  /**
+   * A time.
+   *
+   * @generated from enum value: SEARCH_KIND_DATE = 4;
+   */
+  DATE: 4,
+
+  /**
+   * A whole number.
+   *
+   * @generated from enum value: SEARCH_KIND_LONG = 5;
+   */
+  LONG: 5,
+
+  /**
+   * A number.
+   *
+   * @generated from enum value: SEARCH_KIND_DOUBLE = 6;
+   */
+  DOUBLE: 6,
+
+  /**
+   * True or false.
+   *
+   * @generated from enum value: SEARCH_KIND_BOOLEAN = 7;
+   */
+  BOOLEAN: 7,
+
+  /**
+   * An IP address; text that is none is kept, but not found.
+   *
+   * @generated from enum value: SEARCH_KIND_IP = 8;
+   */
+  IP: 8,
+
+  /**
+   * A message, whose own fields say how they are searched.
+   *
+   * @generated from enum value: SEARCH_KIND_OBJECT = 9;
+   */
+  OBJECT: 9,
+
+  /**
+   * Messages of a list, each of which is matched on its own.
+   *
+   * @generated from enum value: SEARCH_KIND_NESTED = 10;
+   */
+  NESTED: 10,
+
+  /**
+   * An object of any form; what is in it is found by its exact text.
+   *
+   * @generated from enum value: SEARCH_KIND_FREE_FORM = 11;
+   */
+  FREE_FORM: 11,
+} as const;
+
+/**
+ * What a field is in a search index.
+ *
+ * @generated from enum lucid.options.v1.SearchKind
+ */
+export type SearchKind = (typeof SearchKind)[keyof typeof SearchKind] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.options.v1.SearchKind.
+ */
+export const SearchKindSchema: GenEnum<SearchKind> = /*@__PURE__*/
+  enumDesc(file_lucid_options_v1_options, 1);
+
+/**
  * The collection that stores this message.
  *
  * @generated from extension: lucid.options.v1.Collection collection = 50001;
@@ -320,12 +489,20 @@ export const lifecycle: GenExtension<MessageOptions, Lifecycle> = /*@__PURE__*/
   extDesc(file_lucid_options_v1_options, 1);
 
 /**
+ * The search index that holds copies of its documents.
+ *
+ * @generated from extension: lucid.options.v1.SearchIndex search_index = 50003;
+ */
+export const search_index: GenExtension<MessageOptions, SearchIndex> = /*@__PURE__*/
+  extDesc(file_lucid_options_v1_options, 2);
+
+/**
  * Whether only the service sets the field: what a caller sends in it is ignored, also where an update mask names it.
  *
  * @generated from extension: bool output_only = 50001;
  */
 export const output_only: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
-  extDesc(file_lucid_options_v1_options, 2);
+  extDesc(file_lucid_options_v1_options, 3);
 
 /**
  * Whether every stored document must have the field: it is needed to create one and cannot be cleared.
@@ -333,7 +510,7 @@ export const output_only: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
  * @generated from extension: bool required = 50002;
  */
 export const required: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
-  extDesc(file_lucid_options_v1_options, 3);
+  extDesc(file_lucid_options_v1_options, 4);
 
 /**
  * Whether callers set the field when a document is created, and never again: an update leaves it as it is, also where its
@@ -342,5 +519,21 @@ export const required: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
  * @generated from extension: bool immutable = 50003;
  */
 export const immutable: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
-  extDesc(file_lucid_options_v1_options, 4);
+  extDesc(file_lucid_options_v1_options, 5);
+
+/**
+ * How the field is searched.
+ *
+ * @generated from extension: lucid.options.v1.SearchField search = 50004;
+ */
+export const search: GenExtension<FieldOptions, SearchField> = /*@__PURE__*/
+  extDesc(file_lucid_options_v1_options, 6);
+
+/**
+ * Whether the field tells who or where a person is. Such a field is in a search index only where that says so.
+ *
+ * @generated from extension: bool personal = 50005;
+ */
+export const personal: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_lucid_options_v1_options, 7);
 

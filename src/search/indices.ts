@@ -1,0 +1,171 @@
+import type { estypes } from "@elastic/elasticsearch";
+
+import { fail } from "../errors.ts";
+import { type SearchedMessage, searchMapping, type SearchMapping } from "../schema/search-mapping.ts";
+import type { SearchStore } from "../stores/search.ts";
+import { refusalOf, requestMs, statusOf } from "../stores/search/requests.ts";
+import { searchedMessages } from "./messages.ts";
+
+/** An index that holds the copies of a message's documents. */
+export interface EnsuredIndex {
+  /** Logical name, for example `users`. */
+  readonly name: string;
+  /** What searches and writes go to. */
+  readonly alias: string;
+  /** The versioned index behind it. */
+  readonly index: string;
+  /** The server's own name of this very index: one that is made anew under the same name has another. */
+  readonly uuid: string;
+  /**
+   * What was done to it: `extended` where it got fields that it had not, of which the copies in it know nothing; `outdated`
+   * where a field of it is of another kind than declared now, so that it goes on as it is until it is rebuilt.
+   */
+  readonly state: "made" | "present" | "extended" | "outdated";
+}
+
+/** The indices of this deployment. */
+export interface SearchIndices {
+  /** The alias of a logical name. */
+  alias(name: string): string;
+  /** Name of a version of an index. */
+  versioned(name: string, version: number): string;
+  /**
+   * Sees to the index of a message: makes it, with its alias, where there is none, and adds what its mapping lacks. Touches
+   * nothing that it has not made: fails with `SEARCH_INDEX_OCCUPIED` where something else has the name.
+   */
+  ensure(name: string, signal: AbortSignal): Promise<EnsuredIndex>;
+  /** Makes the next version of an index, empty and behind no alias. Returns its name. */
+  makeNext(name: string, signal: AbortSignal): Promise<string>;
+}
+
+export interface SearchIndicesOptions {
+  readonly search: Pick<SearchStore, "client" | "dialect">;
+  /** What all names of this deployment begin with. */
+  readonly prefix: string;
+}
+
+export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchIndices {
+  const { client } = search;
+  const alias = (name: string): string => `${prefix}${name}`;
+  const versioned = (name: string, version: number): string => `${alias(name)}-v${version}`;
+
+  const definition = async (name: string, signal: AbortSignal) => {
+    const message = messageOf(name);
+    const { freeForm } = await search.dialect(signal);
+    return { message, mapping: searchMapping(message, freeForm) };
+  };
+
+  /** What is behind the alias; undefined where there is no such name. */
+  const behind = async (name: string, signal: AbortSignal) => {
+    try {
+      return await client.indices.get({ index: alias(name) }, { signal, requestTimeout: requestMs });
+    } catch (error) {
+      if (statusOf(error) === 404) return undefined;
+      throw error;
+    }
+  };
+
+  /** The number of the newest version; 0 where there is none. Versions without an alias count: they are not written over. */
+  const newest = async (name: string, signal: AbortSignal): Promise<number> => {
+    const start = `${alias(name)}-v`;
+    const pattern = { index: `${start}*`, expand_wildcards: "all" as const };
+    const found = await client.indices.get(pattern, { signal, requestTimeout: requestMs });
+    const numbers = Object.keys(found).map((index) => /^\d{1,9}$/.exec(index.slice(start.length))?.[0]);
+    return Math.max(0, ...numbers.map((number) => Number(number ?? 0)));
+  };
+
+  const create = async (name: string, aliases: Record<string, object>, signal: AbortSignal): Promise<string> => {
+    const { message, mapping } = await definition(name, signal);
+    const index = versioned(name, (await newest(name, signal)) + 1);
+    const body = { settings: settingsOf(message), mappings: mapping, aliases };
+    await client.indices.create({ index, ...body }, { signal, requestTimeout: requestMs });
+    return index;
+  };
+
+  /** Adds to a mapping what it lacks. */
+  const extend = async (
+    index: string,
+    mapping: SearchMapping,
+    signal: AbortSignal,
+  ): Promise<"extended" | "outdated"> => {
+    try {
+      await client.indices.putMapping({ index, ...mapping }, { signal, requestTimeout: requestMs });
+      return "extended";
+    } catch (error) {
+      // The kind of a field cannot be changed.
+      if (statusOf(error) === 400) return "outdated";
+      throw error;
+    }
+  };
+
+  const ensureOnce = async (name: string, signal: AbortSignal): Promise<EnsuredIndex | undefined> => {
+    const { message, mapping } = await definition(name, signal);
+    const found = await behind(name, signal);
+    let isMade = false;
+    if (found === undefined) {
+      try {
+        await create(name, { [alias(name)]: {} }, signal);
+        isMade = true;
+      } catch (error) {
+        // Another replica was quicker.
+        if (refusalOf(error).type !== "resource_already_exists_exception") throw error;
+      }
+    }
+    const entries = Object.entries(found ?? (await behind(name, signal)) ?? {});
+    const [[index, state] = ["", undefined]] = entries;
+    if (state === undefined) return undefined;
+    const meta = metaOf(state);
+    if (entries.length > 1 || index === alias(name) || meta?.message !== message.schema.typeName) {
+      throw occupied(alias(name), index);
+    }
+    const about = { name, alias: alias(name), index, uuid: state.settings?.index?.uuid ?? "" };
+    if (isMade) return { ...about, state: "made" };
+    if (meta.digest === mapping._meta.digest) return { ...about, state: "present" };
+    return { ...about, state: await extend(index, mapping, signal) };
+  };
+
+  return {
+    alias,
+    versioned,
+
+    async ensure(name, signal) {
+      // Whoever makes or deletes an index in between leaves it to be looked at again.
+      for (let attempt = 1; attempt <= 3; attempt++) {
+        const ensured = await ensureOnce(name, signal);
+        if (ensured !== undefined) return ensured;
+      }
+      throw fail("STORE_CONFLICT", `The search index ${alias(name)} comes and goes`, {
+        metadata: { store: "search", index: alias(name) },
+        retryAfterMs: 1000,
+      });
+    },
+
+    makeNext: (name, signal) => create(name, {}, signal),
+  };
+}
+
+/** The message of a logical name. Fails with `SEARCH_INDEX_NOT_FOUND`. */
+export function messageOf(name: string): SearchedMessage {
+  const message = searchedMessages.get(name);
+  if (message !== undefined) return message;
+  throw fail("SEARCH_INDEX_NOT_FOUND", `There is no search index ${name}`, { metadata: { index: name } });
+}
+
+/** As many replicas as there are nodes for, up to one: with a single node an index is healthy too. */
+function settingsOf({ shards }: SearchedMessage) {
+  return { number_of_shards: shards, auto_expand_replicas: "0-1" };
+}
+
+function metaOf({ mappings }: estypes.IndicesIndexState): { message?: unknown; digest?: unknown } | undefined {
+  return mappings?._meta;
+}
+
+function occupied(alias: string, index: string) {
+  return fail(
+    "SEARCH_INDEX_OCCUPIED",
+    `The name ${alias} is taken by ${index}, which is none of the service's indices`,
+    {
+      metadata: { index: alias, occupied_by: index },
+    },
+  );
+}

@@ -1,0 +1,35 @@
+import { describe, inject } from "vitest";
+
+import { openSearch, type SearchStore } from "../../src/stores/search.ts";
+import { uniqueName } from "../support/stores.ts";
+
+/** A search server, and a prefix of names in it that nothing else uses. */
+export interface SearchPart extends AsyncDisposable {
+  readonly search: SearchStore;
+  readonly prefix: string;
+}
+
+/** Runs tests on the store of this run, and on an Elasticsearch where LUCID_TEST_ELASTICSEARCH_URI names one. */
+export function onEveryServer(tests: (uri: string) => void): void {
+  describe("on the search store of this run", () => {
+    tests(inject("stores").searchUri);
+  });
+  const elasticsearch = process.env["LUCID_TEST_ELASTICSEARCH_URI"];
+  describe.skipIf(elasticsearch === undefined)("on Elasticsearch (LUCID_TEST_ELASTICSEARCH_URI)", () => {
+    tests(elasticsearch ?? "");
+  });
+}
+
+/** Removes what has the prefix at the end. */
+export function searchPart(uri: string): SearchPart {
+  const search = openSearch({ uri });
+  const prefix = `${uniqueName("search")}-`;
+  return {
+    search,
+    prefix,
+    async [Symbol.asyncDispose]() {
+      await search.client.indices.delete({ index: `${prefix}*`, expand_wildcards: "all" }, { ignore: [404] });
+      await search[Symbol.asyncDispose]();
+    },
+  };
+}
