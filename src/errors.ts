@@ -66,8 +66,11 @@ const reasons = {
   HARDWARE_DEVICE_NOT_FOUND: { code: Code.NotFound },
   HARDWARE_DEVICE_ALREADY_EXISTS: { code: Code.AlreadyExists },
   HARDWARE_DEVICE_NOT_DELETED: { code: Code.FailedPrecondition },
+
   // The audit log.
   AUDIT_RECORD_NOT_FOUND: { code: Code.NotFound },
+  AUDIT_TREE_OUT_OF_RANGE: { code: Code.OutOfRange },
+  AUDIT_TREE_DAMAGED: { code: Code.DataLoss },
 
   // Transactions.
   TRANSACTION_NOT_FOUND: { code: Code.NotFound },

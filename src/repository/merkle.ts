@@ -178,8 +178,8 @@ function wantedNodes(spans: readonly Span[]) {
   };
 }
 
-/** PATH(index, D[size]): what lies beside the way from a leaf to the root, from below. */
-function pathSpans(index: number, size: number): Span[] {
+/** PATH(index, D[size]) of RFC 6962: what lies beside the way from a leaf to the root, from below. */
+export function pathSpans(index: number, size: number): Span[] {
   const spans: Span[] = [];
   let [begin, end] = [0, size];
   while (end - begin > 1) {
@@ -195,8 +195,8 @@ function pathSpans(index: number, size: number): Span[] {
   return spans.toReversed();
 }
 
-/** PROOF(first, D[second]) for a first tree that is the smaller one. */
-function proofSpans(first: number, second: number): Span[] {
+/** PROOF(first, D[second]) of RFC 6962 for a first tree that is the smaller one. */
+export function proofSpans(first: number, second: number): Span[] {
   const spans: Span[] = [];
   let [begin, end] = [0, second];
   while (end > first) {
@@ -215,7 +215,7 @@ function proofSpans(first: number, second: number): Span[] {
 }
 
 /** How many leaves the left subtree of `size` leaves has: the largest power of two that is smaller than all. */
-function leftSize(size: number): number {
+export function leftSize(size: number): number {
   let left = 1;
   while (left * 2 < size) left *= 2;
   return left;

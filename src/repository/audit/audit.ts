@@ -51,7 +51,7 @@ export function openAudit(options: {
     async [Symbol.asyncDispose]() {
       await sweeper[Symbol.asyncDispose]();
       await relay[Symbol.asyncDispose]();
-      log[Symbol.dispose]();
+      await log[Symbol.asyncDispose]();
     },
   };
 }

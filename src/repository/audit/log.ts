@@ -1,13 +1,15 @@
 import { setTimeout as pause } from "node:timers/promises";
 
-import { type Collection, type Db, MongoServerError } from "mongodb";
+import type { Collection, Db } from "mongodb";
 
 import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { wantedCollection } from "../../schema/collection-keeper.ts";
 import { collectionOf } from "../../schema/collection.ts";
+import { duplicateKey } from "../../schema/create-once.ts";
 import { keptCollections, type KeptOptions } from "../kept-collections.ts";
 import { carrierIndex } from "./carriers.ts";
 import { type CarriedRecord, chained, emptyHead, type Head, type LoggedRecord } from "./record.ts";
+import { auditTree, type AuditTree } from "./tree.ts";
 
 /*
  * Why the chain has neither gaps nor forks, whoever appends, and each record only once:
@@ -23,11 +25,12 @@ import { type CarriedRecord, chained, emptyHead, type Head, type LoggedRecord } 
  */
 
 /** The audit log. Append-only: nothing here changes or removes a record. */
-export interface AuditLog extends Disposable {
+export interface AuditLog extends AsyncDisposable {
   readonly records: Collection;
+  readonly tree: AuditTree;
   /** Appends those of the records that are not in the log yet, and returns when they cannot be lost any more. */
   append(records: readonly CarriedRecord[]): Promise<void>;
-  /** The newest record. */
+  /** The newest record that cannot be lost any more. */
   head(): Promise<Head>;
 }
 
@@ -36,8 +39,6 @@ const statementMs = 5000;
 
 /** Tries at the end of the log before an append gives up; each lost one means that another process has succeeded. */
 const mostTries = 100;
-
-const duplicate = 11_000;
 
 /**
  * Opens the log in the database of what the service keeps for itself. Nothing is read or written yet. `carriers` are
@@ -57,6 +58,7 @@ export function auditLog(
   const bounded = { timeoutMS: statementMs };
   const records: Collection = system.collection(collectionOf(AuditRecordSchema).name, options);
   const heads = system.collection<Head & { _id: string }>("audit_heads", options);
+  const tree = auditTree(system, records);
   /** The newest record that this process knows of. */
   let known: Head | undefined;
 
@@ -70,17 +72,19 @@ export function auditLog(
     try {
       await heads.updateOne({ _id: "head" }, { $setOnInsert: emptyHead }, { upsert: true, ...bounded });
     } catch (error) {
-      if (!isDuplicate(error)) throw error; // another replica made it at the same time
+      if (duplicateKey(error) === undefined) throw error; // another replica made it at the same time
     }
     hasHead = true;
   };
 
-  const readHead = async (): Promise<Head> => {
-    const { sequence, hash } = (await heads.findOne({ _id: "head" }, bounded)) ?? emptyHead;
+  /** `local` sees also what others append just now, which a failover may still take back. */
+  const readHead = async (level: "local" | "majority"): Promise<Head> => {
+    const concern = { readConcern: { level }, ...bounded };
+    const { sequence, hash } = (await heads.findOne({ _id: "head" }, concern)) ?? emptyHead;
     // The bound is for servers that sort all that a filter lets through.
     const newest = await records.findOne<Pick<LoggedRecord, "sequence" | "hash">>(
       { sequence: { $gte: sequence } },
-      { sort: { sequence: -1 }, projection: { sequence: 1, hash: 1 }, ...bounded },
+      { sort: { sequence: -1 }, projection: { sequence: 1, hash: 1 }, ...concern },
     );
     return newest === null ? { sequence, hash } : { sequence: newest.sequence, hash: newest.hash };
   };
@@ -98,21 +102,23 @@ export function auditLog(
 
   return {
     records,
+    tree,
 
     async append(all) {
       await ready();
       let waiting = all;
       for (let attempt = 1; waiting.length > 0; attempt++) {
-        let head = known ?? (await readHead());
+        let head = known ?? (await readHead("local"));
         known = undefined;
         const batch = waiting.map((record) => (head = chained(record, head)));
         try {
           await records.insertMany(batch, { ordered: true, ...bounded });
           known = { sequence: head.sequence, hash: head.hash };
           await moveHead(known);
+          tree.follow(Number(known.sequence));
           return;
         } catch (error) {
-          if (!isDuplicate(error) || attempt === mostTries) throw error;
+          if (duplicateKey(error) === undefined || attempt === mostTries) throw error;
           waiting = await withoutLogged(waiting);
           // So that replicas do not keep meeting.
           if (attempt > 1) await pause(Math.random() * 20);
@@ -122,13 +128,12 @@ export function auditLog(
 
     async head() {
       await ready();
-      return readHead();
+      return readHead("majority");
     },
 
-    [Symbol.dispose]: () => kept[Symbol.dispose](),
+    async [Symbol.asyncDispose]() {
+      kept[Symbol.dispose]();
+      await tree[Symbol.asyncDispose]();
+    },
   };
-}
-
-function isDuplicate(error: unknown): boolean {
-  return error instanceof MongoServerError && error.code === duplicate;
 }

@@ -13,6 +13,7 @@ import type { PageTokens } from "../../schema/page-tokens.ts";
 import { readPage } from "../../schema/page.ts";
 import { badRequest } from "../../schema/refusals.ts";
 import type { AuditLog } from "./log.ts";
+import { auditProofs } from "./proofs.ts";
 import { emptyHead, type LoggedRecord } from "./record.ts";
 import type { AuditRelay } from "./relay.ts";
 import { verification } from "./verify.ts";
@@ -29,12 +30,16 @@ export function auditLogService(options: {
   const { log, relay, pageTokens } = options;
   const { records } = log;
 
+  const find = async (auditId: string, context: HandlerContext): Promise<Uint8Array> => {
+    const found = await records.findOne<Uint8Array>({ audit_id: auditId }, { raw: true, ...deadlineOf(context) });
+    if (found === null) throw recordNotFound({ audit_id: auditId });
+    return found;
+  };
+
   return {
     async getAuditRecord({ auditId }, context) {
       await relay.settled();
-      const found = await records.findOne<Uint8Array>({ audit_id: auditId }, { raw: true, ...deadlineOf(context) });
-      if (found === null) throw recordNotFound({ audit_id: auditId });
-      return got([found]);
+      return got([await find(auditId, context)]);
     },
 
     async listAuditRecords(request, context) {
@@ -60,6 +65,8 @@ export function auditLogService(options: {
       return { head: await log.head() };
     },
 
+    ...auditProofs({ log, relay, find }),
+
     async *verifyAuditLog({ afterSequence, expected }, context) {
       if (expected !== undefined && expected.sequence <= afterSequence) {
         const description = "must be greater than after_sequence, since nothing before is read";
@@ -68,7 +75,7 @@ export function auditLogService(options: {
       await relay.settled();
       const end = await log.head();
       const from = afterSequence === 0n ? emptyHead : await recordAt(records, afterSequence, context);
-      yield* verification(records, { from, end, expected }, cancellable(context));
+      yield* verification(log, { from, end, expected }, cancellable(context));
     },
   };
 }

@@ -8,18 +8,20 @@ import {
   type VerifyAuditLogResponseSchema,
 } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
+import { fanOut, growingCells, type HashedCell } from "../merkle-cells.ts";
 import { hashOf, type Head, type LoggedRecord } from "./record.ts";
+import { type AuditTree, leafOf } from "./tree.ts";
 
 /** Records that are read at once. A range has two ends, since some servers sort all that a filter lets through. */
 const rangeRecords = 1000n;
 
 /**
- * Computes the chain anew from the record after `from` to the place of `end` and compares it with what is stored. Yields how far
- * it is after each range, and at last the result. `expected` is a head that the log had earlier. `from` is a record, or the head of
- * an empty log.
+ * Computes the chain anew from the record after `from` to the place of `end`, and the nodes of the tree that lie above these records
+ * alone, and compares both with what is stored. Yields how far it is after each range, and at last the result. `expected` is a head
+ * that the log had earlier. `from` is a record, or the head of an empty log.
  */
 export async function* verification(
-  records: Collection,
+  { records, tree }: { readonly records: Collection; readonly tree: Pick<AuditTree, "wrong"> },
   {
     from,
     end,
@@ -37,9 +39,11 @@ export async function* verification(
     yield wrong(AuditFault.ALTERED, from.audit_id, from.sequence);
     return;
   }
+  const growth = growingCells();
   while (last.sequence < end.sequence) {
     const to = end.sequence - last.sequence > rangeRecords ? last.sequence + rangeRecords : end.sequence;
     const found = records.find({ sequence: { $gt: last.sequence, $lte: to } }, { sort: { sequence: 1 }, ...limits });
+    const made: HashedCell[] = [];
     for (const record of await found.toArray()) {
       const fault = faultOf(record, last) ?? unexpected(record, expected);
       if (fault !== undefined) {
@@ -48,9 +52,15 @@ export async function* verification(
       }
       // Its hash was just computed from its members.
       last = record as unknown as LoggedRecord;
+      made.push(...growth.add({ level: 0, index: Number(last.sequence) - 1, hash: leafOf(last.hash) }));
     }
     if (last.sequence < to) {
       yield wrong(AuditFault.MISSING);
+      return;
+    }
+    const [cell] = await tree.wrong(made, limits.signal);
+    if (cell !== undefined) {
+      yield wrong(AuditFault.TREE, "", BigInt((cell.index + 1) * fanOut ** cell.level));
       return;
     }
     yield sofar();
@@ -89,7 +99,7 @@ function unexpected({ sequence, hash }: Document, expected: Head | undefined): A
 const members = new Set(["_id", ...AuditRecordSchema.fields.map(({ name }) => name)]);
 
 /** Whether a record says what its hash was made of, and nothing else. */
-function isAsWritten(record: Document): boolean {
+export function isAsWritten(record: Document): boolean {
   if (Object.keys(record).some((name) => !members.has(name))) return false;
   try {
     return hashOf(record as unknown as LoggedRecord) === record["hash"];

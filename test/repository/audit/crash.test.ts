@@ -168,7 +168,7 @@ test("a record is logged once, however often and from wherever it comes", async 
     sweep(),
     sweep(),
   ]);
-  for (const each of others) each[Symbol.dispose]();
+  for (const each of others) await each[Symbol.asyncDispose]();
   await expect.poll(() => things.countDocuments({ _audit: { $exists: true } }), longest).toBe(0);
   // A restore brings documents back as they were in the middle of a call.
   await things.updateOne({ number: 0 }, { $set: { _audit: [many[0]] } });

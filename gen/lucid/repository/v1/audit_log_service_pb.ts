@@ -9,13 +9,15 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { AuditRecord } from "./audit_record_pb.ts";
 import { file_lucid_repository_v1_audit_record } from "./audit_record_pb.ts";
+import type { MerkleAlgorithm, MerkleConsistencyProof, MerkleInclusionProof } from "./merkle_pb.ts";
+import { file_lucid_repository_v1_merkle } from "./merkle_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/repository/v1/audit_log_service.proto.
  */
 export const file_lucid_repository_v1_audit_log_service: GenFile = /*@__PURE__*/
-  fileDesc("CitsdWNpZC9yZXBvc2l0b3J5L3YxL2F1ZGl0X2xvZ19zZXJ2aWNlLnByb3RvEhNsdWNpZC5yZXBvc2l0b3J5LnYxIjUKFUdldEF1ZGl0UmVjb3JkUmVxdWVzdBIcCghhdWRpdF9pZBgBIAEoCUIKukgHcgUQARiAASJKChZHZXRBdWRpdFJlY29yZFJlc3BvbnNlEjAKBnJlY29yZBgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRSZWNvcmQikwMKC0F1ZGl0RmlsdGVyEhoKCGFjdG9yX2lkGAEgASgJQgi6SAVyAxiAAhIfCg1yZXNvdXJjZV90eXBlGAIgASgJQgi6SAVyAxiAARIfCg1yZXNvdXJjZV9uYW1lGAMgASgJQgi6SAVyAxiAAhIVCgNycGMYBCABKAlCCLpIBXIDGIACEjsKB291dGNvbWUYBSABKAlCKrpIJ3IlMiNeKFtBLVpdezIsMjB9KF9bQS1aXXsxLDIwfSl7MCwyfSk/JBIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZiZWZvcmUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wOny6SHkadwoOcmVzb3VyY2Uud2hvbGUSK3Jlc291cmNlX3R5cGUgYW5kIHJlc291cmNlX25hbWUgZ28gdG9nZXRoZXIaOCh0aGlzLnJlc291cmNlX3R5cGUgPT0gJycpID09ICh0aGlzLnJlc291cmNlX25hbWUgPT0gJycpIqEBChdMaXN0QXVkaXRSZWNvcmRzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgCASGgoIb3JkZXJfYnkYAyABKAlCCLpIBXIDGMgBEjAKBmZpbHRlchgEIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRGaWx0ZXIiZgoYTGlzdEF1ZGl0UmVjb3Jkc1Jlc3BvbnNlEjEKB3JlY29yZHMYASADKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLkF1ZGl0UmVjb3JkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIVChNHZXRBdWRpdEhlYWRSZXF1ZXN0IksKCUF1ZGl0SGVhZBIZCghzZXF1ZW5jZRgBIAEoA0IHukgEIgIoABIjCgRoYXNoGAIgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQiRAoUR2V0QXVkaXRIZWFkUmVzcG9uc2USLAoEaGVhZBgBIAEoCzIeLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRIZWFkImoKFVZlcmlmeUF1ZGl0TG9nUmVxdWVzdBIfCg5hZnRlcl9zZXF1ZW5jZRgBIAEoA0IHukgEIgIoABIwCghleHBlY3RlZBgCIAEoCzIeLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRIZWFkIrABChFBdWRpdFZlcmlmaWNhdGlvbhINCgV3aG9sZRgBIAEoCBIuCgVmYXVsdBgCIAEoDjIfLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRGYXVsdBIWCg5mYXVsdF9zZXF1ZW5jZRgDIAEoAxIWCg5mYXVsdF9hdWRpdF9pZBgEIAEoCRIsCgRoZWFkGAUgASgLMh4ubHVjaWQucmVwb3NpdG9yeS52MS5BdWRpdEhlYWQigQEKFlZlcmlmeUF1ZGl0TG9nUmVzcG9uc2USGQoRdmVyaWZpZWRfc2VxdWVuY2UYASABKAMSFAoMZW5kX3NlcXVlbmNlGAIgASgDEjYKBnJlc3VsdBgDIAEoCzImLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRWZXJpZmljYXRpb24qrAEKCkF1ZGl0RmF1bHQSGwoXQVVESVRfRkFVTFRfVU5TUEVDSUZJRUQQABIXChNBVURJVF9GQVVMVF9NSVNTSU5HEAESFwoTQVVESVRfRkFVTFRfQUxURVJFRBACEhgKFEFVRElUX0ZBVUxUX1VOTElOS0VEEAMSHAoYQVVESVRfRkFVTFRfTk9UX0VYUEVDVEVEEAQSFwoTQVVESVRfRkFVTFRfRk9SRUlHThAFMtMDCg9BdWRpdExvZ1NlcnZpY2USbgoOR2V0QXVkaXRSZWNvcmQSKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0UmVjb3JkUmVxdWVzdBorLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0QXVkaXRSZWNvcmRSZXNwb25zZSIDkAIBEnQKEExpc3RBdWRpdFJlY29yZHMSLC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RBdWRpdFJlY29yZHNSZXF1ZXN0Gi0ubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0QXVkaXRSZWNvcmRzUmVzcG9uc2UiA5ACARJoCgxHZXRBdWRpdEhlYWQSKC5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0SGVhZFJlcXVlc3QaKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0SGVhZFJlc3BvbnNlIgOQAgEScAoOVmVyaWZ5QXVkaXRMb2cSKi5sdWNpZC5yZXBvc2l0b3J5LnYxLlZlcmlmeUF1ZGl0TG9nUmVxdWVzdBorLmx1Y2lkLnJlcG9zaXRvcnkudjEuVmVyaWZ5QXVkaXRMb2dSZXNwb25zZSIDkAIBMAFCnQEKF2NvbS5sdWNpZC5yZXBvc2l0b3J5LnYxQhRBdWRpdExvZ1NlcnZpY2VQcm90b1ABogIDTFJYqgITTHVjaWQuUmVwb3NpdG9yeS5WMcoCE0x1Y2lkXFJlcG9zaXRvcnlcVjHiAh9MdWNpZFxSZXBvc2l0b3J5XFYxXEdQQk1ldGFkYXRh6gIVTHVjaWQ6OlJlcG9zaXRvcnk6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_lucid_repository_v1_audit_record]);
+  fileDesc("CitsdWNpZC9yZXBvc2l0b3J5L3YxL2F1ZGl0X2xvZ19zZXJ2aWNlLnByb3RvEhNsdWNpZC5yZXBvc2l0b3J5LnYxIjUKFUdldEF1ZGl0UmVjb3JkUmVxdWVzdBIcCghhdWRpdF9pZBgBIAEoCUIKukgHcgUQARiAASJKChZHZXRBdWRpdFJlY29yZFJlc3BvbnNlEjAKBnJlY29yZBgBIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRSZWNvcmQikwMKC0F1ZGl0RmlsdGVyEhoKCGFjdG9yX2lkGAEgASgJQgi6SAVyAxiAAhIfCg1yZXNvdXJjZV90eXBlGAIgASgJQgi6SAVyAxiAARIfCg1yZXNvdXJjZV9uYW1lGAMgASgJQgi6SAVyAxiAAhIVCgNycGMYBCABKAlCCLpIBXIDGIACEjsKB291dGNvbWUYBSABKAlCKrpIJ3IlMiNeKFtBLVpdezIsMjB9KF9bQS1aXXsxLDIwfSl7MCwyfSk/JBIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZiZWZvcmUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wOny6SHkadwoOcmVzb3VyY2Uud2hvbGUSK3Jlc291cmNlX3R5cGUgYW5kIHJlc291cmNlX25hbWUgZ28gdG9nZXRoZXIaOCh0aGlzLnJlc291cmNlX3R5cGUgPT0gJycpID09ICh0aGlzLnJlc291cmNlX25hbWUgPT0gJycpIqEBChdMaXN0QXVkaXRSZWNvcmRzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgCASGgoIb3JkZXJfYnkYAyABKAlCCLpIBXIDGMgBEjAKBmZpbHRlchgEIAEoCzIgLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRGaWx0ZXIiZgoYTGlzdEF1ZGl0UmVjb3Jkc1Jlc3BvbnNlEjEKB3JlY29yZHMYASADKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLkF1ZGl0UmVjb3JkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIVChNHZXRBdWRpdEhlYWRSZXF1ZXN0IksKCUF1ZGl0SGVhZBIZCghzZXF1ZW5jZRgBIAEoA0IHukgEIgIoABIjCgRoYXNoGAIgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQiRAoUR2V0QXVkaXRIZWFkUmVzcG9uc2USLAoEaGVhZBgBIAEoCzIeLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRIZWFkIm4KDUF1ZGl0VHJlZUhlYWQSNwoJYWxnb3JpdGhtGAEgASgOMiQubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVBbGdvcml0aG0SEQoJdHJlZV9zaXplGAIgASgDEhEKCXJvb3RfaGFzaBgDIAEoCSI+ChdHZXRBdWRpdFRyZWVIZWFkUmVxdWVzdBIjCgl0cmVlX3NpemUYASABKANCELpIDSILGP////////8PKAAiUQoYR2V0QXVkaXRUcmVlSGVhZFJlc3BvbnNlEjUKCXRyZWVfaGVhZBgBIAEoCzIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRUcmVlSGVhZCJiCh1HZXRBdWRpdEluY2x1c2lvblByb29mUmVxdWVzdBIcCghhdWRpdF9pZBgBIAEoCUIKukgHcgUQARiAARIjCgl0cmVlX3NpemUYAiABKANCELpIDSILGP////////8PKAAiwwEKHkdldEF1ZGl0SW5jbHVzaW9uUHJvb2ZSZXNwb25zZRIwCgZyZWNvcmQYASABKAsyIC5sdWNpZC5yZXBvc2l0b3J5LnYxLkF1ZGl0UmVjb3JkEjgKBXByb29mGAIgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVJbmNsdXNpb25Qcm9vZhI1Cgl0cmVlX2hlYWQYAyABKAsyIi5sdWNpZC5yZXBvc2l0b3J5LnYxLkF1ZGl0VHJlZUhlYWQibgofR2V0QXVkaXRDb25zaXN0ZW5jeVByb29mUmVxdWVzdBIkCgpmaXJzdF9zaXplGAEgASgDQhC6SA0iCxj/////////DygBEiUKC3NlY29uZF9zaXplGAIgASgDQhC6SA0iCxj/////////DygAIsUBCiBHZXRBdWRpdENvbnNpc3RlbmN5UHJvb2ZSZXNwb25zZRI6CgVwcm9vZhgBIAEoCzIrLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWVya2xlQ29uc2lzdGVuY3lQcm9vZhIxCgVmaXJzdBgCIAEoCzIiLmx1Y2lkLnJlcG9zaXRvcnkudjEuQXVkaXRUcmVlSGVhZBIyCgZzZWNvbmQYAyABKAsyIi5sdWNpZC5yZXBvc2l0b3J5LnYxLkF1ZGl0VHJlZUhlYWQiagoVVmVyaWZ5QXVkaXRMb2dSZXF1ZXN0Eh8KDmFmdGVyX3NlcXVlbmNlGAEgASgDQge6SAQiAigAEjAKCGV4cGVjdGVkGAIgASgLMh4ubHVjaWQucmVwb3NpdG9yeS52MS5BdWRpdEhlYWQisAEKEUF1ZGl0VmVyaWZpY2F0aW9uEg0KBXdob2xlGAEgASgIEi4KBWZhdWx0GAIgASgOMh8ubHVjaWQucmVwb3NpdG9yeS52MS5BdWRpdEZhdWx0EhYKDmZhdWx0X3NlcXVlbmNlGAMgASgDEhYKDmZhdWx0X2F1ZGl0X2lkGAQgASgJEiwKBGhlYWQYBSABKAsyHi5sdWNpZC5yZXBvc2l0b3J5LnYxLkF1ZGl0SGVhZCKBAQoWVmVyaWZ5QXVkaXRMb2dSZXNwb25zZRIZChF2ZXJpZmllZF9zZXF1ZW5jZRgBIAEoAxIUCgxlbmRfc2VxdWVuY2UYAiABKAMSNgoGcmVzdWx0GAMgASgLMiYubHVjaWQucmVwb3NpdG9yeS52MS5BdWRpdFZlcmlmaWNhdGlvbirCAQoKQXVkaXRGYXVsdBIbChdBVURJVF9GQVVMVF9VTlNQRUNJRklFRBAAEhcKE0FVRElUX0ZBVUxUX01JU1NJTkcQARIXChNBVURJVF9GQVVMVF9BTFRFUkVEEAISGAoUQVVESVRfRkFVTFRfVU5MSU5LRUQQAxIcChhBVURJVF9GQVVMVF9OT1RfRVhQRUNURUQQBBIXChNBVURJVF9GQVVMVF9GT1JFSUdOEAUSFAoQQVVESVRfRkFVTFRfVFJFRRAGMuEGCg9BdWRpdExvZ1NlcnZpY2USbgoOR2V0QXVkaXRSZWNvcmQSKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0UmVjb3JkUmVxdWVzdBorLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0QXVkaXRSZWNvcmRSZXNwb25zZSIDkAIBEnQKEExpc3RBdWRpdFJlY29yZHMSLC5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RBdWRpdFJlY29yZHNSZXF1ZXN0Gi0ubHVjaWQucmVwb3NpdG9yeS52MS5MaXN0QXVkaXRSZWNvcmRzUmVzcG9uc2UiA5ACARJoCgxHZXRBdWRpdEhlYWQSKC5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0SGVhZFJlcXVlc3QaKS5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0SGVhZFJlc3BvbnNlIgOQAgESdAoQR2V0QXVkaXRUcmVlSGVhZBIsLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0QXVkaXRUcmVlSGVhZFJlcXVlc3QaLS5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEF1ZGl0VHJlZUhlYWRSZXNwb25zZSIDkAIBEoYBChZHZXRBdWRpdEluY2x1c2lvblByb29mEjIubHVjaWQucmVwb3NpdG9yeS52MS5HZXRBdWRpdEluY2x1c2lvblByb29mUmVxdWVzdBozLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0QXVkaXRJbmNsdXNpb25Qcm9vZlJlc3BvbnNlIgOQAgESjAEKGEdldEF1ZGl0Q29uc2lzdGVuY3lQcm9vZhI0Lmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0QXVkaXRDb25zaXN0ZW5jeVByb29mUmVxdWVzdBo1Lmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0QXVkaXRDb25zaXN0ZW5jeVByb29mUmVzcG9uc2UiA5ACARJwCg5WZXJpZnlBdWRpdExvZxIqLmx1Y2lkLnJlcG9zaXRvcnkudjEuVmVyaWZ5QXVkaXRMb2dSZXF1ZXN0GisubHVjaWQucmVwb3NpdG9yeS52MS5WZXJpZnlBdWRpdExvZ1Jlc3BvbnNlIgOQAgEwAUKdAQoXY29tLmx1Y2lkLnJlcG9zaXRvcnkudjFCFEF1ZGl0TG9nU2VydmljZVByb3RvUAGiAgNMUliqAhNMdWNpZC5SZXBvc2l0b3J5LlYxygITTHVjaWRcUmVwb3NpdG9yeVxWMeICH0x1Y2lkXFJlcG9zaXRvcnlcVjFcR1BCTWV0YWRhdGHqAhVMdWNpZDo6UmVwb3NpdG9yeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_lucid_repository_v1_audit_record, file_lucid_repository_v1_merkle]);
 
 /**
  * Request of GetAuditRecord.
@@ -257,6 +259,209 @@ export const GetAuditHeadResponseSchema: GenMessage<GetAuditHeadResponse> = /*@_
   messageDesc(file_lucid_repository_v1_audit_log_service, 7);
 
 /**
+ * Size and root of the Merkle tree over the first records.
+ *
+ * @generated from message lucid.repository.v1.AuditTreeHead
+ */
+export type AuditTreeHead = Message<"lucid.repository.v1.AuditTreeHead"> & {
+  /**
+   * How the tree is made: RFC6962_SHA256.
+   *
+   * @generated from field: lucid.repository.v1.MerkleAlgorithm algorithm = 1;
+   */
+  algorithm: MerkleAlgorithm;
+
+  /**
+   * Number of records: the `sequence` of the last one.
+   *
+   * @generated from field: int64 tree_size = 2;
+   */
+  treeSize: bigint;
+
+  /**
+   * Root, 64 hexadecimal digits in lower case.
+   *
+   * @generated from field: string root_hash = 3;
+   */
+  rootHash: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.AuditTreeHead.
+ * Use `create(AuditTreeHeadSchema)` to create a new message.
+ */
+export const AuditTreeHeadSchema: GenMessage<AuditTreeHead> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 8);
+
+/**
+ * Request of GetAuditTreeHead.
+ *
+ * @generated from message lucid.repository.v1.GetAuditTreeHeadRequest
+ */
+export type GetAuditTreeHeadRequest = Message<"lucid.repository.v1.GetAuditTreeHeadRequest"> & {
+  /**
+   * Number of records; 0 for all that there are now.
+   *
+   * @generated from field: int64 tree_size = 1;
+   */
+  treeSize: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetAuditTreeHeadRequest.
+ * Use `create(GetAuditTreeHeadRequestSchema)` to create a new message.
+ */
+export const GetAuditTreeHeadRequestSchema: GenMessage<GetAuditTreeHeadRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 9);
+
+/**
+ * Response of GetAuditTreeHead.
+ *
+ * @generated from message lucid.repository.v1.GetAuditTreeHeadResponse
+ */
+export type GetAuditTreeHeadResponse = Message<"lucid.repository.v1.GetAuditTreeHeadResponse"> & {
+  /**
+   * The head.
+   *
+   * @generated from field: lucid.repository.v1.AuditTreeHead tree_head = 1;
+   */
+  treeHead?: AuditTreeHead | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetAuditTreeHeadResponse.
+ * Use `create(GetAuditTreeHeadResponseSchema)` to create a new message.
+ */
+export const GetAuditTreeHeadResponseSchema: GenMessage<GetAuditTreeHeadResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 10);
+
+/**
+ * Request of GetAuditInclusionProof.
+ *
+ * @generated from message lucid.repository.v1.GetAuditInclusionProofRequest
+ */
+export type GetAuditInclusionProofRequest = Message<"lucid.repository.v1.GetAuditInclusionProofRequest"> & {
+  /**
+   * The record. Required.
+   *
+   * @generated from field: string audit_id = 1;
+   */
+  auditId: string;
+
+  /**
+   * Number of records of the tree, such as that of a head that was kept; 0 for all that there are now.
+   *
+   * @generated from field: int64 tree_size = 2;
+   */
+  treeSize: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetAuditInclusionProofRequest.
+ * Use `create(GetAuditInclusionProofRequestSchema)` to create a new message.
+ */
+export const GetAuditInclusionProofRequestSchema: GenMessage<GetAuditInclusionProofRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 11);
+
+/**
+ * Response of GetAuditInclusionProof.
+ *
+ * @generated from message lucid.repository.v1.GetAuditInclusionProofResponse
+ */
+export type GetAuditInclusionProofResponse = Message<"lucid.repository.v1.GetAuditInclusionProofResponse"> & {
+  /**
+   * The record. Its `hash`, which everybody computes from the other fields, is the data of the leaf.
+   *
+   * @generated from field: lucid.repository.v1.AuditRecord record = 1;
+   */
+  record?: AuditRecord | undefined;
+
+  /**
+   * The proof.
+   *
+   * @generated from field: lucid.repository.v1.MerkleInclusionProof proof = 2;
+   */
+  proof?: MerkleInclusionProof | undefined;
+
+  /**
+   * Head of the tree that the proof leads to.
+   *
+   * @generated from field: lucid.repository.v1.AuditTreeHead tree_head = 3;
+   */
+  treeHead?: AuditTreeHead | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetAuditInclusionProofResponse.
+ * Use `create(GetAuditInclusionProofResponseSchema)` to create a new message.
+ */
+export const GetAuditInclusionProofResponseSchema: GenMessage<GetAuditInclusionProofResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 12);
+
+/**
+ * Request of GetAuditConsistencyProof.
+ *
+ * @generated from message lucid.repository.v1.GetAuditConsistencyProofRequest
+ */
+export type GetAuditConsistencyProofRequest = Message<"lucid.repository.v1.GetAuditConsistencyProofRequest"> & {
+  /**
+   * Number of records of the earlier tree, not more than the later one has. Required.
+   *
+   * @generated from field: int64 first_size = 1;
+   */
+  firstSize: bigint;
+
+  /**
+   * Number of records of the later tree; 0 for all that there are now.
+   *
+   * @generated from field: int64 second_size = 2;
+   */
+  secondSize: bigint;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetAuditConsistencyProofRequest.
+ * Use `create(GetAuditConsistencyProofRequestSchema)` to create a new message.
+ */
+export const GetAuditConsistencyProofRequestSchema: GenMessage<GetAuditConsistencyProofRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 13);
+
+/**
+ * Response of GetAuditConsistencyProof.
+ *
+ * @generated from message lucid.repository.v1.GetAuditConsistencyProofResponse
+ */
+export type GetAuditConsistencyProofResponse = Message<"lucid.repository.v1.GetAuditConsistencyProofResponse"> & {
+  /**
+   * The proof.
+   *
+   * @generated from field: lucid.repository.v1.MerkleConsistencyProof proof = 1;
+   */
+  proof?: MerkleConsistencyProof | undefined;
+
+  /**
+   * Head of the earlier tree.
+   *
+   * @generated from field: lucid.repository.v1.AuditTreeHead first = 2;
+   */
+  first?: AuditTreeHead | undefined;
+
+  /**
+   * Head of the later tree.
+   *
+   * @generated from field: lucid.repository.v1.AuditTreeHead second = 3;
+   */
+  second?: AuditTreeHead | undefined;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetAuditConsistencyProofResponse.
+ * Use `create(GetAuditConsistencyProofResponseSchema)` to create a new message.
+ */
+export const GetAuditConsistencyProofResponseSchema: GenMessage<GetAuditConsistencyProofResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_audit_log_service, 14);
+
+/**
  * Request of VerifyAuditLog.
  *
  * @generated from message lucid.repository.v1.VerifyAuditLogRequest
@@ -282,7 +487,7 @@ export type VerifyAuditLogRequest = Message<"lucid.repository.v1.VerifyAuditLogR
  * Use `create(VerifyAuditLogRequestSchema)` to create a new message.
  */
 export const VerifyAuditLogRequestSchema: GenMessage<VerifyAuditLogRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_audit_log_service, 8);
+  messageDesc(file_lucid_repository_v1_audit_log_service, 15);
 
 /**
  * How a verification ended.
@@ -331,7 +536,7 @@ export type AuditVerification = Message<"lucid.repository.v1.AuditVerification">
  * Use `create(AuditVerificationSchema)` to create a new message.
  */
 export const AuditVerificationSchema: GenMessage<AuditVerification> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_audit_log_service, 9);
+  messageDesc(file_lucid_repository_v1_audit_log_service, 16);
 
 /**
  * Response of VerifyAuditLog.
@@ -366,7 +571,7 @@ export type VerifyAuditLogResponse = Message<"lucid.repository.v1.VerifyAuditLog
  * Use `create(VerifyAuditLogResponseSchema)` to create a new message.
  */
 export const VerifyAuditLogResponseSchema: GenMessage<VerifyAuditLogResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_audit_log_service, 10);
+  messageDesc(file_lucid_repository_v1_audit_log_service, 17);
 
 /**
  * What is wrong with a log.
@@ -415,6 +620,14 @@ export const AuditFault = {
    * @generated from enum value: AUDIT_FAULT_FOREIGN = 5;
    */
   FOREIGN: 5,
+
+  /**
+   * A stored node of the Merkle tree over the log is missing or not what the records up to this place make: it was altered, or
+   * they were written anew.
+   *
+   * @generated from enum value: AUDIT_FAULT_TREE = 6;
+   */
+  TREE: 6,
 } as const;
 
 /**
@@ -472,7 +685,44 @@ export const AuditLogService: GenService<{
     output: typeof GetAuditHeadResponseSchema;
   },
   /**
-   * Computes the hashes of all records anew, up to the one that is the newest now, and streams how far it is. The last message
+   * Returns size and root of the Merkle tree over all records, or over the first ones. The leaf of a record is its `hash`, its
+   * place is `sequence` - 1. Who keeps a head elsewhere needs to trust nobody later: what GetAuditInclusionProof and
+   * GetAuditConsistencyProof return is checked by RFC 9162 alone, with that head. Reads some hundred hashes, however long the
+   * log is. May be repeated freely. Fails with `OUT_OF_RANGE` (`AUDIT_TREE_OUT_OF_RANGE`) where the log is shorter than asked,
+   * and with `DATA_LOSS` (`AUDIT_TREE_DAMAGED`) where records or stored nodes of the tree are missing.
+   *
+   * @generated from rpc lucid.repository.v1.AuditLogService.GetAuditTreeHead
+   */
+  getAuditTreeHead: {
+    methodKind: "unary";
+    input: typeof GetAuditTreeHeadRequestSchema;
+    output: typeof GetAuditTreeHeadResponseSchema;
+  },
+  /**
+   * Proves that a record is in the tree of a size, and returns it. May be repeated freely. Fails with `NOT_FOUND`
+   * (`AUDIT_RECORD_NOT_FOUND`), `OUT_OF_RANGE` (`AUDIT_TREE_OUT_OF_RANGE`) where the log or the asked tree ends before the record,
+   * and `DATA_LOSS` (`AUDIT_TREE_DAMAGED`) where the record is not the one that the tree was made of.
+   *
+   * @generated from rpc lucid.repository.v1.AuditLogService.GetAuditInclusionProof
+   */
+  getAuditInclusionProof: {
+    methodKind: "unary";
+    input: typeof GetAuditInclusionProofRequestSchema;
+    output: typeof GetAuditInclusionProofResponseSchema;
+  },
+  /**
+   * Proves that the tree of a later size starts with the tree of an earlier one: records were added, and none was changed,
+   * moved or removed. May be repeated freely. Fails as GetAuditTreeHead does.
+   *
+   * @generated from rpc lucid.repository.v1.AuditLogService.GetAuditConsistencyProof
+   */
+  getAuditConsistencyProof: {
+    methodKind: "unary";
+    input: typeof GetAuditConsistencyProofRequestSchema;
+    output: typeof GetAuditConsistencyProofResponseSchema;
+  },
+  /**
+   * Computes the hashes of all records anew, and the nodes of their Merkle tree, up to the one that is the newest now, and streams how far it is. The last message
    * has a `result`: the log is whole, or the first record that is missing or not as it was written. May be repeated, and
    * goes on after `after_sequence` where it was cut off. Fails with `NOT_FOUND` (`AUDIT_RECORD_NOT_FOUND`) where there is no
    * record at `after_sequence`.

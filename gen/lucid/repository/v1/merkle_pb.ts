@@ -116,7 +116,7 @@ export const MerkleAlgorithm = {
 
   /**
    * The tree of RFC 6962, section 2.1, and RFC 9162, section 2.1.1, with SHA-256. A leaf is SHA-256(0x00 || data), where the
-   * data of a chunk are the 32 bytes of its hash; a node is SHA-256(0x01 || left || right); the left subtree holds the
+   * data of a chunk or of an audit record are the 32 bytes of its hash; a node is SHA-256(0x01 || left || right); the left subtree holds the
    * largest power of two of leaves that is smaller than all; no leaf is doubled. The tree of no leaves is SHA-256 of nothing.
    *
    * @generated from enum value: MERKLE_ALGORITHM_RFC6962_SHA256 = 1;
