@@ -24,4 +24,5 @@ VOLUME /backups
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.LUCID_HTTP_PORT}/livez`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-CMD ["node", "src/main.ts"]
+# local/service.ts says why.
+CMD ["node", "--max-semi-space-size=16", "src/main.ts"]

@@ -8,6 +8,7 @@ import { hasCode, tryLock } from "./lock.ts";
 import { freePort, isFree } from "./ports.ts";
 import { Complaint, localFolder, projectFolder, runCommand, say } from "./project.ts";
 import { startServer, type Server } from "./server.ts";
+import { serviceArguments } from "./service.ts";
 import { namedStores, startStores, storeEnvironment, type Stores } from "./stores.ts";
 
 /** The quick start: stores, the service, and what to try first. Runs until it is told to stop. */
@@ -96,7 +97,7 @@ async function startService(
       name: "service",
       command: () => ({
         file: process.execPath,
-        arguments: [join(projectFolder, "src", "main.ts")],
+        arguments: serviceArguments,
         environment: {
           ...backupSettings(folder),
           ...storeEnvironment(stores),

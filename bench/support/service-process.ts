@@ -8,6 +8,7 @@ import type { Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 
 import { projectFolder, say } from "../../local/project.ts";
+import { serviceArguments } from "../../local/service.ts";
 
 /** The service in a process of its own, as it is run: its memory is measured from outside. */
 export interface ServiceProcess extends AsyncDisposable {
@@ -32,7 +33,7 @@ const warning = 40; // among pino's levels
 
 /** Starts the service and waits until it serves. */
 export async function startService(environment: Readonly<Record<string, string>>): Promise<ServiceProcess> {
-  const child = spawn(process.execPath, ["src/main.ts"], {
+  const child = spawn(process.execPath, serviceArguments, {
     cwd: projectFolder,
     env: { ...process.env, LUCID_GRPC_PORT: "0", LUCID_HTTP_PORT: "0", ...environment },
     stdio: ["ignore", "pipe", "inherit"],

@@ -9,6 +9,8 @@ import { parseEnv } from "node:util";
 import { MongoClient } from "mongodb";
 import { expect, test } from "vitest";
 
+import { projectFolder } from "../../local/project.ts";
+import { serviceNodeOptions } from "../../local/service.ts";
 import { storeEnvironment } from "../../local/stores.ts";
 import { waitUntil } from "../../local/wait.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
@@ -63,4 +65,10 @@ test("the quick start takes other ports where its own are taken, and Ctrl-C stop
     await using client = new MongoClient(storeAddresses().mongodbUri);
     await client.db(systemDatabase).dropDatabase();
   }
+});
+
+test("the image runs the service with the options that it is run with here", () => {
+  const dockerfile = readFileSync(join(projectFolder, "Dockerfile"), "utf8");
+  const command = /^CMD (.*)$/m.exec(dockerfile)?.[1] ?? "";
+  expect(JSON.parse(command)).toEqual(["node", ...serviceNodeOptions, "src/main.ts"]);
 });
