@@ -122,3 +122,10 @@ function implies(conditions: readonly unknown[] | undefined, wanted: unknown): b
     return values.length > 0 ? !values.includes(null) : boundOfOne(condition) === "range";
   });
 }
+
+/** The names of all stages of a plan. */
+export function stagesOf(plan: unknown): string[] {
+  if (typeof plan !== "object" || plan === null) return [];
+  const { stage } = plan as { stage?: unknown };
+  return [...(typeof stage === "string" ? [stage] : []), ...Object.values(plan).flatMap(stagesOf)];
+}

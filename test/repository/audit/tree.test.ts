@@ -15,8 +15,8 @@ import { MerkleAlgorithm } from "../../../gen/lucid/repository/v1/merkle_pb.ts";
 import { auditLog } from "../../../src/repository/audit/log.ts";
 import { type CarriedRecord, chained, emptyHead } from "../../../src/repository/audit/record.ts";
 import { type TestApp, testApp } from "../../support/app.ts";
+import { stagesOf } from "../../support/served.ts";
 import { storeAddresses } from "../../support/stores.ts";
-import { stagesOf } from "../plans.ts";
 import { refusalOf } from "../support.ts";
 import { includes, isConsistent, leaf } from "./rfc9162.ts";
 
