@@ -156,12 +156,16 @@ function filledText(field: DescField, rules: FieldRules | undefined): string {
   return "x".repeat(Math.max(1, Number(of?.minLen ?? 0), Number(of?.len ?? 0), Number(of?.minBytes ?? 0)));
 }
 
+/** Texts that are left, by their patterns: making them is dear, whether it is one or a hundred. */
+const texts = new Map<string, string[]>();
 let samples = 0;
 
 /** Text that a pattern allows, another one each time, the same ones in each run. */
 function textFor(pattern: string): string {
-  const [text = ""] = fc.sample(fc.stringMatching(new RegExp(pattern)), { numRuns: 1, seed: samples++ });
-  return text;
+  let left = texts.get(pattern) ?? [];
+  if (left.length === 0) left = fc.sample(fc.stringMatching(new RegExp(pattern)), { numRuns: 100, seed: samples++ });
+  texts.set(pattern, left);
+  return left.pop() ?? "";
 }
 
 /** A whole number that the rules allow. */
