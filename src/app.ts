@@ -14,6 +14,7 @@ import { TransactionService } from "../gen/lucid/repository/v1/transaction_servi
 import { TrustPolicyService } from "../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
+import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { isDeleted } from "./backup/catalog.ts";
@@ -33,6 +34,7 @@ import { openAudit } from "./repository/audit/audit.ts";
 import { auditLogService } from "./repository/audit/service.ts";
 import { blockService } from "./repository/block.ts";
 import { countedStates, domainCollections, storedMessages } from "./repository/collections.ts";
+import { foundDocuments } from "./repository/found-documents.ts";
 import { copies } from "./repository/lifecycle/copies.ts";
 import { purgeSchedule, removalJobs } from "./repository/lifecycle/jobs.ts";
 import { dataLifecycleService } from "./repository/lifecycle/service.ts";
@@ -45,6 +47,8 @@ import { walletService } from "./repository/wallet.ts";
 import { watchesOf } from "./repository/watch/watches.ts";
 import { collectionOf } from "./schema/collection.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
+import { searchIndices } from "./search/indices.ts";
+import { searchService } from "./search/service.ts";
 import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
 import { httpListener } from "./server/http.ts";
@@ -183,6 +187,15 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(ManifestService, manifestService(repositories)),
     serve(BlockService, blockService({ ...repositories, watches })),
     serve(TrustPolicyService, trustPolicyService(repositories)),
+    serve(
+      SearchService,
+      searchService({
+        search,
+        indices: searchIndices({ search, prefix: config.search.prefix }),
+        documents: foundDocuments({ ...repositories, auditRecords: audit.log.records }),
+        pageTokens: repositories.pageTokens,
+      }),
+    ),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };

@@ -28,6 +28,13 @@ const reasons = {
   SEARCH_INDEX_NOT_FOUND: { code: Code.NotFound },
   SEARCH_INDEX_OCCUPIED: { code: Code.FailedPrecondition },
 
+  // Searches. A place that is gone is out of the range of what the server keeps, as one in a watch is.
+  SEARCH_TOO_COSTLY: { code: Code.InvalidArgument },
+  SEARCH_NOT_POSSIBLE: { code: Code.InvalidArgument },
+  SEARCH_POSITION_EXPIRED: { code: Code.OutOfRange },
+  SEARCH_NOT_CAUGHT_UP: { code: Code.DeadlineExceeded },
+  SEARCH_NOTHING_TO_SUGGEST: { code: Code.FailedPrecondition },
+
   // Users.
   USER_NOT_FOUND: { code: Code.NotFound },
   USER_ALREADY_EXISTS: { code: Code.AlreadyExists },

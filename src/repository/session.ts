@@ -10,15 +10,15 @@ import { fail } from "../errors.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
-import { entity, literal } from "../schema/entity.ts";
+import { literal } from "../schema/entity.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { badRequest } from "../schema/refusals.ts";
-import { chunkCounters } from "./chunk-counters.ts";
 import type { Repositories } from "./collections.ts";
 import { secretsOf } from "./secrets.ts";
 import { anchorRpcs } from "./session-anchor.ts";
 import { chunkRpcs } from "./session-chunks.ts";
 import { documentOf, prepared } from "./session-document.ts";
+import { sessionEntities } from "./session-entity.ts";
 import { filterOf, searchFilter, watchedBy } from "./session-query.ts";
 import { sessionStates, stepTimes } from "./session-states.ts";
 import { sessionManifest, statisticsOf } from "./session-statistics.ts";
@@ -44,30 +44,8 @@ export function sessionService({
   pageTokens,
   watches,
 }: Repositories & { readonly watches: Pick<Watches, "of"> }): ServiceImpl<typeof rpc.SessionService> {
-  const sessions = entity({
-    db,
-    schema: SessionSchema,
-    id: "session_id",
-    name: "session",
-    reasons: {
-      notFound: "SESSION_NOT_FOUND",
-      alreadyExists: "SESSION_ALREADY_EXISTS",
-      notDeleted: "SESSION_NOT_DELETED",
-    },
-    ready: collections.ready,
-    pageTokens,
-  });
-  const chunks = entity({
-    db,
-    schema: ChunkSchema,
-    id: "chunk_id",
-    name: "chunk",
-    reasons: { notFound: "CHUNK_NOT_FOUND", alreadyExists: "CHUNK_ALREADY_EXISTS" },
-    ready: collections.ready,
-    pageTokens,
-  });
+  const { sessions, chunks, counters } = sessionEntities({ db, collections, pageTokens });
   const watched = watches.of({ schema: SessionSchema, id: "session_id", steps: { field: "status", only: true } });
-  const counters = chunkCounters({ sessions, chunks: chunks.collection });
   const keys = secretsOf(db, {
     schema: SessionEncryptionKeySchema,
     name: "encryption_key",

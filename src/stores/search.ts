@@ -23,8 +23,15 @@ export interface SearchDialect {
   readonly tieBreak: "_shard_doc" | "_id";
   /** Type of a field that holds an object of any form. */
   readonly freeForm: "flattened" | "flat_object";
-  /** Freezes what `indices` hold now; the id goes into a search's `pit`. `keepAlive` as in `2m`. */
-  openPointInTime(indices: readonly string[], keepAlive: string, request: SearchRequest): Promise<string>;
+  /**
+   * Freezes what `indices` hold now; the id goes into a search's `pit`. `keepAlive` as in `2m`. With a `preference`, of those
+   * copies of shards that a search with the same one goes to.
+   */
+  openPointInTime(
+    indices: readonly string[],
+    keepAlive: string,
+    request: SearchRequest & { readonly preference?: string | undefined },
+  ): Promise<string>;
   /** Releases it; it is no error where it has already expired. */
   closePointInTime(id: string, request: SearchRequest): Promise<void>;
 }
@@ -140,8 +147,9 @@ function elasticsearch(client: Client, product: SearchProduct): SearchDialect {
     product,
     tieBreak: "_shard_doc",
     freeForm: "flattened",
-    async openPointInTime(indices, keepAlive, request) {
-      const { id } = await client.openPointInTime({ index: [...indices], keep_alive: keepAlive }, request);
+    async openPointInTime(indices, keepAlive, { preference, ...request }) {
+      const open = { index: [...indices], keep_alive: keepAlive, ...(preference !== undefined && { preference }) };
+      const { id } = await client.openPointInTime(open, request);
       return id;
     },
     async closePointInTime(id, request) {
@@ -156,9 +164,10 @@ function opensearch(client: Client, product: SearchProduct): SearchDialect {
     product,
     tieBreak: knowsShardDoc(product.version) ? "_shard_doc" : "_id",
     freeForm: "flat_object",
-    async openPointInTime(indices, keepAlive, request) {
+    async openPointInTime(indices, keepAlive, { preference, ...request }) {
       const names = indices.map(encodeURIComponent).join(",");
-      const open = { method: "POST", path: `/${names}${path}`, querystring: { keep_alive: keepAlive } };
+      const querystring = { keep_alive: keepAlive, ...(preference !== undefined && { preference }) };
+      const open = { method: "POST", path: `/${names}${path}`, querystring };
       const { pit_id: id } = await client.transport.request<{ pit_id: string }>(
         { ...open, meta: { name: "open_point_in_time" } },
         request,

@@ -1,0 +1,148 @@
+import { fail } from "../errors.ts";
+import type { SearchStore } from "../stores/search.ts";
+import {
+  type AnswerHit,
+  ask,
+  type Call,
+  type ExactSortKey,
+  type NamedIndex,
+  PointInTimeLost,
+  refusal,
+  typesOf,
+} from "./ask.ts";
+import type { HitOrder } from "./order.ts";
+import type { Clause } from "./query.ts";
+
+/** Where a search goes on, in the point in time, where there is one. */
+export interface Position {
+  /** Sort keys of the last hit before; none at the beginning. */
+  readonly after: readonly ExactSortKey[];
+  readonly pointInTime: string;
+}
+
+/** What is searched for, page by page. */
+export interface HitSearch {
+  readonly indices: readonly NamedIndex[];
+  readonly clause: Clause;
+  readonly order: HitOrder;
+  /** A field that no two documents have alike, so that a place among hits is known without a point in time. */
+  readonly unique: string | undefined;
+  /** More of the body: highlights, and whether hits have their source. */
+  readonly more: Readonly<Record<string, unknown>>;
+  /** Whether all hits are counted, up to a limit. */
+  readonly counts: boolean;
+  readonly preference: string | undefined;
+}
+
+/** A page of hits. */
+export interface HitPage {
+  readonly hits: readonly AnswerHit[];
+  /** Whether there are hits behind these. */
+  readonly hasMore: boolean;
+  /** Of the point in time that the hits are of; empty where there is none. */
+  readonly pointInTime: string;
+  readonly total: { readonly value: number; readonly relation: string };
+}
+
+/** How long the server keeps a point in time between two pages. `SEARCH_POSITION_EXPIRED` names it in minutes. */
+const keepAlive = "5m";
+/** Hits are counted up to here; who wants to know exactly asks for it. */
+const countedHits = 10_000;
+
+const releaseMs = 2000;
+
+type Store = Pick<SearchStore, "client" | "dialect">;
+
+/**
+ * Reads a page of hits. Servers keep a limited number of points in time, and most searches are looked at no further than their
+ * first page. So one in a single index of the domain, whose documents have unique ids, opens one only with its second page, and goes
+ * on from sort keys in a new one where it has expired. Others need one from the start, since only there their hits have a place.
+ */
+export async function readHits(
+  search: Store,
+  call: Call,
+  wanted: HitSearch,
+  { size, position }: { readonly size: number; readonly position: Position | undefined },
+): Promise<HitPage> {
+  const { unique } = wanted;
+  const known = position?.pointInTime ?? "";
+  const isNeeded = unique === undefined || position !== undefined;
+  const opened = known === "" && isNeeded ? await open(search, call, wanted) : known;
+  try {
+    return await readPage(search, call, wanted, { size, position, pointInTime: opened });
+  } catch (error) {
+    if (!(error instanceof PointInTimeLost)) throw error;
+    if (unique === undefined) {
+      throw fail("SEARCH_POSITION_EXPIRED", "The search server no longer knows this place; search anew", {
+        metadata: { kept_minutes: Number.parseInt(keepAlive).toString() },
+        cause: error,
+      });
+    }
+    const pointInTime = await open(search, call, wanted);
+    return readPage(search, call, wanted, { size, position, pointInTime });
+  }
+}
+
+/** Opens a point in time; where only sort keys need it, a server that has no room for one is searched as it is. */
+async function open(search: Store, { signal }: Call, { indices, unique, preference }: HitSearch): Promise<string> {
+  const dialect = await search.dialect(signal);
+  const aliases = indices.map(({ alias }) => alias);
+  try {
+    return await dialect.openPointInTime(aliases, keepAlive, { signal, preference });
+  } catch (error) {
+    if (unique !== undefined && typesOf(error).has("rejected_execution_exception")) return "";
+    throw refusal(error, indices);
+  }
+}
+
+interface Place {
+  readonly size: number;
+  readonly position: Position | undefined;
+  readonly pointInTime: string;
+}
+
+async function readPage(
+  search: Store,
+  call: Call,
+  { indices, clause, order, unique, more, counts, preference }: HitSearch,
+  { size, position, pointInTime }: Place,
+): Promise<HitPage> {
+  const { tieBreak } = unique === undefined ? await search.dialect(call.signal) : { tieBreak: unique };
+  const body = {
+    // One more than wanted tells whether there are more.
+    size: size + 1,
+    query: clause,
+    sort: [...order.sort, ...orderOfEquals(tieBreak, indices.length)],
+    version: true,
+    track_total_hits: counts ? countedHits : false,
+    ...more,
+    ...(pointInTime !== "" && { pit: { id: pointInTime, keep_alive: keepAlive } }),
+    ...(position !== undefined && position.after.length > 0 && { search_after: position.after }),
+  };
+  const asked = pointInTime === "" ? { indices, body, preference } : { indices: [], body };
+  const { hits, pit_id: renewed } = await ask(search, call, asked);
+  return {
+    hits: hits.hits.slice(0, size),
+    hasMore: hits.hits.length > size,
+    pointInTime: renewed ?? pointInTime,
+    total: hits.total ?? { value: 0, relation: "eq" },
+  };
+}
+
+/** OpenSearch counts its tie-break anew in each index. */
+function orderOfEquals(tieBreak: string, indexCount: number): object[] {
+  return [{ [tieBreak]: { order: "asc" } }, ...(indexCount > 1 ? [{ _index: { order: "asc" } }] : [])];
+}
+
+/** Gives a point in time back that nobody goes on in. It would go by itself: a failure is none of the caller's. */
+export async function release(search: Store, pointInTime: string): Promise<void> {
+  if (pointInTime === "") return;
+  // Not with the signal of the call: one that its caller has left gives back what it holds, too.
+  const signal = AbortSignal.timeout(releaseMs);
+  try {
+    const dialect = await search.dialect(signal);
+    await dialect.closePointInTime(pointInTime, { signal });
+  } catch {
+    // The server drops it in a few minutes.
+  }
+}

@@ -1,0 +1,53 @@
+import type { SearchedMessage } from "../schema/search-mapping.ts";
+import type { SearchStore } from "../stores/search.ts";
+import { type Call, indexNotFound, type NamedIndex, refusal } from "./ask.ts";
+import { fieldsOfMapping, fieldsOfMessage, fieldsTogether, type IndexFields } from "./index-fields.ts";
+import type { SearchIndices } from "./indices.ts";
+import { searchedMessages } from "./messages.ts";
+import type { SearchedFields } from "./query.ts";
+
+/** An index that is searched. */
+export interface Target extends NamedIndex {
+  /** What its documents are copies of; undefined of an operator's. */
+  readonly message: SearchedMessage | undefined;
+  readonly fields: IndexFields;
+}
+
+/** Fields of the domain, which do not change while the process runs. */
+const domainFields: ReadonlyMap<string, IndexFields> = new Map(
+  [...searchedMessages].map(([name, message]) => [name, fieldsOfMessage(message)]),
+);
+
+/** The index of that name. Fails with `SEARCH_INDEX_NOT_FOUND` where there is no index of an operator's, either. */
+export async function targetOf(
+  search: Pick<SearchStore, "client">,
+  indices: Pick<SearchIndices, "alias">,
+  name: string,
+  call: Call,
+): Promise<Target> {
+  const alias = indices.alias(name);
+  const message = searchedMessages.get(name);
+  const known = domainFields.get(name);
+  if (known !== undefined) return { name, alias, message, fields: known };
+  try {
+    const found = await search.client.indices.getMapping({ index: alias }, { signal: call.signal });
+    const all = Object.values(found).map(({ mappings }) => fieldsOfMapping(mappings.properties ?? {}));
+    if (all.length === 0) throw indexNotFound(name);
+    return { name, alias, message, fields: fieldsTogether(all) };
+  } catch (error) {
+    throw refusal(error, [{ name, alias }]);
+  }
+}
+
+/** What several indices have. */
+export function searchedFields(targets: readonly Target[]): SearchedFields {
+  const each = targets.map(({ fields }) => fields);
+  return { together: fieldsTogether(each), each, hasDomain: targets.some(({ message }) => message !== undefined) };
+}
+
+/** Which of the indices a hit is in, by the name that the server gives. Behind an alias is an index whose name ends in a version. */
+export function targetOfHit(targets: readonly Target[], index: string): Target | undefined {
+  if (targets.length === 1) return targets[0];
+  const alias = index.replace(/-v\d+$/, "");
+  return targets.find((target) => target.alias === index) ?? targets.find((target) => target.alias === alias);
+}

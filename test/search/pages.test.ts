@@ -1,0 +1,207 @@
+import { create } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { Code } from "@connectrpc/connect";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
+import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
+import { type ExportHitsResponse, SearchService } from "../../gen/lucid/search/v1/search_service_pb.ts";
+import { refusalOf } from "../repository/support.ts";
+import { type SearchApp, searchApp } from "./search-app.ts";
+import { onEveryServer } from "./support.ts";
+
+const count = 60;
+const idOf = (place: number) => `session-${String(place).padStart(3, "0")}`;
+const allIds = Array.from({ length: count }, (_, place) => idOf(place));
+
+/** Some are without a name, without a start, and alike in all but their ids. */
+const sessions = allIds.map((sessionId, place) => ({
+  sessionId,
+  userId: "ada",
+  status: place % 2 === 0 ? SessionStatus.PENDING : SessionStatus.COMPLETED,
+  ...(place % 3 === 0 && { sessionName: `Review ${place % 4}` }),
+  ...(place % 5 === 0 && { startedAt: timestampFromDate(new Date(Date.UTC(2026, 0, place + 1))) }),
+  ...(place % 7 === 0 && { compressionRatio: place / 3 }),
+  recordedSizeBytes: 9_223_372_036_854_775_000n + BigInt(place),
+  createdAt: timestampFromDate(new Date(Date.UTC(2026, 0, 1))),
+  revision: 1n,
+}));
+
+onEveryServer((uri) => {
+  let there: SearchApp;
+  beforeAll(async () => {
+    there = await searchApp(uri);
+    await there.put(SessionSchema, ...sessions);
+    await there.put(UserSchema, { userId: "ada", email: "a@example.com", tronAddress: "T", revision: 1n });
+    await there.copy(SessionSchema, UserSchema);
+    const notes = allIds.map((id, place) => [id, { title: "A note", place }] as const);
+    await there.operatorIndex("notes", { properties: { place: { type: "long" } } }, Object.fromEntries(notes));
+  });
+  afterAll(() => there?.[Symbol.asyncDispose]());
+
+  /** Ids of all pages, one after the other. */
+  async function walk(
+    page: (token: string) => Promise<{ hits: readonly { id: string }[]; nextPageToken: string }>,
+    between: (token: string) => Promise<void> = async () => {},
+  ): Promise<string[]> {
+    const ids: string[] = [];
+    for (let token = ""; ;) {
+      const { hits, nextPageToken } = await page(token);
+      ids.push(...hits.map(({ id }) => id));
+      if (nextPageToken === "") return ids;
+      await between(nextPageToken);
+      token = nextPageToken;
+    }
+  }
+
+  /** Has the server forget points in time, as one does whose node has gone: an index that is closed keeps none. */
+  async function forgetPointsInTime(): Promise<void> {
+    const { indices } = there.store.client;
+    const index = ["sessions", "notes"].map((name) => there.indices.alias(name));
+    await indices.close({ index });
+    await indices.open({ index });
+    await there.store.client.cluster.health({ index, wait_for_status: "yellow", timeout: "30s" });
+  }
+
+  test.for([
+    ["", [...allIds].toSorted()],
+    ["session_name desc, status", undefined],
+    ["started_at", undefined],
+    ["compression_ratio desc", undefined],
+    ["recorded_size_bytes desc", [...allIds].toReversed()],
+  ] as const)("pages by %j tell each hit once, whatever has no value or the same", async ([orderBy, wanted]) => {
+    const ids = await walk((pageToken) =>
+      there.client.searchSessions({ orderBy, idsOnly: true, pageSize: 7, pageToken }),
+    );
+    expect(ids.toSorted()).toEqual(allIds);
+    if (wanted !== undefined) expect(ids).toEqual(wanted);
+    const atOnce = await there.client.searchSessions({ orderBy, idsOnly: true, pageSize: 200 });
+    expect(ids).toEqual(atOnce.hits.map(({ id }) => id));
+  });
+
+  test("pages by score tell each hit once", async () => {
+    const query = { text: "review | PENDING" };
+    const ids = await walk((pageToken) =>
+      there.client.searchSessions({ query, idsOnly: true, pageSize: 4, pageToken }),
+    );
+    expect(new Set(ids).size).toBe(ids.length);
+    expect(BigInt(ids.length)).toBe((await there.client.count({ indices: ["sessions"], query })).count);
+  });
+
+  test("pages of several indices tell each hit once", async () => {
+    const indices = ["sessions", "notes", "users"];
+    const ids = await walk((pageToken) => there.client.search({ indices, pageSize: 50, pageToken }));
+    expect(ids.toSorted()).toEqual([...allIds, ...allIds, "ada"].toSorted());
+  });
+
+  test("from the second page on, hits are those of one moment", async () => {
+    const added = { ...sessions[0], sessionId: "session-999" };
+    let pages = 0;
+    const ids = await walk(
+      (pageToken) => there.client.searchSessions({ orderBy: "session_id", idsOnly: true, pageSize: 20, pageToken }),
+      async () => {
+        pages++;
+        if (pages !== 2) return;
+        await there.put(SessionSchema, added);
+        await there.copy(SessionSchema);
+      },
+    );
+    expect(ids).toEqual(allIds);
+    expect((await there.client.searchSessions({ query: { text: "session-999" } })).hits).toHaveLength(1);
+    await there.store.client.delete({ index: there.indices.alias("sessions"), id: "session-999", refresh: true });
+  });
+
+  test("a page token outlives the process, and the server's point in time", async () => {
+    const request = { orderBy: "session_id desc", idsOnly: true, pageSize: 25 };
+    await using other = await there.another();
+    const clients = [there.client, other.client(SearchService)];
+    let turn = 0;
+    const ids = await walk((pageToken) => {
+      turn++;
+      return (clients[turn % 2] ?? there.client).searchSessions({ ...request, pageToken });
+    }, forgetPointsInTime);
+    expect(ids).toEqual([...allIds].toReversed());
+  });
+
+  test("a place in an operator's index that the server has forgotten is said to be gone", async () => {
+    const { nextPageToken: pageToken } = await there.client.search({ indices: ["notes"], pageSize: 10 });
+    await forgetPointsInTime();
+    const refusal = await refusalOf(there.client.search({ indices: ["notes"], pageSize: 10, pageToken }));
+    expect(refusal).toMatchObject({ code: Code[Code.OutOfRange], reason: "SEARCH_POSITION_EXPIRED" });
+    expect(refusal.metadata).toEqual({ kept_minutes: "5" });
+  });
+
+  test("a page token of another query, a changed one and one of another rpc are refused", async () => {
+    const first = await there.client.searchSessions({ pageSize: 5 });
+    const pageToken = first.nextPageToken;
+    for (const call of [
+      () => there.client.searchSessions({ pageToken, orderBy: "status" }),
+      () => there.client.searchSessions({ pageToken, query: { text: "x" } }),
+      () => there.client.searchSessions({ pageToken: `${pageToken.slice(0, -2)}AA` }),
+      () => there.client.search({ indices: ["sessions"], pageToken }),
+    ]) {
+      const { code, reason, fields } = await refusalOf(call());
+      expect([code, reason, fields]).toEqual(["InvalidArgument", "PAGE_TOKEN_INVALID", ["page_token"]]);
+    }
+    const exported = await responses(there.client.exportHits({ index: "sessions" }));
+    const cursor = exported.at(-1)?.cursor ?? "";
+    const { code, reason, fields } = await refusalOf(responses(there.client.exportHits({ index: "notes", cursor })));
+    expect([code, reason, fields]).toEqual(["InvalidArgument", "PAGE_TOKEN_INVALID", ["cursor"]]);
+  });
+
+  test("an export tells all hits, and goes on where it broke, also without its point in time", async () => {
+    const query = create(QuerySchema, {
+      filters: [{ field: "status", condition: { case: "term", value: { value: { case: "text", value: "PENDING" } } } }],
+    });
+    const all = await responses(there.client.exportHits({ index: "sessions", query }));
+    expect(all.flatMap(({ hits }) => hits.map(({ id }) => id))).toEqual(allIds.filter((_, place) => place % 2 === 0));
+    expect(all[0]?.hits[0]?.document).toMatchObject({ case: "session", value: { userId: "ada" } });
+    // What comes after the last cursor is nothing.
+    const cursor = all.at(-1)?.cursor ?? "";
+    expect(await responses(there.client.exportHits({ index: "sessions", query, cursor }))).toEqual([]);
+    await forgetPointsInTime();
+    expect(await responses(there.client.exportHits({ index: "sessions", query, cursor }))).toEqual([]);
+    const ids = await responses(there.client.exportHits({ index: "notes", idsOnly: true }));
+    expect(ids.flatMap(({ hits }) => hits.map(({ id }) => id)).toSorted()).toEqual(allIds);
+  });
+
+  test("a search waits for a write that it has to see, and says when it cannot", async () => {
+    const index = there.indices.alias("users");
+    const put = (revision: number) =>
+      there.store.client.index({
+        index,
+        id: "ada",
+        version: revision,
+        version_type: "external",
+        document: { user_id: "ada", username: "patient", revision },
+      });
+    const minRevision = { id: "ada", revision: 5n };
+    const waiting = there.client.searchUsers({ query: { text: "patient" }, minRevision });
+    await put(4);
+    await put(5);
+    // The server makes writes searchable once a second.
+    expect((await waiting).hits).toMatchObject([{ id: "ada", indexedRevision: 5n }]);
+    const late = { id: "ada", revision: 9n };
+    for (const call of [
+      () => there.client.searchUsers({ minRevision: late }, { timeoutMs: 1500 }),
+      () =>
+        there.client.count(
+          { indices: ["sessions", "users"], minRevisions: [{ ...late, index: "users" }] },
+          { timeoutMs: 1500 },
+        ),
+    ]) {
+      const { code, reason, metadata } = await refusalOf(call());
+      expect([code, reason]).toEqual(["DeadlineExceeded", "SEARCH_NOT_CAUGHT_UP"]);
+      expect(metadata).toMatchObject({ index: "users", id: "ada", revision: "9", indexed_revision: "5" });
+    }
+    const unclear = there.client.count({ indices: ["sessions", "users"], minRevisions: [minRevision] });
+    expect(await refusalOf(unclear)).toMatchObject({ reason: "BAD_REQUEST", fields: ["min_revisions[0].index"] });
+  });
+});
+
+async function responses(stream: AsyncIterable<ExportHitsResponse>): Promise<ExportHitsResponse[]> {
+  const all: ExportHitsResponse[] = [];
+  for await (const response of stream) all.push(response);
+  return all;
+}

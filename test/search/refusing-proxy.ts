@@ -1,0 +1,46 @@
+import { once } from "node:events";
+import { createServer, request } from "node:http";
+
+/** What a server answers that refuses something. */
+export interface Refusing {
+  readonly status: number;
+  readonly body: unknown;
+}
+
+/** A server that refuses some requests, as `refuses` says by method and path, and passes the others on to the real one. */
+export interface RefusingProxy extends AsyncDisposable {
+  readonly uri: string;
+  refuses: (method: string, path: string) => Refusing | undefined;
+}
+
+export async function refusingProxy(uri: string): Promise<RefusingProxy> {
+  const server = createServer((incoming, outgoing) => {
+    const { method = "", url = "", headers } = incoming;
+    const refusing = proxy.refuses(method, url);
+    if (refusing !== undefined) {
+      incoming.resume();
+      outgoing.writeHead(refusing.status, { "content-type": "application/json" }).end(JSON.stringify(refusing.body));
+      return;
+    }
+    const onward = request(new URL(url, uri), { method, headers }, (answer) => {
+      outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
+      answer.pipe(outgoing);
+    });
+    onward.on("error", () => outgoing.destroy());
+    incoming.pipe(onward);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("no port");
+  const proxy: RefusingProxy = {
+    uri: `http://127.0.0.1:${address.port}`,
+    refuses: () => undefined,
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections();
+      server.close();
+      await once(server, "close");
+    },
+  };
+  return proxy;
+}

@@ -1,0 +1,335 @@
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { AuditRecordSchema } from "../../gen/lucid/repository/v1/audit_record_pb.ts";
+import { BlockSchema, BlockStatus } from "../../gen/lucid/repository/v1/block_pb.ts";
+import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
+import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
+import { TransactionSchema, TransactionType } from "../../gen/lucid/repository/v1/transaction_pb.ts";
+import { UserRole, UserSchema, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { type SearchApp, searchApp } from "./search-app.ts";
+import { onEveryServer } from "./support.ts";
+
+const hash = (digit: string) => digit.repeat(64);
+const at = (minute: number) => timestampFromDate(new Date(Date.UTC(2026, 0, 1, 0, minute)));
+const created = (minute: number) => ({ createdAt: at(minute), updatedAt: at(minute), revision: 1n });
+const idsOf = ({ hits }: { readonly hits: readonly { readonly id: string }[] }) => hits.map(({ id }) => id);
+
+const ofAda = { displayName: "Ada Lovelace", bio: "Does not want to be found by this" };
+const notes = "The engine & its <notes> were looked at, then looked at again";
+
+const users = [
+  {
+    userId: "ada",
+    email: "ada@example.com",
+    username: "countess",
+    tronAddress: "T-ada",
+    status: UserStatus.ACTIVE,
+    role: UserRole.ADMIN,
+    profile: ofAda,
+    totalStorageUsed: 9_007_199_254_740_993n,
+    ...created(1),
+  },
+  {
+    userId: "grace",
+    email: "grace@example.com",
+    username: "amazing",
+    tronAddress: "T-grace",
+    status: UserStatus.ACTIVE,
+    role: UserRole.USER,
+    profile: { displayName: "Grace Hopper" },
+    ...created(2),
+  },
+  {
+    userId: "gone",
+    email: "gone@example.com",
+    username: "lovelace",
+    tronAddress: "T-gone",
+    status: UserStatus.BANNED,
+    role: UserRole.USER,
+    deletedAt: at(9),
+    ...created(3),
+  },
+];
+
+const sessions = [
+  {
+    sessionId: "first",
+    userId: "ada",
+    sessionName: "First review",
+    description: notes,
+    status: SessionStatus.PENDING,
+    metadata: { room: { name: "blue" }, tags: ["a", "b"] },
+    totalSizeBytes: 100n,
+    ...created(1),
+  },
+  { sessionId: "second", userId: "ada", sessionName: "Second review", status: SessionStatus.COMPLETED, ...created(2) },
+  { sessionId: "third", userId: "grace", sessionName: "Compiler", status: SessionStatus.PENDING, ...created(3) },
+];
+
+const block = (digit: string, height: bigint) => ({
+  blockId: hash(digit),
+  height,
+  previousHash: hash("0"),
+  merkleRoot: hash("d"),
+  timestamp: at(Number(height)),
+  status: BlockStatus.CONFIRMED,
+  ...created(Number(height)),
+});
+
+onEveryServer((uri) => {
+  let there: SearchApp;
+  beforeAll(async () => {
+    there = await searchApp(uri);
+    await there.put(UserSchema, ...users);
+    await there.put(SessionSchema, ...sessions);
+    await there.put(
+      BlockSchema,
+      block("a", 1n),
+      {
+        ...block("b", 2n),
+        sessionAnchors: [
+          { sessionId: "first", userId: "ada", merkleRoot: hash("e"), chunkCount: 3n, totalSizeBytes: 30n },
+          { sessionId: "third", userId: "grace", merkleRoot: hash("f"), chunkCount: 7n, totalSizeBytes: 70n },
+        ],
+      },
+      { ...block("c", 2n), status: BlockStatus.ORPHANED, orphanedAt: at(5) },
+    );
+    await there.put(
+      TransactionSchema,
+      { transactionId: hash("1"), transactionType: TransactionType.GOVERNANCE, ...created(1) },
+      { transactionId: hash("2"), transactionType: TransactionType.SYSTEM, ...created(2) },
+    );
+    await there.put(
+      ManifestSchema,
+      { manifestId: "m1", sessionId: "first", merkleRoot: hash("a"), chunkCount: 1n, ...created(1) },
+      { manifestId: "m3", sessionId: "third", merkleRoot: hash("b"), chunkCount: 1n, ...created(3) },
+    );
+    const record = (sequence: bigint, id: string, action: string) => ({
+      sequence,
+      auditId: `record-${sequence}`,
+      timestamp: at(Number(sequence)),
+      actor: { id, sourceAddress: "192.0.2.7" },
+      rpc: "lucid.Test/Do",
+      action,
+      outcome: "OK",
+      previousHash: hash("0"),
+      hash: String(sequence).padStart(64, "0"),
+    });
+    await there.put(
+      AuditRecordSchema,
+      record(901n, "ada", "create"),
+      record(902n, "ada", "delete"),
+      record(903n, "grace", "create"),
+    );
+    await there.copy(UserSchema, SessionSchema, BlockSchema, TransactionSchema, ManifestSchema, AuditRecordSchema);
+  });
+  afterAll(() => there?.[Symbol.asyncDispose]());
+
+  test("words find documents in whichever of their fields, and both listeners say the same", async () => {
+    for (const client of [there.client, there.overHttp]) {
+      const { hits, totalHits, nextPageToken } = await client.searchUsers({ query: { text: "LOVELACE ACTIVE" } });
+      expect(hits).toHaveLength(1);
+      // Whole, also with what the index does not hold.
+      expect(hits[0]).toMatchObject({
+        id: "ada",
+        indexedRevision: 1n,
+        user: { username: "countess", profile: ofAda },
+      });
+      expect(hits[0]?.user?.totalStorageUsed).toBe(9_007_199_254_740_993n);
+      expect(hits[0]?.score).toBeGreaterThan(0);
+      expect(totalHits).toMatchObject({ count: 1n, isMinimum: false });
+      expect(nextPageToken).toBe("");
+    }
+  });
+
+  test.for<[text: string, found: readonly string[]]>([
+    ["review", ["first", "second"]],
+    ["review -second", ["first"]],
+    ["compiler | first", ["first", "third"]],
+    ["(compiler | first) pending", []],
+    ["(compiler | first) PENDING", ["first", "third"]],
+    ['"first review"', ["first"]],
+    ['"review first"', []],
+    ["comp*", ["third"]],
+    ["omp*", []],
+    ["compilre~", ["third"]],
+    ["cmpilre~", []],
+    ["cmpilre~2", ["third"]],
+    ["kompiler~2", []],
+    ["ada", ["first", "second"]],
+    ["engine\\*", ["first"]],
+    ["session_name:compiler", []],
+    ["", ["first", "second", "third"]],
+    ["  ", ["first", "second", "third"]],
+    ["&& ! *", []],
+    ["review & first", ["first"]],
+  ])("the text %j finds %j", async ([text, found]) => {
+    expect(idsOf(await there.client.searchSessions({ query: { text } })).toSorted()).toEqual(found);
+  });
+
+  test("words are looked for in the fields that are named, also within lists of messages", async () => {
+    const search = async (text: string, ...fields: string[]) =>
+      idsOf(await there.client.searchBlocks({ query: { text, fields } }));
+    expect(await search("first", "session_anchors.session_id")).toEqual([hash("b")]);
+    expect(await search("first", "block_id")).toEqual([]);
+    expect(await search("first -third", "session_anchors.session_id", "status")).toEqual([]);
+    const { client } = there;
+    expect(idsOf(await client.searchSessions({ query: { text: "first", fields: ["description"] } }))).toEqual([]);
+  });
+
+  test("highlights are text in parts, whatever the text is", async () => {
+    const { hits } = await there.client.searchSessions({ query: { text: "looked notes" }, highlight: true });
+    const [highlight] = hits[0]?.highlights ?? [];
+    expect(highlight?.field).toBe("description");
+    const parts = highlight?.fragments.flatMap((fragment) => fragment.parts) ?? [];
+    expect(parts.filter(({ matched }) => matched).map(({ text }) => text)).toEqual(["notes", "looked", "looked"]);
+    expect(parts.map(({ text }) => text).join("")).toBe(notes);
+  });
+
+  test("what is deleted or orphaned is hidden unless it is asked for", async () => {
+    const { client } = there;
+    expect(idsOf(await client.searchUsers({ query: { text: "lovelace" } }))).toEqual(["ada"]);
+    const all = await client.searchUsers({ query: { text: "lovelace", showDeleted: true } });
+    expect(idsOf(all).toSorted()).toEqual(["ada", "gone"]);
+    expect(idsOf(await client.searchBlocks({}))).toEqual([hash("b"), hash("a")]);
+    expect(idsOf(await client.searchBlocks({ status: BlockStatus.ORPHANED }))).toEqual([hash("c")]);
+    expect((await client.count({ indices: ["users"] })).count).toBe(2n);
+    expect((await client.count({ indices: ["users"], query: { showDeleted: true } })).count).toBe(3n);
+  });
+
+  test("what MongoDB no longer shows is not shown, though the index still has it", async () => {
+    const { client, app } = there;
+    await there.put(UserSchema, {
+      userId: "late",
+      email: "late@example.com",
+      tronAddress: "T-late",
+      username: "latecomer",
+      ...created(4),
+    });
+    await there.copy(UserSchema);
+    expect(idsOf(await client.searchUsers({ query: { text: "latecomer" } }))).toEqual(["late"]);
+    const stored = app.mongodb.db(app.config.mongodb.database).collection("users");
+    await stored.updateOne({ user_id: "late" }, { $set: { username: "renamed" } });
+    const [renamed] = (await client.searchUsers({ query: { text: "latecomer" } })).hits;
+    expect(renamed?.user?.username).toBe("renamed");
+    await stored.updateOne({ user_id: "late" }, { $set: { deleted_at: new Date() } });
+    expect(idsOf(await client.searchUsers({ query: { text: "latecomer" } }))).toEqual([]);
+    await stored.deleteOne({ user_id: "late" });
+    expect(idsOf(await client.searchUsers({ query: { text: "latecomer", showDeleted: true } }))).toEqual([]);
+    const ids = await client.searchUsers({ query: { text: "latecomer" }, idsOnly: true });
+    expect(ids.hits[0]).toMatchObject({ id: "late" });
+    expect(ids.hits[0]?.user).toBeUndefined();
+  });
+
+  test("typed searches have the filters of their kind", async () => {
+    const { client } = there;
+    expect(idsOf(await client.searchUsers({ status: UserStatus.ACTIVE, role: UserRole.USER }))).toEqual(["grace"]);
+    expect(idsOf(await client.searchSessions({ userId: "ada" }))).toEqual(["second", "first"]);
+    expect(idsOf(await client.searchSessions({ userId: "ada", status: SessionStatus.PENDING }))).toEqual(["first"]);
+    expect(idsOf(await client.searchBlocks({ fromHeight: 1n, beforeHeight: 2n }))).toEqual([hash("a")]);
+    expect(idsOf(await client.searchBlocks({ fromHeight: 2n }))).toEqual([hash("b")]);
+    const governance = { transactionType: TransactionType.GOVERNANCE };
+    expect(idsOf(await client.searchTransactions(governance))).toEqual([hash("1")]);
+    expect(idsOf(await client.searchManifests({ userId: "ada" }))).toEqual(["m1"]);
+    expect(idsOf(await client.searchManifests({ userId: "nobody" }))).toEqual([]);
+    expect(idsOf(await client.searchManifests({}))).toEqual(["m3", "m1"]);
+    const creations = await client.searchAuditLogs({ action: "create", query: { text: "192.0.2.7 | OK" } });
+    expect(idsOf(creations)).toEqual(["record-903", "record-901"]);
+    expect(creations.hits[0]?.record?.actor?.id).toBe("grace");
+    const early = await client.searchAuditLogs({ userId: "ada", from: at(902), before: at(903) });
+    expect(idsOf(early)).toEqual(["record-902"]);
+  });
+
+  test.for<[name: string, filter: object, found: readonly string[]]>([
+    ["a term", { field: "status", term: { text: "PENDING" } }, ["first", "third"]],
+    ["no term", { field: "status", term: { text: "PENDING" }, negated: true }, ["second"]],
+    ["a name as a whole", { field: "session_name", term: { text: "First review" } }, ["first"]],
+    ["a part of a name", { field: "session_name", term: { text: "First" } }, []],
+    ["the start of a name", { field: "session_name", prefix: "First re" }, ["first"]],
+    ["terms", { field: "session_id", terms: { values: [{ text: "first" }, { text: "third" }] } }, ["first", "third"]],
+    ["a whole number", { field: "total_size_bytes", term: { integer: "100" } }, ["first"]],
+    [
+      "a range",
+      { field: "total_size_bytes", range: { from: { integer: "100" }, before: { integer: "101" } } },
+      ["first"],
+    ],
+    ["a time", { field: "created_at", term: { time: "2026-01-01T00:02:00Z" } }, ["second"]],
+    ["a time that no document can have", { field: "created_at", term: { time: "2026-01-01T00:02:00.0001Z" } }, []],
+    ["times", { field: "created_at", range: { from: { time: "2026-01-01T00:01:00.000001Z" } } }, ["second", "third"]],
+    ["that there is a value", { field: "description", exists: true }, ["first"]],
+    ["that there is none", { field: "description", exists: false }, ["second", "third"]],
+    ["free-form text", { field: "metadata.room.name", term: { text: "blue" } }, ["first"]],
+    ["free-form text of a list", { field: "metadata.tags", terms: { values: [{ text: "b" }] } }, ["first"]],
+    ["the start of free-form text", { field: "metadata.room.name", prefix: "bl" }, ["first"]],
+  ])("a filter by %s", async ([, filter, found]) => {
+    const response = await fetch(`http://${there.app.httpAddress}/lucid.search.v1.SearchService/SearchSessions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ query: { filters: [filter] } }),
+    });
+    const { hits = [] } = (await response.json()) as { hits?: { id: string }[] };
+    expect(response.status).toBe(200);
+    expect(idsOf({ hits }).toSorted()).toEqual(found);
+  });
+
+  test("messages of a list are matched one by one", async () => {
+    const { client } = there;
+    const anchor = (integer: bigint) => ({
+      query: {
+        filters: [
+          {
+            field: "session_anchors.chunk_count",
+            condition: { case: "term", value: { value: { case: "integer", value: integer } } },
+          } as const,
+        ],
+      },
+    });
+    expect(idsOf(await client.searchBlocks(anchor(7n)))).toEqual([hash("b")]);
+    expect(idsOf(await client.searchBlocks(anchor(8n)))).toEqual([]);
+  });
+
+  test.for([
+    ["session_name", ["third", "first", "second"]],
+    ["status, created_at desc", ["second", "third", "first"]],
+    ["total_size_bytes desc, session_id desc", ["first", "third", "second"]],
+    ["started_at, session_id", ["first", "second", "third"]],
+    ["score, session_id", ["first", "second", "third"]],
+  ] as const)("hits are ordered by %s", async ([orderBy, found]) => {
+    expect(idsOf(await there.client.searchSessions({ orderBy }))).toEqual(found);
+  });
+
+  test("several indices are searched at once, and each hit is of its own message", async () => {
+    await there.operatorIndex(
+      "notes",
+      { properties: { title: { type: "text" }, number: { type: "long" } } },
+      { n1: { title: "A review of reviews", number: 3, long: 1, list: [{ deep: null }] } },
+    );
+    const { hits } = await there.client.search({ indices: ["sessions", "notes", "users"], query: { text: "review" } });
+    const byId = new Map(hits.map((hit) => [hit.id, hit]));
+    expect([...byId.keys()].toSorted()).toEqual(["first", "n1", "second"]);
+    expect(byId.get("first")).toMatchObject({
+      index: "sessions",
+      document: { case: "session", value: { sessionName: "First review" } },
+    });
+    expect(byId.get("n1")).toMatchObject({
+      index: "notes",
+      document: { case: "fields", value: { title: "A review of reviews", number: 3, list: [{ deep: null }] } },
+    });
+    const ids = await there.client.search({ indices: ["notes"], query: { text: "review" }, idsOnly: true });
+    expect(ids.hits[0]?.document.case).toBeUndefined();
+  });
+
+  test("suggestions complete what is typed, those that nearly fit last", async () => {
+    const suggest = async (text: string, ...fields: string[]) =>
+      (await there.client.suggest({ index: "users", text, fields })).suggestions.map((found) => found.text);
+    expect((await suggest("a")).toSorted()).toEqual(["Ada Lovelace", "amazing"]);
+    expect(await suggest("ada lo")).toEqual(["Ada Lovelace"]);
+    expect(await suggest("a", "username")).toEqual(["amazing"]);
+    expect(await suggest("amzing")).toEqual(["amazing"]);
+    expect(await suggest("lovelace")).toEqual([]); // deleted
+    expect(await suggest(".*")).toEqual([]);
+    const { suggestions } = await there.client.suggest({ index: "users", text: "ada", size: 1 });
+    expect(suggestions).toMatchObject([{ text: "Ada Lovelace", field: "profile.display_name", id: "ada" }]);
+  });
+});
