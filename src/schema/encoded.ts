@@ -36,6 +36,8 @@ const reader: ProxyHandler<Undecoded> = {
     // These two are asked of every message that is sent.
     if (key === wire) return target[wire];
     if (key === "$typeName") return target.$typeName;
+    // And this of everything that an async function returns; decoding for it would cost more than the rest of a read.
+    if (key === "then" && target.schema.field["then"] === undefined) return undefined;
     return Reflect.get(messageOf(target), key);
   },
   has: (target, key) => key === wire || key === "$typeName" || Reflect.has(messageOf(target), key),

@@ -1,5 +1,5 @@
 import type { ConnectError } from "@connectrpc/connect";
-import { type Document, serialize } from "bson";
+import { calculateObjectSize, type Document } from "bson";
 
 import { fail } from "../errors.ts";
 
@@ -20,6 +20,6 @@ const mostFreeBytes = 256 * 1024;
 
 /** What is wrong with a free-form value, such as `metadata`: it takes more bytes, 256 KiB as a rule, when it is stored. */
 export function tooLarge(field: string, value: Document | undefined, mostBytes = mostFreeBytes): readonly WrongField[] {
-  if (value === undefined || serialize(value).length <= mostBytes) return [];
+  if (value === undefined || calculateObjectSize(value) <= mostBytes) return [];
   return [{ field, description: `must take at most ${mostBytes} bytes when it is stored` }];
 }

@@ -86,17 +86,16 @@ export function auditTree(system: Db, records: Collection): AuditTree {
 
   const storedSize = async (): Promise<number> => Number((await sizes.findOne({ _id }, bounded))?.size ?? 0n);
 
-  /** The leaves of these places that are there. */
-  const findLeaves = async (places: readonly number[]): Promise<Map<string, Uint8Array>> => {
-    if (places.length === 0) return new Map();
-    const filter = { sequence: { $in: places.map((place) => BigInt(place + 1)) } };
-    const found = await leaves.find(filter, { projection: { _id: 0, sequence: 1, hash: 1 }, ...bounded }).toArray();
-    return new Map(
-      found.map((record) => [
+  /** The leaves that a filter of sequences finds. */
+  const findLeaves = async (sequence: object): Promise<Map<string, Uint8Array>> => {
+    const found = leaves.find({ sequence }, { projection: { _id: 0, sequence: 1, hash: 1 }, ...bounded });
+    const entries = await found
+      .map((record): [string, Uint8Array] => [
         keyOf({ level: 0, index: Number(record["sequence"]) - 1 }),
         leafOf(String(record["hash"])),
-      ]),
-    );
+      ])
+      .toArray();
+    return new Map(entries);
   };
 
   const findCells = async (keys: readonly string[]): Promise<Map<string, Uint8Array>> => {
@@ -107,14 +106,13 @@ export function auditTree(system: Db, records: Collection): AuditTree {
 
   /** What makes nodes of these cells; all of them must be there. */
   const hashesOf = async (wantedCells: readonly Cell[]): Promise<(cell: Cell) => Uint8Array> => {
-    const places = new Set(wantedCells.filter(({ level }) => level === 0).map(({ index }) => index));
+    const sequences = new Set(wantedCells.filter(({ level }) => level === 0).map(({ index }) => BigInt(index + 1)));
     const keys = new Set(wantedCells.filter(({ level }) => level > 0).map(keyOf));
-    const [leavesFound, cellsFound] = await Promise.all([findLeaves([...places]), findCells([...keys])]);
-    return (cell) => {
-      const hash = (cell.level === 0 ? leavesFound : cellsFound).get(keyOf(cell));
-      if (hash === undefined) throw damaged(recordsBelow(cell), "or what is stored of them is missing");
-      return hash;
-    };
+    const found = await Promise.all([
+      sequences.size === 0 ? new Map<string, Uint8Array>() : findLeaves({ $in: [...sequences] }),
+      findCells([...keys]),
+    ]);
+    return (cell) => there(found[cell.level === 0 ? 0 : 1], cell);
   };
 
   const store = async (made: readonly HashedCell[]): Promise<void> => {
@@ -136,12 +134,14 @@ export function auditTree(system: Db, records: Collection): AuditTree {
     const hashOf = await hashesOf(edge);
     for (const cell of edge) growth.add({ ...cell, hash: hashOf(cell) });
     while (done < wanted && !closing.signal.aborted) {
-      const first = done;
-      const places = Array.from({ length: Math.min(mostLeaves, wanted - first) }, (_, offset) => first + offset);
-      const hashOfLeaf = await hashesOf(places.map((index) => ({ level: 0, index })));
-      const made = places.flatMap((index) => growth.add({ level: 0, index, hash: hashOfLeaf({ level: 0, index }) }));
+      const end = Math.min(done + mostLeaves, wanted);
+      const found = await findLeaves({ $gt: BigInt(done), $lte: BigInt(end) });
+      const made: HashedCell[] = [];
+      for (; done < end; done++) {
+        const leaf = { level: 0, index: done };
+        made.push(...growth.add({ ...leaf, hash: there(found, leaf) }));
+      }
       await store(made);
-      done += places.length;
       // Two replicas that begin it at once meet in its _id; what one of them says then is made up for with its next cells.
       const raised = sizes.updateOne({ _id }, { $max: { size: BigInt(done) } }, { upsert: true, ...bounded });
       await raised.catch((error: unknown) => {
@@ -224,6 +224,13 @@ export function auditTree(system: Db, records: Collection): AuditTree {
 
 function keyOf({ level, index }: Cell): string {
   return `${level}/${index}`;
+}
+
+/** The hash of a cell that must be among those that were found. */
+function there(found: ReadonlyMap<string, Uint8Array>, cell: Cell): Uint8Array {
+  const hash = found.get(keyOf(cell));
+  if (hash === undefined) throw damaged(recordsBelow(cell), "or what is stored of them is missing");
+  return hash;
 }
 
 /** One hash is made for each span. */
