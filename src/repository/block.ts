@@ -1,6 +1,7 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { type Document, ObjectId } from "bson";
 
+import { BlockInternalsSchema } from "../../gen/lucid/repository/v1/block_internals_pb.ts";
 import {
   BlockSchema,
   BlockStatus,
@@ -17,11 +18,11 @@ import { entity } from "../schema/entity.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { blockChain, busy } from "./block-chain.ts";
 import { chainEmpty, documentOf, prepared, statuses } from "./block-document.ts";
-import { blockInternals } from "./block-internals.ts";
 import { filterOf, inChain, searchFilter } from "./block-query.ts";
 import { statisticsOf } from "./block-statistics.ts";
 import { verifyChain } from "./block-verify.ts";
 import type { Repositories } from "./collections.ts";
+import { secretsOf } from "./secrets.ts";
 import { storedNumber, type Watches } from "./watch/watches.ts";
 
 const codec = codecFor(BlockSchema);
@@ -58,8 +59,14 @@ export function blockService({
     ready: collections.ready,
     pageTokens,
   });
-  const chain = blockChain(blocks, collections.ready);
-  const internals = blockInternals(db);
+  const chain = blockChain(blocks, () => collections.ready(BlockSchema));
+  // What only nodes care about in a block.
+  const internals = secretsOf(db, {
+    schema: BlockInternalsSchema,
+    name: "internals",
+    resource: BlockSchema.name,
+    refusals: ["BLOCK_ALREADY_EXISTS", "BLOCK_NOT_LINKED"],
+  });
   const watched = watches.of({ schema: BlockSchema, id: "block_id", steps: { field: "status", only: true } });
 
   /** The last block of the chain. The bound lets the index of heights serve the order. */
@@ -82,9 +89,10 @@ export function blockService({
       const document = { _id: new ObjectId(), ...documentOf(block) };
       const mark = requestMark(rpc.CreateBlockRequestSchema, request);
       const { blockId, height, previousHash } = block;
-      await collections.ready();
+      await collections.ready(BlockInternalsSchema);
       const { document: stored } = await internals.create(
-        document,
+        // By the `_id` of the block, since others may have had its hash before.
+        { _id: document._id, block_id: blockId },
         request.internals,
         () => chain.append({ document, blockId, height, previousHash }, mark, context),
         context,

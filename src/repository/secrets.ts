@@ -40,14 +40,15 @@ export function secretsOf<D extends DescMessage>(
     schema,
     name,
     resource,
-    alreadyExists,
+    refusals,
   }: {
     readonly schema: D;
     /** What they are called in requests, for example `credentials`. */
     readonly name: string;
     /** Name of the message that they belong to, for example `User`. */
     readonly resource: string;
-    readonly alreadyExists: Reason;
+    /** Reasons which say for sure that the thing was not stored, and will not be. */
+    readonly refusals: readonly Reason[];
   },
 ): Secrets<D> {
   const collection = db.collection(collectionOf(schema).name);
@@ -61,9 +62,9 @@ export function secretsOf<D extends DescMessage>(
   };
   const keyOf = (owner: Document): Document => Object.fromEntries(Object.entries(owner).slice(0, 1));
 
-  /** Whether an error says for sure that a document was not stored. */
+  /** Whether an error says for sure that the thing was not stored. */
   const isRefusal = (error: unknown): boolean => {
-    if (isReason(error, "REQUEST_ID_REUSED") || isReason(error, alreadyExists)) return true;
+    if (["REQUEST_ID_REUSED" as const, ...refusals].some((reason) => isReason(error, reason))) return true;
     return error instanceof MongoServerError && error.code === 121; // its validator
   };
 

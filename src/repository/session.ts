@@ -50,7 +50,7 @@ export function sessionService({
     schema: SessionEncryptionKeySchema,
     name: "encryption_key",
     resource: SessionSchema.name,
-    alreadyExists: "SESSION_ALREADY_EXISTS",
+    refusals: ["SESSION_ALREADY_EXISTS"],
   });
 
   return {

@@ -52,7 +52,7 @@ export function transactionService({
     schema: TransactionInternalsSchema,
     name: "internals",
     resource: "Transaction",
-    alreadyExists: "TRANSACTION_ALREADY_EXISTS",
+    refusals: ["TRANSACTION_ALREADY_EXISTS"],
   });
   const steps = transactionSteps(transactions, db);
   const watched = watches.of({

@@ -61,7 +61,7 @@ export function userService(
     schema: UserCredentialsSchema,
     name: "credentials",
     resource: "User",
-    alreadyExists: "USER_ALREADY_EXISTS",
+    refusals: ["USER_ALREADY_EXISTS"],
   });
   const watched = watches.of({ schema: UserSchema, id: "user_id" });
 

@@ -79,7 +79,7 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
     schema: WalletSecretsSchema,
     name: "secrets",
     resource: "Wallet",
-    alreadyExists: "WALLET_ALREADY_EXISTS",
+    refusals: ["WALLET_ALREADY_EXISTS"],
   });
   const users = db.collection(collectionOf(UserSchema).name);
   const shown = (schema: DescMessage, id: string) => ({
