@@ -63,7 +63,10 @@ export const storedMessages: readonly DescMessage[] = [
 /** What every service of this room needs. */
 export interface Repositories {
   readonly db: Db;
-  readonly collections: Pick<KeptCollections, "ready">;
+  readonly collections: {
+    /** Waits until writes to the collection of a message are safe. */
+    readonly ready: (schema: DescMessage) => Promise<void>;
+  };
   readonly pageTokens: () => Promise<PageTokens>;
 }
 

@@ -82,7 +82,7 @@ export function policyVersions({ db, collections, pageTokens }: Repositories, po
 
   return {
     async change({ policyId, etag, read, write }, context) {
-      await collections.ready();
+      await collections.ready(TrustPolicyVersionSchema);
       for (let attempt = 1; attempt <= mostTries; attempt++) {
         const policy = codec.decode(await read());
         if (etag !== "" && etag !== policy.etag) {

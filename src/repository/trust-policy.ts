@@ -7,6 +7,7 @@ import type { Document } from "bson";
 
 import {
   type TrustPolicy,
+  TrustPolicyActivitySchema,
   TrustPolicySchema,
   TrustPolicyStatus,
   TrustPolicyStatusSchema,
@@ -261,7 +262,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
     },
 
     async recordPolicyApplication({ policyId, evaluationTime }, context) {
-      await options.collections.ready();
+      await options.collections.ready(TrustPolicyActivitySchema);
       await live(policyId, context);
       const { applicationsCount, lastApplied } = await activity.record(policyId, evaluationTime, context);
       return { applicationsCount, ...(lastApplied && { lastApplied }) };
