@@ -14,6 +14,7 @@ import { TransactionService } from "../gen/lucid/repository/v1/transaction_servi
 import { TrustPolicyService } from "../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
+import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
@@ -47,6 +48,9 @@ import { walletService } from "./repository/wallet.ts";
 import { watchesOf } from "./repository/watch/watches.ts";
 import { collectionOf } from "./schema/collection.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
+import { indexCatalog } from "./search/index-catalog.ts";
+import { indexJobs } from "./search/index-jobs.ts";
+import { searchIndexService } from "./search/index-service.ts";
 import { searchIndices } from "./search/indices.ts";
 import { searchService } from "./search/service.ts";
 import { grpcListener } from "./server/grpc.ts";
@@ -141,6 +145,14 @@ export async function start(config: Config, log: Logger): Promise<App> {
     isHeldUp: isRestoring,
   });
 
+  const searching = {
+    search,
+    catalog: indexCatalog({ search, prefix: config.search.prefix }),
+    indices: searchIndices({ search, prefix: config.search.prefix }),
+    jobs,
+  };
+  indexJobs(searching);
+
   const watches = parts.use(
     watchesOf({ db: mongodb.domain, settings: config.watches, pageTokens: tokens, draining: draining.signal }),
   );
@@ -190,11 +202,14 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(
       SearchService,
       searchService({
-        search,
-        indices: searchIndices({ search, prefix: config.search.prefix }),
+        ...searching,
         documents: foundDocuments({ ...repositories, auditRecords: audit.log.records }),
         pageTokens: repositories.pageTokens,
       }),
+    ),
+    serve(
+      SearchIndexService,
+      searchIndexService({ ...searching, pageTokens: repositories.pageTokens, carryOut: audit.carryOut }),
     ),
   ];
   const services = domain.map(({ service }) => service.typeName);

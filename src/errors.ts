@@ -27,6 +27,19 @@ const reasons = {
   // Search indices.
   SEARCH_INDEX_NOT_FOUND: { code: Code.NotFound },
   SEARCH_INDEX_OCCUPIED: { code: Code.FailedPrecondition },
+  SEARCH_INDEX_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  SEARCH_INDEX_PROTECTED: { code: Code.FailedPrecondition },
+  SEARCH_INDEX_IN_USE: { code: Code.FailedPrecondition },
+  SEARCH_INDEX_UNREADABLE: { code: Code.FailedPrecondition },
+  SEARCH_INDEX_CHANGED: { code: Code.Aborted },
+  SEARCH_MAPPING_INVALID: { code: Code.InvalidArgument },
+  SEARCH_MAPPING_CONFLICT: { code: Code.FailedPrecondition },
+  SEARCH_FEATURE_MISSING: { code: Code.FailedPrecondition },
+  SEARCH_DOCUMENT_NOT_FOUND: { code: Code.NotFound },
+  SEARCH_DOCUMENT_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  SEARCH_DOCUMENT_REFUSED: { code: Code.FailedPrecondition },
+  SEARCH_COPY_INCOMPLETE: { code: Code.FailedPrecondition },
+  INDEX_JOB_NOT_FOUND: { code: Code.NotFound },
 
   // Searches. A place that is gone is out of the range of what the server keeps, as one in a watch is.
   SEARCH_TOO_COSTLY: { code: Code.InvalidArgument },

@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from "node:crypto";
 
-import { createContextKey, type HandlerContext } from "@connectrpc/connect";
+import { Code, createContextKey, type HandlerContext } from "@connectrpc/connect";
 import type { Document } from "bson";
 
 /** A document that a write of the call has put a record beside, or may have. */
@@ -55,6 +55,15 @@ export interface AuditedChange extends Pick<Carrier, "collection" | "key"> {
  * the process dies between them, it is found out later whether the change has happened.
  */
 export type CarryOut = <T>(context: Context, resource: AuditedChange["resource"], run: () => Promise<T>) => Promise<T>;
+
+/** Codes that do not say whether a change arrived. */
+export const doubtful: ReadonlySet<Code> = new Set([
+  Code.Canceled,
+  Code.DeadlineExceeded,
+  Code.Internal,
+  Code.Unavailable,
+  Code.Unknown,
+]);
 
 /** Writes of one call that are kept in memory. */
 const mostAttempted = 2000;

@@ -11,7 +11,7 @@ import {
 import { fail } from "../errors.ts";
 import { dateAtOrAfter } from "../schema/filters.ts";
 import { badRequest } from "../schema/refusals.ts";
-import { type ExactJson, type ExactObject, writeExact } from "./exact-json.ts";
+import { type ExactJson, type ExactObject, writeExact } from "../stores/search/exact-json.ts";
 import type { FieldType, IndexField } from "./index-fields.ts";
 import { type Clause, isoTimes, known, type SearchedFields } from "./query.ts";
 

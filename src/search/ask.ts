@@ -4,8 +4,8 @@ import { errors } from "@elastic/elasticsearch";
 import { fail } from "../errors.ts";
 import { deadlineOf } from "../schema/call-options.ts";
 import type { SearchStore } from "../stores/search.ts";
+import { type ExactObject, parseExact, writeExact } from "../stores/search/exact-json.ts";
 import { AnswerTooLong, property, rawRequest } from "../stores/search/requests.ts";
-import { type ExactObject, parseExact, writeExact } from "./exact-json.ts";
 
 /** What a request to the server reads of its call. */
 export type Call = Pick<HandlerContext, "signal" | "timeoutMs">;

@@ -10,7 +10,7 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
 import { codecFor } from "../schema/codec.ts";
 import { encoded } from "../schema/encoded.ts";
-import type { ExactJson, ExactObject } from "./exact-json.ts";
+import type { ExactJson, ExactObject } from "../stores/search/exact-json.ts";
 
 /** A hit, as its message has it. */
 export interface HitParts {

@@ -10,6 +10,7 @@ import { pino } from "pino";
 
 import { start } from "../../src/app.ts";
 import { type Config, readConfig } from "../../src/config.ts";
+import { openSearch } from "../../src/stores/search.ts";
 import { storeAddresses, uniqueName } from "./stores.ts";
 
 /** The whole service on real stores, with databases and a repository of its own. */
@@ -50,12 +51,15 @@ export async function testApp(
     databases.push(name);
     return name;
   };
+  const searchPrefix = `${uniqueName("search")}-`;
+  stack.defer(() => removeIndices(searchUri, searchPrefix));
   const config = readConfig({
     LUCID_GRPC_PORT: "0",
     LUCID_HTTP_PORT: "0",
     LUCID_MONGODB_URI: patient(mongodbUri),
     LUCID_REDIS_URI: redisUri,
     LUCID_SEARCH_URI: searchUri,
+    LUCID_SEARCH_PREFIX: searchPrefix,
     LUCID_MONGODB_DATABASE: databaseName(),
     LUCID_MONGODB_SYSTEM_DATABASE: databaseName(),
     LUCID_BACKUP_DIR: join(dir, "repository"),
@@ -83,6 +87,13 @@ export async function testApp(
     drain: (graceMs) => app.drain(graceMs),
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/** Removes the indices of an app. Servers refuse to delete by a pattern. */
+async function removeIndices(uri: string, prefix: string): Promise<void> {
+  await using search = openSearch({ uri });
+  const found = await search.client.cat.indices({ index: `${prefix}*`, format: "json", h: ["index"] });
+  for (const { index = "" } of found) await search.client.indices.delete({ index }, { ignore: [404] });
 }
 
 /**

@@ -80,7 +80,8 @@ function fieldsOf(message: DescMessage): DescField[] {
 }
 
 function filledField(field: DescField, choose: Choose, path: string, depth: number): JsonValue | undefined {
-  if (depth > deepest) return undefined;
+  // What holds itself is not filled again.
+  if (depth > deepest || field.message === field.parent) return undefined;
   const rules = rulesOf(field);
   if (field.fieldKind === "list") {
     const count = rules?.type.case === "repeated" ? Number(rules.type.value.minItems) : 0;

@@ -3,11 +3,14 @@ import { randomUUIDv7 } from "node:crypto";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Collection, Db } from "mongodb";
 
-import { auditKey, auditRecord, type CarryOut } from "../../schema/audited-call.ts";
+import { auditKey, auditRecord, type CarryOut, doubtful } from "../../schema/audited-call.ts";
 import type { AuditLog } from "./log.ts";
 import type { CarriedRecord } from "./record.ts";
 
-/** Finds out for the rpc that it is named by whether what a call of it began has happened to a resource. */
+/**
+ * Finds out for the rpc that it is named by whether what a call of it began has happened to a resource. Of an rpc that is not among
+ * them nobody can tell afterwards.
+ */
 export type Outcomes = Readonly<Record<string, (name: string) => Promise<boolean>>>;
 
 /** A change that is to be made to something that is no document. Afterwards it carries the record as any other document does. */
@@ -34,6 +37,9 @@ const leave = (): void => {};
 export const intentsCollection = "audit_intents";
 const bounded = { timeoutMS: 5000 };
 
+/** What is said of a change of which nobody knows whether it happened. */
+const unknown = { effect: "UNKNOWN", outcome: "UNKNOWN" } as const;
+
 export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; outcomes: Outcomes }): Intents {
   const options = { writeConcern: { w: "majority" }, readPreference: "primary" } as const;
   const intents = system.collection<StoredIntent>(intentsCollection, options);
@@ -43,10 +49,13 @@ export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; out
     $unset: { intended: "" as const },
   });
 
-  /** Whether it happened. Where another call has done it, this one has not: what is gone cannot be removed again. */
-  const happened = async ({ rpc, resource }: CarriedRecord): Promise<boolean> => {
+  /**
+   * Whether it happened; undefined where nobody can tell. Where another call has done it, this one has not: what is gone cannot be
+   * removed again.
+   */
+  const happened = async ({ rpc, resource }: CarriedRecord): Promise<boolean | undefined> => {
     const look = outcomes[rpc];
-    if (look === undefined) throw new Error(`Nobody can tell whether ${rpc} has happened`);
+    if (look === undefined) return undefined;
     if (!(await look(resource?.name ?? ""))) return false;
     const by = { "resource.type": resource?.type, "resource.name": resource?.name, rpc, effect: "CHANGED" };
     return (await log.records.findOne(by, { projection: { _id: 1 }, ...bounded })) === null;
@@ -54,8 +63,24 @@ export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; out
 
   const settleOne = async ({ _id, intended }: StoredIntent): Promise<void> => {
     if (intended === undefined) return;
-    if (await happened(intended)) await intents.updateOne({ _id }, carried(intended), bounded);
+    const isKnown = await happened(intended);
+    // The process that called died, so that there is no outcome either.
+    if (isKnown === undefined) await intents.updateOne({ _id }, carried({ ...intended, ...unknown }), bounded);
+    else if (isKnown) await intents.updateOne({ _id }, carried(intended), bounded);
     else await intents.deleteOne({ _id }, bounded);
+  };
+
+  /** Tells of what failed. Whether it changed anything is looked up where that can be, and is what the code says where it cannot. */
+  const settleFailed = async (_id: string, intended: CarriedRecord, error: unknown): Promise<void> => {
+    const code = error instanceof ConnectError ? error.code : Code.Unknown;
+    const isLooked = outcomes[intended.rpc] !== undefined;
+    if (isLooked ? code === Code.NotFound : !doubtful.has(code)) await intents.deleteOne({ _id }, bounded);
+    else if (isLooked) await settleOne({ _id, intended });
+    else {
+      // The same object that the relay moves, which adds the outcome of the call.
+      Object.assign(intended, { effect: unknown.effect });
+      await intents.updateOne({ _id }, carried(intended), bounded);
+    }
   };
 
   return {
@@ -72,8 +97,7 @@ export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; out
       try {
         result = await run();
       } catch (error) {
-        const isRefused = error instanceof ConnectError && error.code === Code.NotFound;
-        await (isRefused ? intents.deleteOne({ _id }, bounded) : settleOne({ _id, intended })).catch(leave);
+        await settleFailed(_id, intended, error).catch(leave);
         throw error;
       }
       await intents.updateOne({ _id }, carried(intended), bounded).catch(leave);

@@ -11,7 +11,7 @@ import {
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, type Interceptor, type StreamRequest, type UnaryRequest } from "@connectrpc/connect";
 
-import { type AuditedCall, auditedCall, type EndedCall } from "../../schema/audited-call.ts";
+import { type AuditedCall, auditedCall, doubtful, type EndedCall } from "../../schema/audited-call.ts";
 import { peerAddress } from "../peer.ts";
 
 type Request = UnaryRequest | StreamRequest;
@@ -111,9 +111,6 @@ function recordOf(request: Request, plan: Plan) {
   const bytes = toBinary(request.method.input, plan.withoutSecrets(request.message), { writeUnknownFields: false });
   return { ...record, ...(requestId !== "" && { request_id: requestId }), request_digest: hash("sha256", bytes) };
 }
-
-/** Codes that do not say whether a change arrived. */
-const doubtful = new Set([Code.Canceled, Code.DeadlineExceeded, Code.Internal, Code.Unavailable, Code.Unknown]);
 
 function failure({ record, attempted }: AuditedCall, code: Code, resource: object | undefined): EndedCall {
   const first = attempted[0]?.record["resource"] as object | undefined;

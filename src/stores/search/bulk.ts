@@ -1,7 +1,8 @@
 import type { Client } from "@elastic/elasticsearch";
 
 import { fail } from "../../errors.ts";
-import { pathOf, pauseBefore, property, rawRequest, withPatience } from "./requests.ts";
+import { parseExact, integerOf } from "./exact-json.ts";
+import { isPassing, pathOf, pauseBefore, property, rawRequest, statusOf, withPatience } from "./requests.ts";
 
 /** One thing to do to a document. */
 export interface BulkItem {
@@ -19,6 +20,32 @@ export interface BulkResult {
   readonly type: string;
   /** Whether the item was sent before, so that it may have been done by a try that nobody heard of. */
   readonly repeated: boolean;
+  /** Where details were asked for. */
+  readonly details?: BulkDetails | undefined;
+}
+
+/** More of what the server said of an item. */
+export interface BulkDetails {
+  /** `created`, `updated`, `deleted`, `noop` or `not_found`; empty where the item was refused. */
+  readonly result: string;
+  readonly version: bigint;
+  /** Place of the write in its shard, and the term of the shard's primary. */
+  readonly sequenceNumber: bigint;
+  readonly primaryTerm: bigint;
+  /** What was wrong in words, which may hold what the document does. */
+  readonly reason: string;
+}
+
+/** How items are sent. */
+export interface BulkOptions {
+  readonly signal: AbortSignal;
+  /** Whether the index must be an alias, so that a name that is gone is not made into an index. */
+  readonly requireAlias?: boolean;
+  /** Whether to answer only when searches find what was written. */
+  readonly waitUntilSearchable?: boolean;
+  readonly details?: boolean;
+  /** Whether an item may be sent again though the first try may have arrived; yes where not given. */
+  readonly mayRepeat?: boolean;
 }
 
 /** Most of what is sent at once; one document may be more. */
@@ -51,27 +78,37 @@ export async function bulk(
   client: Client,
   index: string,
   items: readonly BulkItem[],
-  { signal }: { readonly signal: AbortSignal },
+  options: BulkOptions,
 ): Promise<BulkResult[]> {
+  const { signal, mayRepeat = true } = options;
   const results: BulkResult[] = items.map(() => ({ status: 0, type: "", repeated: false }));
   let left = [...items.keys()];
   let repeated = false;
   for (let attempt = 1; left.length > 0; attempt++) {
     const lines = linesOf(left.flatMap((at) => items[at] ?? []));
-    const statuses = await withPatience(signal, (again) => {
-      repeated ||= again;
-      return send(client, index, lines, { signal, expected: left.length });
-    });
+    const answers = await withPatience(
+      signal,
+      (again) => {
+        repeated ||= again && mayRepeat;
+        return send(client, index, lines, { ...options, expected: left.length });
+      },
+      mayRepeat ? isPassing : isTurnedAway,
+    );
     const busy: number[] = [];
     for (const [place, at] of left.entries()) {
-      const { status, type } = statuses[place] ?? { status: 0, type: "" };
-      results[at] = { status, type, repeated };
-      if (status === 429 || status === 503) busy.push(at);
+      const result = { ...(answers[place] ?? { status: 0, type: "" }), repeated };
+      results[at] = result;
+      if (result.status === 429 || result.status === 503) busy.push(at);
     }
     left = busy;
     if (left.length > 0 && !(await pauseBefore(attempt, signal))) throw noRoom(index);
   }
   return results;
+}
+
+/** Whether the server had no room for a request, and so has done nothing of it. */
+function isTurnedAway(error: unknown): boolean {
+  return statusOf(error) === 429;
 }
 
 const newline = Buffer.from("\n");
@@ -82,24 +119,48 @@ function linesOf(items: readonly BulkItem[]): Buffer {
   );
 }
 
+const seen = "items.*.status,items.*.error.type";
+const seenDetails = ["result", "_version", "_seq_no", "_primary_term", "error.reason"].map((name) => `items.*.${name}`);
+
 async function send(
   client: Client,
   index: string,
   lines: Buffer,
-  { signal, expected }: { readonly signal: AbortSignal; readonly expected: number },
-): Promise<{ status: number; type: string }[]> {
-  const querystring = { pipeline: "_none", filter_path: "items.*.status,items.*.error.type" };
+  options: BulkOptions & { readonly expected: number },
+): Promise<Omit<BulkResult, "repeated">[]> {
+  const { signal, expected, requireAlias = false, waitUntilSearchable = false, details = false } = options;
+  const querystring = {
+    pipeline: "_none",
+    filter_path: details ? [seen, ...seenDetails].join(",") : seen,
+    ...(requireAlias && { require_alias: true }),
+    ...(waitUntilSearchable && { refresh: "wait_for" }),
+  };
   const request = { method: "POST", path: `${pathOf(index)}/_bulk`, querystring, lines, name: "bulk" } as const;
-  const answer: unknown = JSON.parse((await rawRequest(client, request, { signal })).toString());
+  const answer = parseExact((await rawRequest(client, request, { signal })).toString());
   const items = property(answer, "items");
   if (!Array.isArray(items) || items.length !== expected)
     throw new Error("The search server answered to other documents");
   return items.map((item: Record<string, unknown>) => {
     // The only member is named by the action.
     const [result] = Object.values(item);
-    const type = property(property(result, "error"), "type");
-    return { status: Number(property(result, "status")), type: typeof type === "string" ? type : "" };
+    const error = property(result, "error");
+    const said = { status: Number(property(result, "status")), type: textOf(property(error, "type")) };
+    return details ? { ...said, details: detailsOf(result, error) } : said;
   });
+}
+
+function detailsOf(result: unknown, error: unknown): BulkDetails {
+  return {
+    result: textOf(property(result, "result")),
+    version: integerOf(property(result, "_version")),
+    sequenceNumber: integerOf(property(result, "_seq_no")),
+    primaryTerm: integerOf(property(result, "_primary_term")),
+    reason: textOf(property(error, "reason")),
+  };
+}
+
+function textOf(value: unknown): string {
+  return typeof value === "string" ? value : "";
 }
 
 function noRoom(index: string): Error {

@@ -103,14 +103,18 @@ export function isPassing(error: unknown): boolean {
 
 /**
  * Makes a request that may be made again until there is room for it: nine times in half a minute. `work` is told whether it may
- * have been done before.
+ * have been done before, `mayTryAgain` decides after which failures it is made again.
  */
-export async function withPatience<T>(signal: AbortSignal, work: (again: boolean) => Promise<T>): Promise<T> {
+export async function withPatience<T>(
+  signal: AbortSignal,
+  work: (again: boolean) => Promise<T>,
+  mayTryAgain: (error: unknown) => boolean = isPassing,
+): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work(attempt > 1);
     } catch (error) {
-      if (!isPassing(error) || attempt === attempts) throw error;
+      if (!mayTryAgain(error) || attempt === attempts) throw error;
       await pauseBefore(attempt, signal);
     }
   }

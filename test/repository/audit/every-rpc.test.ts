@@ -24,8 +24,12 @@ import { TrustPolicyService } from "../../../gen/lucid/repository/v1/trust_polic
 import { UserService } from "../../../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletStatus } from "../../../gen/lucid/repository/v1/wallet_pb.ts";
 import { WalletService } from "../../../gen/lucid/repository/v1/wallet_service_pb.ts";
+import { IndexFieldType } from "../../../gen/lucid/search/v1/search_index_pb.ts";
+import { SearchIndexService } from "../../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { isMutating } from "../../../src/server/interceptors/audit.ts";
 import { eventsOf } from "../../backup/support.ts";
+import { indexName, newIndex, once } from "../../search/index-support.ts";
+import { searchPart } from "../../search/support.ts";
 import { type TestApp, testApp } from "../../support/app.ts";
 import { platformServices } from "../../support/requests.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
@@ -48,6 +52,7 @@ interface Clients {
   readonly policies: Client<typeof TrustPolicyService>;
   readonly backups: Client<typeof BackupService>;
   readonly lifecycle: Client<typeof DataLifecycleService>;
+  readonly indices: Client<typeof SearchIndexService>;
   readonly db: Db;
 }
 
@@ -347,6 +352,43 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const removalId = (await lifecycle.purgeDeleted({ afterDays: 3000 })).removal?.removalId ?? "";
     return { of: ["Removal", removalId], call: () => lifecycle.cancelRemoval({ removalId }) };
   },
+
+  "SearchIndexService.CreateIndex": async ({ indices }) => {
+    const index = indexName();
+    return { of: ["Index", index], call: () => indices.createIndex({ index }) };
+  },
+  "SearchIndexService.UpdateMapping": ofIndex(({ indices }, index) =>
+    indices.updateMapping({ index, mapping: { fields: { a: { type: IndexFieldType.KEYWORD } } } }),
+  ),
+  "SearchIndexService.DeleteIndex": ofIndex(({ indices }, index) =>
+    indices.deleteIndex({ index, confirmIndex: index }),
+  ),
+  "SearchIndexService.EnsureIndices": async ({ indices }) => ({
+    of: ["Index", "blocks,users"],
+    call: () => indices.ensureIndices({ indices: ["users", "blocks"] }),
+  }),
+  "SearchIndexService.IndexDocument": ofIndexed("other", ({ indices }, index) =>
+    indices.indexDocument({ index, documentId: "other", document: {} }),
+  ),
+  "SearchIndexService.UpdateDocument": ofIndexed("one", ({ indices }, index) =>
+    indices.updateDocument({ index, documentId: "one", fields: { a: 1 } }),
+  ),
+  "SearchIndexService.DeleteDocument": ofIndexed("one", ({ indices }, index) =>
+    indices.deleteDocument({ index, documentId: "one" }),
+  ),
+  "SearchIndexService.BulkIndex": ofIndex(({ indices }, index) =>
+    indices.bulkIndex(once({ index, operations: [{ document: {} }] })),
+  ),
+  "SearchIndexService.Reindex": async (clients) => {
+    const request = { sourceIndex: await newIndex(clients), index: await newIndex(clients) };
+    return { of: ["IndexJob"], call: () => clients.indices.reindex(request) };
+  },
+  "SearchIndexService.CancelIndexJob": async (clients) => {
+    await keepBusy(clients.backups);
+    const request = { sourceIndex: await newIndex(clients), index: await newIndex(clients) };
+    const jobId = (await clients.indices.reindex(request)).job?.jobId ?? "";
+    return { of: ["IndexJob", jobId], call: () => clients.indices.cancelIndexJob({ jobId }) };
+  },
 };
 
 type Call = (clients: Clients, id: string) => Promise<object>;
@@ -379,6 +421,18 @@ function ofRelationship(call: Call) {
     return made.trustRelationship?.relationshipId ?? "";
   };
   return of("TrustRelationship", make, call);
+}
+
+function ofIndex(call: Call) {
+  return of("Index", (clients) => newIndex(clients), call);
+}
+/** What is changed is a document of an index that has one already. */
+function ofIndexed(documentId: string, call: Call) {
+  return async (clients: Clients): Promise<Entry> => {
+    const index = await newIndex(clients);
+    await clients.indices.indexDocument({ index, documentId: "one", document: {} });
+    return { of: ["IndexedDocument", `${index}/${documentId}`], call: () => call(clients, index) };
+  };
 }
 
 function ofPolicy(call: Call) {
@@ -435,10 +489,12 @@ const elsewhere = () => [{ store: Store.REDIS, from: prefix, to: `restored-${pre
 
 const redis = new Redis(storeAddresses().redisUri, { lazyConnect: true });
 
+const part = searchPart(storeAddresses().searchUri);
+
 let app: TestApp;
 let clients: Clients;
 beforeAll(async () => {
-  app = await testApp({ LUCID_JOB_CONCURRENCY: "1" });
+  app = await testApp({ LUCID_JOB_CONCURRENCY: "1", LUCID_SEARCH_PREFIX: part.prefix });
   await redis.set(`${prefix}key`, "value");
   const { database } = app.config.mongodb;
   const db = app.mongodb.db(database, { useBigInt64: true });
@@ -452,6 +508,7 @@ beforeAll(async () => {
     policies: app.client(TrustPolicyService),
     backups: app.client(BackupService),
     lifecycle: app.client(DataLifecycleService),
+    indices: app.client(SearchIndexService),
     db,
   };
 });
@@ -459,6 +516,7 @@ afterAll(async () => {
   await redis.del(`${prefix}key`, `restored-${prefix}key`);
   redis.disconnect();
   await app[Symbol.asyncDispose]();
+  await part[Symbol.asyncDispose]();
 });
 
 const mutating = platformServices()

@@ -225,8 +225,8 @@ export const AuditEffect = {
   NOT_CHANGED: 2,
 
   /**
-   * The call failed in the middle, for example because its deadline passed, and no change was seen then. Where one arrived
-   * after all, it has a record of its own.
+   * The call failed in the middle, for example because its deadline passed or its process died, and no change was seen then, or
+   * none could be looked for, as in a search index. Where one of a document arrived after all, it has a record of its own.
    *
    * @generated from enum value: AUDIT_EFFECT_UNKNOWN = 3;
    */

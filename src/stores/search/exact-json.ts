@@ -28,3 +28,9 @@ const { parse, rawJSON: rawJson } = JSON as unknown as {
   ) => ExactJson;
   readonly rawJSON: (text: string) => unknown;
 };
+
+/** A whole number of what `parseExact` gave; 0 for what is none. */
+export function integerOf(value: unknown): bigint {
+  if (typeof value === "bigint") return value;
+  return typeof value === "number" && Number.isSafeInteger(value) ? BigInt(value) : 0n;
+}

@@ -1,0 +1,120 @@
+import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+
+import { JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import {
+  type IndexJob,
+  IndexJobProgressSchema,
+  IndexJobSchema,
+  type WatchIndexJobResponseSchema,
+} from "../../gen/lucid/search/v1/search_index_service_pb.ts";
+import { fail } from "../errors.ts";
+import type { Jobs } from "../jobs/jobs.ts";
+import type { JobEvent, JobFailure, JobProgress, JobRecord } from "../jobs/record.ts";
+import type { JobContext } from "../jobs/runner.ts";
+import type { SearchStore } from "../stores/search.ts";
+import { type CopyProgress, copyDocuments } from "./copy-documents.ts";
+import { type IndexCatalog, requireAliased } from "./index-catalog.ts";
+
+/** The kind of jobs that work on indices. What one is to do is an IndexJob with what was asked for. */
+export const indexJobKind = "search-index";
+
+/** What the jobs need. */
+export interface IndexJobsOptions {
+  readonly jobs: Jobs;
+  readonly search: SearchStore;
+  readonly catalog: IndexCatalog;
+}
+
+/** Has this process take up jobs on indices. Each may be begun again where its process died. */
+export function indexJobs(options: IndexJobsOptions): void {
+  options.jobs.handle(indexJobKind, { onOwnerLost: "rerun", run: (job, context) => reindex(job, context, options) });
+}
+
+/** Fails with `SEARCH_COPY_INCOMPLETE` where the index does not take all documents. */
+async function reindex(
+  job: JobRecord,
+  context: JobContext,
+  { search, catalog }: Omit<IndexJobsOptions, "jobs">,
+): Promise<void> {
+  const { index, sourceIndex } = specOf(job);
+  const { signal } = context;
+  const { live: source } = await catalog.findLive(sourceIndex, signal);
+  const target = await catalog.findLive(index, signal);
+  requireAliased(target);
+  let refused = 0;
+  for await (const progress of copyDocuments(search, { source: source.place, target: target.address }, signal)) {
+    refused = progress.refused;
+    context.report({ percent: percentOf(progress), detail: detailOf(progress) });
+  }
+  if (refused > 0) {
+    throw fail("SEARCH_COPY_INCOMPLETE", `The index ${index} does not take all documents of ${sourceIndex}`, {
+      metadata: { index, source_index: sourceIndex, refused_count: String(refused) },
+    });
+  }
+}
+
+function percentOf({ documents, written, present, refused }: CopyProgress): number {
+  const done = written + present + refused;
+  return documents === 0 ? 100 : Math.min(100, (100 * done) / documents);
+}
+
+function detailOf({ documents, written, present, refused, examples }: CopyProgress): Uint8Array {
+  const counts = {
+    documentCount: BigInt(documents),
+    writtenCount: BigInt(written),
+    presentCount: BigInt(present),
+    refusedCount: BigInt(refused),
+  };
+  return toBinary(IndexJobProgressSchema, create(IndexJobProgressSchema, { ...counts, refused: examples }));
+}
+
+// ---------------------------------------------------------------- what is told of them
+
+/** What a job was asked to do. */
+export function specOf({ spec }: JobRecord): IndexJob {
+  return fromBinary(IndexJobSchema, spec);
+}
+
+export function indexJobOf(job: JobRecord): MessageInitShape<typeof IndexJobSchema> {
+  const { type, index, sourceIndex } = specOf(job);
+  return {
+    jobId: job.jobId,
+    type,
+    index,
+    sourceIndex,
+    state: JobState[job.state],
+    ...progressOf(job.progress),
+    ...errorOf(job.error),
+    createTime: timestampFromDate(job.createTime),
+    ...(job.startTime && { startTime: timestampFromDate(job.startTime) }),
+    ...(job.endTime && { endTime: timestampFromDate(job.endTime) }),
+  };
+}
+
+export function indexEventOf(event: JobEvent): MessageInitShape<typeof WatchIndexJobResponseSchema> {
+  return {
+    sequence: BigInt(event.sequence),
+    eventTime: timestampFromDate(event.eventTime),
+    state: JobState[event.state],
+    ...progressOf(event.progress),
+    ...errorOf(event.error),
+    heartbeat: event.heartbeat,
+  };
+}
+
+function progressOf(progress: JobProgress | undefined) {
+  if (progress === undefined) return {};
+  return { progress: { ...fromBinary(IndexJobProgressSchema, progress.detail), percent: progress.percent } };
+}
+
+function errorOf(error: JobFailure | undefined) {
+  return error === undefined ? {} : { error: { ...error, metadata: { ...error.metadata } } };
+}
+
+export function indexJobNotFound(jobId: string): Error {
+  return fail("INDEX_JOB_NOT_FOUND", `There is no job ${jobId}`, {
+    metadata: { job_id: jobId },
+    resource: { type: IndexJobSchema.typeName, name: jobId },
+  });
+}
