@@ -118,6 +118,8 @@ test("performance tells each unary call once, and only failures that are not the
   const monitoring = app.http(MonitoringService);
   const backups = app.client(BackupService);
   const unknown = "00000000-0000-7000-8000-000000000000";
+  // What is sent while the connection to Redis is being made is counted as a part of that.
+  await monitoring.getHealth({});
   for (let call = 0; call < 5; call++) await monitoring.getStats({ stores: [Store.REDIS] });
   await expect(backups.getBackup({ backupId: unknown })).rejects.toMatchObject({ code: Code.NotFound });
   await expect(backups.getBackup({ backupId: "" })).rejects.toMatchObject({ code: Code.InvalidArgument });
