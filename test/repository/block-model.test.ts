@@ -185,7 +185,7 @@ async function chainOf(blocks: Blocks): Promise<Block[]> {
 }
 
 test("any sequence of calls does to the chain what it does to a plain list", { timeout: 600_000 }, async () => {
-  await onEachLane(1000, fc.array(operation, { minLength: 1, maxLength: 5 }), async (db, operations) => {
+  await onEachLane(500, fc.array(operation, { minLength: 1, maxLength: 5 }), async (db, operations) => {
     const blocks = handlersOn(db);
     const model = new Model();
     for (const each of operations) {
