@@ -19,9 +19,8 @@ export function documentResponse<D extends DescMessage>(schema: D, name: string)
   const { transcoder } = codecFor(field.message);
   const { number } = field;
   return (documents, rest) => {
-    const bytes = transcoder.embedded(number, documents);
-    if (rest === undefined) return encoded(schema, bytes);
     // Messages are merged by writing one after the other.
-    return encoded(schema, Buffer.concat([bytes, toBinary(schema, create(schema, rest))]));
+    const more = rest === undefined ? undefined : toBinary(schema, create(schema, rest));
+    return encoded(schema, transcoder.embedded(number, documents, more));
   };
 }

@@ -1,4 +1,12 @@
-import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes, timingSafeEqual } from "node:crypto";
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHmac,
+  createSecretKey,
+  hkdfSync,
+  randomBytes,
+  timingSafeEqual,
+} from "node:crypto";
 
 import type { Db } from "mongodb";
 
@@ -18,7 +26,8 @@ const sealBytes = 16;
 /** Page tokens that whoever knows `secret` can read again; an empty one is replaced by a random one. */
 export function pageTokens(secret: string): PageTokens {
   const input = secret === "" ? randomBytes(32) : secret;
-  const keyFor = (use: string) => Buffer.from(hkdfSync("sha256", input, "", `lucid page tokens ${use}`, 32));
+  const keyFor = (use: string) =>
+    createSecretKey(Buffer.from(hkdfSync("sha256", input, "", `lucid page tokens ${use}`, 32)));
   const [sealKey, cipherKey] = [keyFor("seal"), keyFor("cipher")];
   const seal = (query: Uint8Array, position: Buffer): Buffer => {
     const length = Buffer.alloc(4);

@@ -24,8 +24,11 @@ let high = 0;
 export interface Transcoder {
   /** The wire bytes of one message. Fails with `DOCUMENT_DAMAGED`, naming the field, where a value is not of its type. */
   message(document: Uint8Array): Uint8Array;
-  /** The wire bytes of messages that are a field of another message: one for a singular field, any for a repeated one. */
-  embedded(fieldNumber: number, documents: readonly Uint8Array[]): Uint8Array;
+  /**
+   * The wire bytes of messages that are a field of another message: one for a singular field, any for a repeated one. `rest` are
+   * those of its other fields, to follow.
+   */
+  embedded(fieldNumber: number, documents: readonly Uint8Array[], rest?: Uint8Array): Uint8Array;
 }
 
 /** The transcoder of a message. Fields of a document that the message does not have, such as `_id`, are left out. */
@@ -39,9 +42,9 @@ export function transcoderFor(message: DescMessage): Transcoder {
       writeMessage(source, 0, source.length, plan);
       return writer.close();
     },
-    embedded(fieldNumber, documents) {
+    embedded(fieldNumber, documents, rest) {
       path.length = 0;
-      let most = 0;
+      let most = rest?.length ?? 0;
       for (const document of documents) most += document.length * growth + 64;
       writer.open(most);
       const tag = (fieldNumber << 3) | DELIMITED;
@@ -53,6 +56,7 @@ export function transcoderFor(message: DescMessage): Transcoder {
         writeMessage(source, 0, source.length, plan);
         writer.end(start, guess);
       }
+      if (rest !== undefined) writer.raw(rest);
       return writer.close();
     },
   };
