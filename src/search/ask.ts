@@ -6,6 +6,7 @@ import { deadlineOf } from "../schema/call-options.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { type ExactObject, parseExact, writeExact } from "../stores/search/exact-json.ts";
 import { AnswerTooLong, property, rawRequest } from "../stores/search/requests.ts";
+import { indexNotFound } from "./index-catalog.ts";
 
 /** What a request to the server reads of its call. */
 export type Call = Pick<HandlerContext, "signal" | "timeoutMs">;
@@ -149,8 +150,4 @@ function typesIn(body: unknown): string[] {
   return Object.entries(body).flatMap(([name, value]) =>
     name === "type" && typeof value === "string" ? [value] : typesIn(value),
   );
-}
-
-export function indexNotFound(index: string, cause?: unknown) {
-  return fail("SEARCH_INDEX_NOT_FOUND", `There is no search index ${index}`, { metadata: { index }, cause });
 }

@@ -104,15 +104,16 @@ export function requireAliased({ name, address, live }: CatalogedIndex & { reado
   });
 }
 
-export function indexNotFound(name: string): Error {
+export function indexNotFound(name: string, cause?: unknown): Error {
   return fail("SEARCH_INDEX_NOT_FOUND", `There is no search index ${name}`, {
     metadata: { index: name },
     resource: { type: "lucid.search.v1.Index", name },
+    cause,
   });
 }
 
 /** A name that ends as those of versions do. */
-const versionedName = /^(.+)-v(\d{1,9})$/;
+export const versionedName = /^(.+)-v(\d{1,9})$/;
 
 /** Puts together what belongs to one name. */
 function catalogOf(found: Readonly<Record<string, ServerIndex>>, prefix: string): CatalogedIndex[] {

@@ -1,6 +1,7 @@
 import type { SearchedMessage } from "../schema/search-mapping.ts";
 import type { SearchStore } from "../stores/search.ts";
-import { type Call, indexNotFound, type NamedIndex, refusal } from "./ask.ts";
+import { type Call, type NamedIndex, refusal } from "./ask.ts";
+import { indexNotFound, versionedName } from "./index-catalog.ts";
 import { fieldsOfMapping, fieldsOfMessage, fieldsTogether, type IndexFields } from "./index-fields.ts";
 import type { SearchIndices } from "./indices.ts";
 import { searchedMessages } from "./messages.ts";
@@ -25,6 +26,8 @@ export async function targetOf(
   name: string,
   call: Call,
 ): Promise<Target> {
+  // What is behind an alias has deleted documents in it, and copies that MongoDB no longer shows.
+  if (versionedName.test(name)) throw indexNotFound(name);
   const alias = indices.alias(name);
   const message = searchedMessages.get(name);
   const known = domainFields.get(name);
@@ -48,6 +51,6 @@ export function searchedFields(targets: readonly Target[]): SearchedFields {
 /** Which of the indices a hit is in, by the name that the server gives. Behind an alias is an index whose name ends in a version. */
 export function targetOfHit(targets: readonly Target[], index: string): Target | undefined {
   if (targets.length === 1) return targets[0];
-  const alias = index.replace(/-v\d+$/, "");
-  return targets.find((target) => target.alias === index) ?? targets.find((target) => target.alias === alias);
+  const alias = versionedName.exec(index)?.[1] ?? index;
+  return targets.find((target) => target.alias === alias);
 }

@@ -138,6 +138,8 @@ onEveryServer((uri) => {
     await there.store.client.indices.delete({ index: there.indices.versioned("manifests", 1) });
     for (const [index, call] of [
       ["nothing", () => there.client.search({ indices: ["users", "nothing"] })],
+      // The index behind the alias, which holds what is hidden.
+      ["users-v1", () => there.client.search({ indices: ["users-v1"] })],
       ["nothing", () => there.overHttp.suggest({ index: "nothing", text: "a" })],
       ["manifests", () => there.client.searchManifests({})],
       ["manifests", () => there.client.count({ indices: ["users", "manifests"] })],

@@ -28,7 +28,9 @@ export function searchPart(uri: string): SearchPart {
     search,
     prefix,
     async [Symbol.asyncDispose]() {
-      await search.client.indices.delete({ index: `${prefix}*`, expand_wildcards: "all" }, { ignore: [404] });
+      // Elasticsearch deletes nothing by a pattern.
+      const found = await search.client.indices.get({ index: `${prefix}*`, expand_wildcards: "all" });
+      for (const index of Object.keys(found)) await search.client.indices.delete({ index });
       await search[Symbol.asyncDispose]();
     },
   };
