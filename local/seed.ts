@@ -29,7 +29,7 @@ export interface Names {
   readonly indexPrefix: string;
 }
 
-const usualNames: Names = { database: "lucid", indexPrefix: "lucid-" };
+const usualNames: Names = { database: "lucid", indexPrefix: "lucid-sample-" };
 
 /** Fills the three stores. What an earlier seed wrote is deleted first; documents, keys and entries of others stay.
  * Gives what was written. */

@@ -16,6 +16,7 @@ import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
+import { SearchSyncService } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { isDeleted } from "./backup/catalog.ts";
@@ -53,6 +54,11 @@ import { indexJobs } from "./search/index-jobs.ts";
 import { searchIndexService } from "./search/index-service.ts";
 import { searchIndices } from "./search/indices.ts";
 import { searchService } from "./search/service.ts";
+import { syncAccess } from "./search/sync/access.ts";
+import { comparisonJobs, comparisonSchedules } from "./search/sync/comparison-jobs.ts";
+import { searchSyncService } from "./search/sync/service.ts";
+import { statesCollection } from "./search/sync/state.ts";
+import { searchSync } from "./search/sync/sync.ts";
 import { grpcListener } from "./server/grpc.ts";
 import { healthService } from "./server/health.ts";
 import { httpListener } from "./server/http.ts";
@@ -65,7 +71,7 @@ import { reflection } from "./server/reflection.ts";
 import { serve } from "./server/registration.ts";
 import { translateStoreError } from "./stores/errors.ts";
 import { healthMonitor } from "./stores/health-monitor.ts";
-import { checkStores } from "./stores/health.ts";
+import { checkStores, problemOf } from "./stores/health.ts";
 import { latencyRecorder } from "./stores/latency.ts";
 import { openMongodb } from "./stores/mongodb.ts";
 import { openRedis } from "./stores/redis.ts";
@@ -126,6 +132,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     openAudit({
       system: mongodb.system,
       carriers: storedMessages.map((schema) => mongodb.domain.collection(collectionOf(schema).name)),
+      systemCarriers: [statesCollection],
       outcomes: {
         [`${BackupService.typeName}/${BackupService.method.deleteBackup.name}`]: async (backupId) =>
           isDeleted(await repository.open(), backupId, AbortSignal.timeout(10_000)),
@@ -152,6 +159,17 @@ export async function start(config: Config, log: Logger): Promise<App> {
     jobs,
   };
   indexJobs(searching);
+  const access = syncAccess({
+    search,
+    indices: searching.indices,
+    // Documents are read as their bytes are, whatever the options of the domain's collections.
+    domain: mongodb.client.db(config.mongodb.database),
+    system: mongodb.system,
+  });
+  const sync = parts.use(
+    searchSync({ access, leaseMs: config.jobs.leaseMs, log, problemOf: (error) => problemOf("search", error) }),
+  );
+  comparisonJobs({ jobs, access });
 
   const watches = parts.use(
     watchesOf({ db: mongodb.domain, settings: config.watches, pageTokens: tokens, draining: draining.signal }),
@@ -211,6 +229,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       SearchIndexService,
       searchIndexService({ ...searching, pageTokens: repositories.pageTokens, carryOut: audit.carryOut }),
     ),
+    serve(SearchSyncService, searchSyncService({ access, jobs, pageTokens: tokens, draining: draining.signal })),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };
@@ -239,6 +258,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
   jobs.start();
   const { purgeEveryHours: everyHours, purgeAfterDays: afterDays } = config.lifecycle;
   parts.use(purgeSchedule({ jobs, everyHours, afterDays, log }));
+  if (config.search.sync === "on") {
+    sync.start();
+    parts.use(comparisonSchedules({ jobs, everyHours: config.search.compareEveryHours, log }));
+  }
   audit.start();
   void repositories.collections.refresh();
   log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");

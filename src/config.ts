@@ -129,6 +129,24 @@ export const settings = {
       "lucid-",
       "What the names of this deployment's search indices begin with. Two that share a server need different ones.",
     ),
+    sync: oneOf(
+      "LUCID_SEARCH_SYNC",
+      ["on", "off"],
+      "on",
+      "Whether this process may keep search indices equal to their collections; one of those that may does, index by index.",
+    ),
+    lagWarningSeconds: integer(
+      "LUCID_SEARCH_LAG_WARNING_SECONDS",
+      60,
+      [1, 86_400],
+      "Seconds that an index may be behind its collection before the health of search is degraded.",
+    ),
+    compareEveryHours: integer(
+      "LUCID_SEARCH_COMPARE_EVERY_HOURS",
+      24,
+      [0, 8760],
+      "Hours between two comparisons of each index with its collection, which mend what differs. 0: only when one is asked for.",
+    ),
   },
   backup: {
     dir: text("LUCID_BACKUP_DIR", "", "Folder of the backup repository. Empty: backups are refused."),

@@ -40,6 +40,12 @@ const reasons = {
   SEARCH_DOCUMENT_REFUSED: { code: Code.FailedPrecondition },
   SEARCH_COPY_INCOMPLETE: { code: Code.FailedPrecondition },
   INDEX_JOB_NOT_FOUND: { code: Code.NotFound },
+  SEARCH_SYNC_NOT_BEGUN: { code: Code.FailedPrecondition },
+  DEAD_LETTER_NOT_FOUND: { code: Code.NotFound },
+  COMPARISON_NOT_FOUND: { code: Code.NotFound },
+  SEARCH_INDEX_REPLACED: { code: Code.Aborted },
+  SEARCH_HISTORY_LOST: { code: Code.Aborted },
+  SEARCH_COLLECTION_REPLACED: { code: Code.Aborted },
 
   // Searches. A place that is gone is out of the range of what the server keeps, as one in a watch is.
   SEARCH_TOO_COSTLY: { code: Code.InvalidArgument },
@@ -149,6 +155,7 @@ const reasons = {
   JOB_NOT_FOUND: { code: Code.NotFound },
   JOB_ALREADY_FINISHED: { code: Code.FailedPrecondition },
   JOB_INTERRUPTED: { code: Code.Aborted },
+  LEASE_LOST: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
   JOB_LEASE_LOST: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
 
   // Backups, verifications and restores.

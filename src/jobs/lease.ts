@@ -1,20 +1,17 @@
 import { performance } from "node:perf_hooks";
 
-import { fail } from "../errors.ts";
-
 /** This process's view of a lease that it holds. */
 export interface HeldLease extends Disposable {
-  /** Aborted with `JOB_LEASE_LOST` no later than the lease expires in the store. */
+  /** Aborted with what `lostError` makes no later than the lease expires in the store. */
   readonly signal: AbortSignal;
-  /** Runs a statement that prolongs the lease; undefined means that the lease was not held any more. Throws `JOB_LEASE_LOST`. */
+  /** Runs a statement that prolongs the lease; undefined means that the lease was not held any more. Throws what `lostError` makes. */
   use<T>(statement: () => Promise<T | undefined>): Promise<T>;
 }
 
 /** Watches over a lease that was taken by a statement sent at `sentMs` of `performance.now()`. */
-export function heldLease(jobId: string, { leaseMs, sentMs }: { leaseMs: number; sentMs: number }): HeldLease {
+export function heldLease(lostError: () => Error, { leaseMs, sentMs }: { leaseMs: number; sentMs: number }): HeldLease {
   const lost = new AbortController();
-  const lose = (): void =>
-    lost.abort(fail("JOB_LEASE_LOST", "The lease of the job was lost", { metadata: { job_id: jobId } }));
+  const lose = (): void => lost.abort(lostError());
   let endMs: number;
   let timer: NodeJS.Timeout | undefined;
   prolong(sentMs);

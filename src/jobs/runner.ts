@@ -84,7 +84,7 @@ export function hold(
   const { store, leaseMs, log } = options;
   const { job } = snapshot;
   const about = { job_id: job.jobId, kind: job.kind, attempt: job.attempt };
-  const held = heldLease(job.jobId, { leaseMs, sentMs });
+  const held = heldLease(() => leaseLost(job.jobId), { leaseMs, sentMs });
   const stop = new AbortController();
   held.signal.addEventListener("abort", () => stop.abort(held.signal.reason), { once: true });
   const rounds = pause();
@@ -231,6 +231,10 @@ export function hold(
       stop.abort(fail("DRAINING", "This process is going away", { metadata: { job_id: job.jobId } }));
     },
   };
+}
+
+function leaseLost(jobId: string): Error {
+  return fail("JOB_LEASE_LOST", "The lease of the job was lost", { metadata: { job_id: jobId } });
 }
 
 function interrupted(job: JobRecord): JobFailure {

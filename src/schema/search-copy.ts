@@ -196,6 +196,16 @@ function suggestion({ path, value }: Found["names"][number], suggested: Readonly
   return allowed === "" || name === undefined ? [] : [`"${name}":${JSON.stringify(allowed)}`];
 }
 
+/** The `_id` of a document as text, as copies have it; empty where it has none. */
+export function documentKey(document: Uint8Array): string {
+  const source = asBuffer(document);
+  let key = "";
+  eachElement(source, 0, (name, type, at, end) => {
+    if (name === "_id") key = keyOf(source, type, at, end);
+  });
+  return key;
+}
+
 /** An `_id` as text, no two alike: an ObjectId, which every document of this service has, in hexadecimal. */
 function keyOf(source: Buffer, type: number, at: number, end: number): string {
   if (type === BSON.objectId) return source.toString("hex", at, end);

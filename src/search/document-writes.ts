@@ -115,9 +115,9 @@ const actionNames: ReadonlyMap<BulkAction, string> = new Map<BulkAction, string>
   [BulkAction.DELETE, "delete"],
 ]);
 
-function outcomeOf(index: string, write: DocumentWrite, { status, type, details }: BulkResult): Written {
+function outcomeOf(index: string, write: DocumentWrite, { status, type, reason, details }: BulkResult): Written {
   if (status >= 200 && status < 300 && details !== undefined) return { kind: "done", details };
-  return { kind: "failed", error: failureOf(index, write, { status, type, reason: details?.reason ?? "" }) };
+  return { kind: "failed", error: failureOf(index, write, { status, type, reason }) };
 }
 
 function failureOf(

@@ -16,6 +16,10 @@ export interface EnsuredIndex {
   readonly index: string;
   /** The server's own name of this very index: one that is made anew under the same name has another. */
   readonly uuid: string;
+  /** Digest of the fields that its mapping has; empty where it is none of this version's. */
+  readonly digest: string;
+  /** See `setEpoch`. */
+  readonly epoch: number;
   /**
    * What was done to it: `extended` where it got fields that it had not, of which the copies in it know nothing; `outdated`
    * where a field of it is of another kind than declared now, so that it goes on as it is until it is rebuilt.
@@ -34,6 +38,8 @@ export interface SearchIndices {
    * nothing that it has not made: fails with `SEARCH_INDEX_OCCUPIED` where something else has the name.
    */
   ensure(name: string, signal: AbortSignal): Promise<EnsuredIndex>;
+  /** Keeps with an index which age of its copies is the newest, so that it is known also where all else is lost. */
+  setEpoch(ensured: EnsuredIndex, epoch: number, signal: AbortSignal): Promise<void>;
   /** Makes the next version of an index, empty and behind no alias. Returns its name. */
   makeNext(name: string, signal: AbortSignal): Promise<string>;
 }
@@ -85,11 +91,12 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
   /** Adds to a mapping what it lacks. */
   const extend = async (
     index: string,
-    mapping: SearchMapping,
+    { mapping, epoch }: { readonly mapping: SearchMapping; readonly epoch: number },
     signal: AbortSignal,
   ): Promise<"extended" | "outdated"> => {
+    const _meta = { ...mapping._meta, epoch };
     try {
-      await client.indices.putMapping({ index, ...mapping }, { signal, requestTimeout: requestMs });
+      await client.indices.putMapping({ index, ...mapping, _meta }, { signal, requestTimeout: requestMs });
       return "extended";
     } catch (error) {
       // The kind of a field cannot be changed.
@@ -118,10 +125,13 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     if (entries.length > 1 || index === alias(name) || meta?.message !== message.schema.typeName) {
       throw occupied(alias(name), index);
     }
-    const about = { name, alias: alias(name), index, uuid: state.settings?.index?.uuid ?? "" };
+    const { digest } = mapping._meta;
+    const epoch = Number(meta.epoch ?? 0);
+    const about = { name, alias: alias(name), index, uuid: state.settings?.index?.uuid ?? "", digest, epoch };
     if (isMade) return { ...about, state: "made" };
-    if (meta.digest === mapping._meta.digest) return { ...about, state: "present" };
-    return { ...about, state: await extend(index, mapping, signal) };
+    if (meta.digest === digest) return { ...about, state: "present" };
+    const done = await extend(index, { mapping, epoch }, signal);
+    return { ...about, state: done, ...(done === "outdated" && { digest: "" }) };
   };
 
   return {
@@ -140,6 +150,12 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
       });
     },
 
+    async setEpoch({ name, index }, epoch, signal) {
+      const { mappings } = (await client.indices.get({ index }, { signal, requestTimeout: requestMs }))[index] ?? {};
+      const _meta = { ...mappings?._meta, message: messageOf(name).schema.typeName, epoch };
+      await client.indices.putMapping({ index, _meta }, { signal, requestTimeout: requestMs });
+    },
+
     makeNext: (name, signal) => create(name, {}, signal),
   };
 }
@@ -156,7 +172,9 @@ function settingsOf({ shards }: SearchedMessage) {
   return { number_of_shards: shards, auto_expand_replicas: "0-1" };
 }
 
-function metaOf({ mappings }: estypes.IndicesIndexState): { message?: unknown; digest?: unknown } | undefined {
+function metaOf({
+  mappings,
+}: estypes.IndicesIndexState): { message?: unknown; digest?: unknown; epoch?: unknown } | undefined {
   return mappings?._meta;
 }
 

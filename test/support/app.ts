@@ -65,6 +65,8 @@ export async function testApp(
     LUCID_BACKUP_DIR: join(dir, "repository"),
     LUCID_BACKUP_KEY_FILE: keyFile,
     LUCID_JOB_LEASE_MS: "5000",
+    // An index has shards, of which a server has only so many: a test that is about search switches it on.
+    LUCID_SEARCH_SYNC: "off",
     ...environment,
   });
   const log = logTo === undefined ? pino({ level: "silent" }) : pino({ level: "trace" }, { write: logTo });

@@ -22,6 +22,8 @@ export function openAudit(options: {
   readonly system: Db;
   /** Collections of the domain whose documents carry records. */
   readonly carriers: readonly Collection[];
+  /** Names of collections beside the log whose documents do too. */
+  readonly systemCarriers: readonly string[];
   readonly outcomes: Outcomes;
   /** Whether documents must be left as they are, since a restore compares them with its backup. */
   readonly isHeldUp: () => Promise<boolean>;
@@ -29,12 +31,13 @@ export function openAudit(options: {
   readonly logger: AuditLogger;
 }): Audit {
   const { system, outcomes, logger } = options;
+  const beside = [jobsCollection, ...options.systemCarriers];
   const log = auditLog(system, {
-    carriers: [jobsCollection, intentsCollection],
+    carriers: [...beside, intentsCollection],
     tell: (conflict) => logger.warn(conflict, "The audit log is not as it should be"),
   });
   const intents = auditIntents(system, { log, outcomes });
-  const carriers = [...options.carriers, system.collection(jobsCollection), intents.collection];
+  const carriers = [...options.carriers, ...beside.map((name) => system.collection(name)), intents.collection];
   const byName = new Map(carriers.map((each) => [each.collectionName, each]));
   const collection = (name: string): Collection => {
     const found = byName.get(name);

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 
 import type { Collection, Db } from "mongodb";
 
+import { leasesOf } from "../../jobs/leases.ts";
 import { pause } from "../../jobs/pause.ts";
 import { recordsIn, stale, takeFrom } from "./carriers.ts";
 import type { AuditLog } from "./log.ts";
@@ -13,17 +14,8 @@ const mostAtOnce = 200;
 /** How long others leave the sweeping to the replica that has begun. */
 const leaseMs = 10_000;
 
-/** What one statement may take, finding a server included. */
-const bounded = { timeoutMS: 5000 };
-
-const _id = "audit_sweeper";
-
 /** The right to sweep, which one replica has at a time. */
-interface StoredLease {
-  readonly _id: string;
-  readonly owner: string;
-  readonly expire_time: Date;
-}
+const right = "audit_sweeper";
 
 /**
  * Moves records to the log that wait in documents for longer than `takeoverMs`: those of processes that died after a change, of
@@ -42,27 +34,12 @@ export function auditSweeper(options: {
   readonly logger: AuditLogger;
 }): AsyncDisposable & { start(): void } {
   const { log, system, carriers, settle, isHeldUp, takeoverMs, logger } = options;
-  const leases = system.collection<StoredLease>("leases", { writeConcern: { w: "majority" } });
+  const leases = leasesOf(system, { leaseMs });
   const owner = randomUUID();
   const everyMs = Math.max(50, takeoverMs / 2);
   const rounds = pause();
   const closing = new AbortController();
   let sweeping: Promise<void> | undefined;
-
-  const takeLease = async (): Promise<boolean> => {
-    // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
-    const now = { $toDate: { $toLong: "$$NOW" } };
-    const isFree = { $or: [{ owner }, { $expr: { $lte: ["$expire_time", now] } }] };
-    const lease = { owner, expire_time: { $add: ["$$NOW", leaseMs] } };
-    const { matchedCount } = await leases.updateOne({ _id, ...isFree }, [{ $set: lease }], bounded);
-    return matchedCount === 1;
-  };
-
-  /** No upsert may compare with the server's clock, so the lease is there before it is taken. */
-  const makeLease = async (): Promise<void> => {
-    const made = { owner, expire_time: new Date(0) };
-    await leases.updateOne({ _id }, { $setOnInsert: made }, { upsert: true, ...bounded });
-  };
 
   const sweep = async (collection: Collection, limit: string): Promise<void> => {
     for (let found = mostAtOnce; found === mostAtOnce && !closing.signal.aborted;) {
@@ -77,12 +54,9 @@ export function auditSweeper(options: {
   };
 
   const run = async (): Promise<void> => {
-    let isMade = false;
     while (!closing.signal.aborted) {
       try {
-        if (!isMade) await makeLease();
-        isMade = true;
-        if ((await takeLease()) && !(await isHeldUp())) {
+        if ((await leases.take(right, owner)) !== undefined && !(await isHeldUp())) {
           const limit = idAt(Date.now() - takeoverMs);
           for (const collection of carriers) if (!closing.signal.aborted) await sweep(collection, limit);
           // What happened is carried then, and the next round finds it. Last, since it asks others than MongoDB.

@@ -1,5 +1,3 @@
-import { randomUUIDv7 } from "node:crypto";
-
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Db } from "mongodb";
@@ -8,6 +6,7 @@ import { RemovalSchema } from "../../../gen/lucid/repository/v1/data_lifecycle_s
 import type { Jobs } from "../../jobs/jobs.ts";
 import type { JobRecord } from "../../jobs/record.ts";
 import type { JobContext } from "../../jobs/runner.ts";
+import { schedule } from "../../jobs/schedule.ts";
 import { pause } from "../../stores/waiting.ts";
 import type { Copies } from "./copies.ts";
 import { countOfUser, eraseUser } from "./erasure.ts";
@@ -82,31 +81,12 @@ export function purgeSchedule(options: {
   readonly log: { warn(facts: object, message: string): void };
 }): Disposable {
   const { jobs, everyHours, afterDays, log } = options;
-  const everyMs = everyHours * 3_600_000;
-  const spec = toBinary(RemovalSchema, create(RemovalSchema, { afterDays }));
-  const ask = async (): Promise<void> => {
-    // The same in all replicas, and unique among jobs.
-    const requestId = `purge/${afterDays}/${everyHours}/${Math.floor(Date.now() / everyMs)}`;
-    await jobs.create(removalKind, { jobId: randomUUIDv7(), spec, requestId });
-  };
-  if (everyHours === 0) return { [Symbol.dispose]: () => undefined };
-  // Looked at more often than it is due, so that nothing is missed while no replica runs.
-  const lookMs = Math.min(everyMs, 3_600_000);
-  let timer: NodeJS.Timeout;
-  let isOver = false;
-  const wait = (ms: number): void => {
-    if (isOver) return;
-    timer = setTimeout(() => {
-      ask()
-        .catch((err: unknown) => log.warn({ err }, "A purge could not be asked for; trying again"))
-        .finally(() => wait(lookMs));
-    }, ms).unref();
-  };
-  wait(Math.min(lookMs, 60_000));
-  return {
-    [Symbol.dispose]() {
-      isOver = true;
-      clearTimeout(timer);
-    },
-  };
+  return schedule({
+    jobs,
+    kind: removalKind,
+    spec: toBinary(RemovalSchema, create(RemovalSchema, { afterDays })),
+    name: `purge/${afterDays}`,
+    everyHours,
+    failed: (err) => log.warn({ err }, "A purge could not be asked for; trying again"),
+  });
 }

@@ -18,6 +18,9 @@ export interface BulkResult {
   readonly status: number;
   /** The type of what was wrong, which says nothing of the document. */
   readonly type: string;
+  /** The type of what was behind it, and what was wrong in words, which may hold what the document does. */
+  readonly causeType: string;
+  readonly reason: string;
   /** Whether the item was sent before, so that it may have been done by a try that nobody heard of. */
   readonly repeated: boolean;
   /** Where details were asked for. */
@@ -32,8 +35,6 @@ export interface BulkDetails {
   /** Place of the write in its shard, and the term of the shard's primary. */
   readonly sequenceNumber: bigint;
   readonly primaryTerm: bigint;
-  /** What was wrong in words, which may hold what the document does. */
-  readonly reason: string;
 }
 
 /** How items are sent. */
@@ -81,7 +82,7 @@ export async function bulk(
   options: BulkOptions,
 ): Promise<BulkResult[]> {
   const { signal, mayRepeat = true } = options;
-  const results: BulkResult[] = items.map(() => ({ status: 0, type: "", repeated: false }));
+  const results: BulkResult[] = items.map(() => ({ ...unanswered, repeated: false }));
   let left = [...items.keys()];
   let repeated = false;
   for (let attempt = 1; left.length > 0; attempt++) {
@@ -96,7 +97,7 @@ export async function bulk(
     );
     const busy: number[] = [];
     for (const [place, at] of left.entries()) {
-      const result = { ...(answers[place] ?? { status: 0, type: "" }), repeated };
+      const result = { ...(answers[place] ?? unanswered), repeated };
       results[at] = result;
       if (result.status === 429 || result.status === 503) busy.push(at);
     }
@@ -119,24 +120,33 @@ function linesOf(items: readonly BulkItem[]): Buffer {
   );
 }
 
-const seen = "items.*.status,items.*.error.type";
-const seenDetails = ["result", "_version", "_seq_no", "_primary_term", "error.reason"].map((name) => `items.*.${name}`);
+const seen = seenIn("status", "error.type", "error.reason", "error.caused_by.type");
+const seenDetails = seenIn("result", "_version", "_seq_no", "_primary_term");
+
+function seenIn(...names: readonly string[]): string {
+  return names.map((name) => `items.*.${name}`).join(",");
+}
+
+type Answer = Omit<BulkResult, "repeated">;
+const unanswered: Answer = { status: 0, type: "", causeType: "", reason: "" };
 
 async function send(
   client: Client,
   index: string,
   lines: Buffer,
   options: BulkOptions & { readonly expected: number },
-): Promise<Omit<BulkResult, "repeated">[]> {
+): Promise<Answer[]> {
   const { signal, expected, requireAlias = false, waitUntilSearchable = false, details = false } = options;
   const querystring = {
     pipeline: "_none",
-    filter_path: details ? [seen, ...seenDetails].join(",") : seen,
+    filter_path: details ? `${seen},${seenDetails}` : seen,
     ...(requireAlias && { require_alias: true }),
     ...(waitUntilSearchable && { refresh: "wait_for" }),
   };
   const request = { method: "POST", path: `${pathOf(index)}/_bulk`, querystring, lines, name: "bulk" } as const;
-  const answer = parseExact((await rawRequest(client, request, { signal })).toString());
+  const text = (await rawRequest(client, request, { signal })).toString();
+  // Places and versions can have more digits than a number of JavaScript. Without them, the quick way will do.
+  const answer: unknown = details ? parseExact(text) : JSON.parse(text);
   const items = property(answer, "items");
   if (!Array.isArray(items) || items.length !== expected)
     throw new Error("The search server answered to other documents");
@@ -144,18 +154,22 @@ async function send(
     // The only member is named by the action.
     const [result] = Object.values(item);
     const error = property(result, "error");
-    const said = { status: Number(property(result, "status")), type: textOf(property(error, "type")) };
-    return details ? { ...said, details: detailsOf(result, error) } : said;
+    const said = {
+      status: Number(property(result, "status")),
+      type: textOf(property(error, "type")),
+      causeType: textOf(property(property(error, "caused_by"), "type")),
+      reason: textOf(property(error, "reason")),
+    };
+    return details ? { ...said, details: detailsOf(result) } : said;
   });
 }
 
-function detailsOf(result: unknown, error: unknown): BulkDetails {
+function detailsOf(result: unknown): BulkDetails {
   return {
     result: textOf(property(result, "result")),
     version: integerOf(property(result, "_version")),
     sequenceNumber: integerOf(property(result, "_seq_no")),
     primaryTerm: integerOf(property(result, "_primary_term")),
-    reason: textOf(property(error, "reason")),
   };
 }
 

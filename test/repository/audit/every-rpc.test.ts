@@ -26,6 +26,7 @@ import { WalletStatus } from "../../../gen/lucid/repository/v1/wallet_pb.ts";
 import { WalletService } from "../../../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { IndexFieldType } from "../../../gen/lucid/search/v1/search_index_pb.ts";
 import { SearchIndexService } from "../../../gen/lucid/search/v1/search_index_service_pb.ts";
+import { SearchSyncService } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { isMutating } from "../../../src/server/interceptors/audit.ts";
 import { eventsOf } from "../../backup/support.ts";
 import { indexName, newIndex, once } from "../../search/index-support.ts";
@@ -53,6 +54,8 @@ interface Clients {
   readonly backups: Client<typeof BackupService>;
   readonly lifecycle: Client<typeof DataLifecycleService>;
   readonly indices: Client<typeof SearchIndexService>;
+  readonly sync: Client<typeof SearchSyncService>;
+  readonly system: Db;
   readonly db: Db;
 }
 
@@ -339,6 +342,26 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const restoreId = (await backups.createRestore({ backupId, renames: elsewhere() })).restore?.restoreId ?? "";
     return { of: ["Restore", restoreId], call: () => backups.cancelRestore({ restoreId }) };
   },
+  "SearchSyncService.ResyncIndex": async ({ sync, system }) => {
+    await begun(system);
+    return { of: ["SearchIndex", "users"], call: () => sync.resyncIndex({ index: "users" }) };
+  },
+  "SearchSyncService.RetryDeadLetters": async ({ sync, system }) => {
+    const id = await letter(system);
+    return { of: ["DeadLetter", id], call: () => sync.retryDeadLetters({ deadLetterIds: [id] }) };
+  },
+  "SearchSyncService.DiscardDeadLetter": async ({ sync, system }) => {
+    const id = await letter(system);
+    return { of: ["DeadLetter", id], call: () => sync.discardDeadLetter({ deadLetterId: id }) };
+  },
+  "SearchSyncService.CompareIndex": async ({ sync }) => ({
+    of: ["Comparison"],
+    call: () => sync.compareIndex({ index: "users" }),
+  }),
+  "SearchSyncService.CancelComparison": async ({ sync }) => {
+    const comparisonId = (await sync.compareIndex({ index: "users" })).comparison?.comparisonId ?? "";
+    return { of: ["Comparison", comparisonId], call: () => sync.cancelComparison({ comparisonId }) };
+  },
   "DataLifecycleService.PurgeDeleted": async ({ lifecycle }) => ({
     of: ["Removal"],
     call: () => lifecycle.purgeDeleted({ afterDays: 3000 }),
@@ -493,6 +516,32 @@ const part = searchPart(storeAddresses().searchUri);
 
 let app: TestApp;
 let clients: Clients;
+/** As if some process had begun to keep the index of users, since here none does. */
+async function begun(system: Db): Promise<void> {
+  const _id = `${app.config.search.prefix}users` as never;
+  await system.collection("search_sync").updateOne({ _id }, { $setOnInsert: { phase: "new" } }, { upsert: true });
+}
+
+/** A document whose copy was refused. */
+async function letter(system: Db): Promise<string> {
+  await begun(system);
+  const _id = `${app.config.search.prefix}users/${uniqueName()}`;
+  const letters = system.collection<{ _id: string }>("search_dead_letters");
+  const now = new Date();
+  const about = {
+    index: "users",
+    document_id: "",
+    source_id: _id,
+    revision: 1n,
+    error_type: "",
+    cause_type: "",
+    field: "",
+  };
+  const rest = { attempts: 1, first_time: now, last_time: now, discarded: false };
+  await letters.insertOne({ _id, ...about, ...rest });
+  return _id;
+}
+
 beforeAll(async () => {
   app = await testApp({ LUCID_JOB_CONCURRENCY: "1", LUCID_SEARCH_PREFIX: part.prefix });
   await redis.set(`${prefix}key`, "value");
@@ -509,6 +558,8 @@ beforeAll(async () => {
     backups: app.client(BackupService),
     lifecycle: app.client(DataLifecycleService),
     indices: app.client(SearchIndexService),
+    sync: app.client(SearchSyncService),
+    system: app.mongodb.db(app.config.mongodb.systemDatabase),
     db,
   };
 });

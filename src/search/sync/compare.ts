@@ -1,0 +1,224 @@
+import { createHash } from "node:crypto";
+
+import { serialize } from "bson";
+import type { Db, Document } from "mongodb";
+
+import { documentKey } from "../../schema/search-copy.ts";
+import type { SearchedMessage } from "../../schema/search-mapping.ts";
+import type { SearchStore } from "../../stores/search.ts";
+import { requestMs } from "../../stores/search/requests.ts";
+import type { DeadLetters } from "./dead-letters.ts";
+import { copiesAfter, type IndexedCopy } from "./pages.ts";
+import { majority, type Writer } from "./writer.ts";
+
+/** How a document and its copy differ. */
+export interface Found {
+  readonly id: string;
+  readonly key: string;
+  readonly kind: "MISSING" | "OLDER" | "NEWER" | "SURPLUS";
+  readonly revision: bigint;
+  readonly indexedRevision: bigint;
+}
+
+/** What a comparison has found so far. */
+export interface Tally {
+  total: number;
+  compared: number;
+  different: number;
+  repaired: number;
+  deadLetters: number;
+  /** The first ones that differed. */
+  readonly differences: Found[];
+  /** Of all ids and revisions as they were read first; set at the end. */
+  documentsDigest: string;
+  indexDigest: string;
+}
+
+export interface CompareOptions {
+  readonly message: SearchedMessage;
+  readonly db: Db;
+  readonly collection: string;
+  readonly search: Pick<SearchStore, "client">;
+  readonly alias: string;
+  readonly deadLetters: DeadLetters;
+  readonly writer: Writer;
+  readonly repair: boolean;
+  /** Resolves when all that has happened until now is in the index, or does not come there. */
+  readonly caughtUp: (signal: AbortSignal) => Promise<void>;
+  readonly signal: AbortSignal;
+  readonly progress: (tally: Tally) => void;
+}
+
+/** Documents and copies that are read at once. */
+const pageSize = 1000;
+/** Differences that are looked at again together, and that are named. */
+const mostAgain = 500;
+const mostNamed = 1000;
+
+/**
+ * Walks through a collection and its index side by side, in the order of the ids, and compares revisions. What differs while
+ * writers write is looked at again when the synchronisation has passed that moment, and only counts where it differs still.
+ */
+export async function compare(options: CompareOptions): Promise<Tally> {
+  const { db, collection, search, alias, signal, progress } = options;
+  const tally: Tally = {
+    total: await db.collection(collection).estimatedDocumentCount({ maxTimeMS: requestMs }),
+    compared: 0,
+    different: 0,
+    repaired: 0,
+    deadLetters: 0,
+    differences: [],
+    documentsDigest: "",
+    indexDigest: "",
+  };
+  await options.caughtUp(signal);
+  await search.client.indices.refresh({ index: alias }, { signal, requestTimeout: requestMs });
+  const digests = { documents: createHash("sha256"), index: createHash("sha256") };
+  let doubtful: Found[] = [];
+  for await (const [document, copy] of sideBySide(documentsOf(options), copiesOf(options), pausing(signal))) {
+    if (document !== undefined) {
+      tally.compared += 1;
+      digests.documents.update(`${document.id}\0${document.revision}\n`);
+    }
+    if (copy !== undefined) digests.index.update(`${copy.id}\0${copy.revision}\n`);
+    const found = difference(document, copy);
+    if (found !== undefined) doubtful.push(found);
+    if (doubtful.length >= mostAgain) {
+      await lookAgain(doubtful, tally, options);
+      doubtful = [];
+    }
+    if (tally.compared % pageSize === 0) progress(tally);
+  }
+  await lookAgain(doubtful, tally, options);
+  tally.documentsDigest = digests.documents.digest("hex");
+  tally.indexDigest = digests.index.digest("hex");
+  progress(tally);
+  return tally;
+}
+
+/** One side of a comparison. */
+interface Item {
+  readonly id: string;
+  readonly key: string;
+  readonly revision: bigint;
+}
+
+function difference(document: Item | undefined, copy: Item | undefined): Found | undefined {
+  if (document === undefined && copy === undefined) return undefined;
+  const { id, key } = (document ?? copy) as Item; // one of them is there
+  const both = { id, key, revision: document?.revision ?? 0n, indexedRevision: copy?.revision ?? 0n };
+  if (copy === undefined) return { ...both, kind: "MISSING" };
+  if (document === undefined) return { ...both, kind: "SURPLUS" };
+  if (copy.revision === document.revision) return undefined;
+  return { ...both, kind: copy.revision < document.revision ? "OLDER" : "NEWER" };
+}
+
+async function* documentsOf({ db, collection, message, signal }: CompareOptions): AsyncGenerator<Item> {
+  const projection = { [message.id]: 1, revision: 1 };
+  for (let after = ""; ;) {
+    const filter = { [message.id]: { $gt: after } };
+    const found = await db
+      .collection(collection, majority)
+      .find(filter, { projection, sort: { [message.id]: 1 }, limit: pageSize, useBigInt64: true, signal })
+      .toArray();
+    for (const document of found) yield itemOf(document, message);
+    const last = found.at(-1);
+    if (last === undefined || found.length < pageSize) return;
+    after = String(last[message.id]);
+  }
+}
+
+function itemOf(document: Document, { id }: SearchedMessage): Item {
+  const { _id, revision = 1n } = document as { _id: unknown; revision?: bigint | number };
+  return { id: String(document[id]), key: documentKey(serialize({ _id })), revision: BigInt(revision) };
+}
+
+async function* copiesOf({ search, alias, message, signal }: CompareOptions): AsyncGenerator<IndexedCopy> {
+  for (let after = ""; ;) {
+    const found = await copiesAfter(search, { alias, message }, { after, size: pageSize, signal });
+    for (const copy of found) if (!copy.isRemoved) yield copy;
+    const last = found.at(-1);
+    if (last === undefined || found.length < pageSize) return;
+    after = last.id;
+  }
+}
+
+/** Pairs of what has the same id in two sequences that are in the order of their ids. */
+async function* sideBySide<A extends Item, B extends Item>(
+  left: AsyncGenerator<A>,
+  right: AsyncGenerator<B>,
+  turn: () => Promise<void>,
+): AsyncGenerator<[A | undefined, B | undefined]> {
+  try {
+    let [one, other] = [await left.next(), await right.next()];
+    while (one.done !== true || other.done !== true) {
+      const order = one.done === true ? 1 : other.done === true ? -1 : byBytes(one.value.id, other.value.id);
+      yield [
+        one.done !== true && order <= 0 ? one.value : undefined,
+        other.done !== true && order >= 0 ? other.value : undefined,
+      ];
+      if (order <= 0) one = await left.next();
+      if (order >= 0) other = await right.next();
+      await turn();
+    }
+  } finally {
+    await left.return(undefined);
+    await right.return(undefined);
+  }
+}
+
+/** Both stores sort text by its bytes in UTF-8, which is not how JavaScript does. */
+function byBytes(one: string, other: string): number {
+  return one === other ? 0 : Buffer.compare(Buffer.from(one), Buffer.from(other));
+}
+
+/** Lets others have their turn now and then, and ends the walk when it is no longer wanted. */
+function pausing(signal: AbortSignal): () => Promise<void> {
+  let steps = 0;
+  return async () => {
+    steps += 1;
+    if (steps % 200 !== 0) return;
+    signal.throwIfAborted();
+    await new Promise<void>((resolve) => {
+      setImmediate(resolve);
+    });
+  };
+}
+
+async function lookAgain(doubtful: readonly Found[], tally: Tally, options: CompareOptions): Promise<void> {
+  if (doubtful.length === 0) return;
+  const { deadLetters, message, repair, writer, caughtUp, signal } = options;
+  await caughtUp(signal);
+  const left = await stillDifferent(doubtful, options);
+  const refused = await deadLetters.among(
+    message.name,
+    left.map(({ key }) => key),
+  );
+  const isRefused = ({ key, revision }: Found): boolean => refused.get(key) === revision;
+  const different = left.filter((found) => !isRefused(found));
+  tally.deadLetters += left.length - different.length;
+  tally.different += different.length;
+  tally.differences.push(...different.slice(0, mostNamed - tally.differences.length));
+  if (!repair || different.length === 0) return;
+  await writer.mend(different, signal);
+  const unmended = await stillDifferent(different, options);
+  tally.repaired += different.length - unmended.length;
+}
+
+/** Reads both sides again; the index as it is, not as searches show it. */
+async function stillDifferent(doubtful: readonly Found[], options: CompareOptions): Promise<Found[]> {
+  const { db, collection, message, writer, signal } = options;
+  const ids = doubtful.map(({ id }) => id);
+  const copies = await writer.stored(ids, signal);
+  const projection = { [message.id]: 1, revision: 1 };
+  const found = await db
+    .collection(collection, majority)
+    .find({ [message.id]: { $in: ids } }, { projection, useBigInt64: true, signal })
+    .toArray();
+  const documents = new Map(found.map((document) => [String(document[message.id]), itemOf(document, message)]));
+  return ids.flatMap((id) => {
+    const stored = copies.get(id);
+    const copy = stored === undefined || stored.isRemoved ? undefined : { ...stored, id };
+    return difference(documents.get(id), copy) ?? [];
+  });
+}

@@ -1,0 +1,39 @@
+/** Work of which several pieces run at once, and which is done in the order in which it was begun. */
+export interface InOrder<T> {
+  /** Begins a piece once there is room. Fails as an earlier piece has. With `alone`, nothing else runs beside it. */
+  begin(work: () => Promise<T>, done: (result: T) => void, options?: { readonly alone?: boolean }): Promise<void>;
+  /** Resolves when nothing runs. Fails as a piece has. */
+  idle(): Promise<void>;
+}
+
+/** `done` of a piece is called when it and all that were begun before it have succeeded. */
+export function inOrder<T>(most: number): InOrder<T> {
+  const running: Promise<void>[] = [];
+  let last: Promise<void> = Promise.resolve();
+
+  const downTo = async (count: number): Promise<void> => {
+    while (running.length > count) {
+      await running[0];
+      void running.shift();
+    }
+  };
+
+  return {
+    async begin(work, done, { alone = false } = {}) {
+      await downTo(alone ? 0 : most - 1);
+      const before = last;
+      const piece = (async () => {
+        const result = await work();
+        await before;
+        done(result);
+      })();
+      // Whoever waits for it next is told; nobody may be waiting when it fails.
+      piece.catch(() => undefined);
+      last = piece;
+      running.push(piece);
+      if (alone) await downTo(0);
+    },
+
+    idle: () => downTo(0),
+  };
+}

@@ -1,0 +1,92 @@
+import { deserialize, serialize } from "bson";
+import type { ClientSession, Db } from "mongodb";
+
+import { documentKey } from "../../schema/search-copy.ts";
+import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
+import type { SearchStore } from "../../stores/search.ts";
+import { requestMs } from "../../stores/search/requests.ts";
+import { groups, majority } from "./writer.ts";
+
+/** Documents of a collection that are written at once. */
+export interface FillPage {
+  readonly documents: readonly Uint8Array[];
+  /** `_id` of the last one. */
+  readonly last: unknown;
+}
+
+/**
+ * Reads a whole collection in the order of `_id`, after one of them, as it is at the time of the session or later. The order holds
+ * for `_id`s of all types together.
+ */
+export async function* fillPages(
+  { db, collection }: { readonly db: Db; readonly collection: string },
+  {
+    after,
+    session,
+    signal,
+  }: { readonly after: unknown; readonly session: ClientSession; readonly signal: AbortSignal },
+): AsyncGenerator<FillPage> {
+  const all = db.collection(collection, majority);
+  const cursor = all.find<Uint8Array>({}, { raw: true, hint: { _id: 1 }, batchSize: 1000, session, signal });
+  // Not $gt: that knows values of one type only. What it begins with has been read, unless it has gone.
+  if (after !== undefined) cursor.min({ _id: after });
+  let before = after === undefined ? undefined : documentKey(serialize({ _id: after }));
+  for await (const documents of groups(cursor)) {
+    const last = documents.at(-1);
+    if (last === undefined) return;
+    const known = before;
+    before = undefined;
+    const rest = known === undefined ? documents : documents.filter((one) => documentKey(one) !== known);
+    yield { documents: rest, last: deserialize(last)["_id"] as unknown };
+  }
+}
+
+/** A copy in an index, without what it holds. */
+export interface IndexedCopy {
+  readonly id: string;
+  readonly key: string;
+  readonly revision: bigint;
+  /** External version; exact up to 2^53. */
+  readonly version: number;
+  readonly isRemoved: boolean;
+}
+
+/** How the copies of an index are walked through. */
+export interface CopyWalk {
+  readonly after: string;
+  /** Id of the last one that is wanted; all where there is none. */
+  readonly upTo?: string;
+  readonly size: number;
+  readonly signal: AbortSignal;
+}
+
+/** Copies after an id in the order of their ids, tombstones too; as of the last refresh. */
+export async function copiesAfter(
+  { client }: Pick<SearchStore, "client">,
+  { alias, message }: { readonly alias: string; readonly message: SearchedMessage },
+  { after, upTo, size, signal }: CopyWalk,
+): Promise<IndexedCopy[]> {
+  const range = { ...(after !== "" && { gt: after }), ...(upTo !== undefined && { lte: upTo }) };
+  const query = Object.keys(range).length === 0 ? { match_all: {} } : { range: { [message.id]: range } };
+  const { hits, _shards } = await client.search<Record<string, unknown>>(
+    {
+      index: alias,
+      query,
+      size,
+      sort: [{ [message.id]: "asc" }],
+      version: true,
+      track_total_hits: false,
+      allow_partial_search_results: false,
+      _source: [keyField, removedField, "revision"],
+    },
+    { signal, requestTimeout: requestMs },
+  );
+  if (_shards.failed > 0) throw new Error(`The search server could not read all shards of ${alias}`);
+  return hits.hits.map(({ _id = "", _version = 0, _source = {} }) => ({
+    id: _id,
+    key: String(_source[keyField]),
+    revision: BigInt(Number(_source["revision"] ?? 1)),
+    version: _version,
+    isRemoved: _source[removedField] === true,
+  }));
+}

@@ -1,0 +1,63 @@
+import type { Db } from "mongodb";
+
+import { isReason } from "../../errors.ts";
+import { type SearchIndices, messageOf } from "../indices.ts";
+import type { DeadLetters } from "./dead-letters.ts";
+import type { SyncState, SyncStates } from "./state.ts";
+import { changesAfter } from "./tail.ts";
+
+/** How one index stands. */
+export interface IndexStatus {
+  readonly name: string;
+  /** Undefined where nothing has been done yet. */
+  readonly state: SyncState | undefined;
+  /** Changes and documents that are not in the index yet; there may be more than `atLeast` says. */
+  readonly lagDocuments: number;
+  readonly isAtLeast: boolean;
+  /** How long the oldest of them waits. */
+  readonly lagMs: number;
+  readonly deadLetters: number;
+  readonly problem: string;
+}
+
+/** What looking at an index needs. */
+export interface StatusOptions {
+  readonly indices: SearchIndices;
+  readonly states: SyncStates;
+  readonly deadLetters: DeadLetters;
+  readonly sourceOf: (name: string) => { readonly db: Db; readonly collection: string };
+}
+
+/** Changes that are counted. */
+const mostCounted = 10_000;
+/** How long counting may take, in milliseconds; more is told as at least so many. */
+const countMs = 2000;
+const statementMs = 5000;
+
+/**
+ * Looks how an index stands. What it is behind is counted from the checkpoint on in MongoDB's own history, so that it is
+ * true whether or not any process keeps the index, and whether or not search is there.
+ */
+export async function statusOf(name: string, options: StatusOptions, signal: AbortSignal): Promise<IndexStatus> {
+  const { indices, states, deadLetters } = options;
+  const { db, collection } = options.sourceOf(name);
+  const [state, letters] = await Promise.all([states.find(indices.alias(name)), deadLetters.count(name)]);
+  const problem = state?.problem ?? "";
+  const about = { name, state, deadLetters: letters, problem };
+  const all = async () => db.collection(collection).estimatedDocumentCount({ timeoutMS: statementMs });
+  if (state?.token === undefined) return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs: 0 };
+  const unread = state.phase === "filling" ? Math.max(0, (await all()) - state.filled) : 0;
+  const limit = AbortSignal.timeout(countMs);
+  try {
+    const followed = { db, collection, id: messageOf(name).id };
+    const { events, first, isOver } = await changesAfter(followed, state.token, { most: mostCounted, signal, limit });
+    const sinceMs = state.phase === "following" ? first : (state.resync_time?.getTime() ?? first);
+    const lagMs = sinceMs === undefined ? 0 : Math.max(0, Date.now() - sinceMs);
+    return { ...about, lagDocuments: unread + events, isAtLeast: !isOver, lagMs };
+  } catch (error) {
+    if (!isReason(error, "SEARCH_HISTORY_LOST")) throw error;
+    const lagMs = Math.max(0, Date.now() - (state.token_time?.getTime() ?? Date.now()));
+    const lost = "MongoDB no longer has the changes that follow; the index is about to be filled anew";
+    return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs, problem: problem || lost };
+  }
+}

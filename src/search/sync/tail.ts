@@ -1,0 +1,250 @@
+import { type Document, serialize, type Timestamp } from "bson";
+import { type ChangeStream, type Db, MongoServerError } from "mongodb";
+
+import { fail } from "../../errors.ts";
+import { auditKey } from "../../schema/audited-call.ts";
+import { documentKey } from "../../schema/search-copy.ts";
+import { pause } from "../../stores/waiting.ts";
+
+/** A document that has changed. */
+export interface Changed {
+  /** Its `_id`, as the driver takes it. */
+  readonly _id: unknown;
+  /** Whether the last that is known of it is that it was removed. */
+  readonly isRemoved: boolean;
+  /** Its natural id, where it was created among these changes. */
+  readonly id: string | undefined;
+}
+
+/** Changes that came one after the other. */
+export interface Batch {
+  /** By their `_id` as text; each once. */
+  readonly changed: ReadonlyMap<string, Changed>;
+  readonly events: number;
+  /** Where to go on after them. */
+  readonly token: Document;
+  /** When the last one happened. */
+  readonly time: Timestamp | undefined;
+}
+
+/** Which collection is followed. */
+export interface Followed {
+  readonly db: Db;
+  readonly collection: string;
+  /** Stored name of the field that identifies a document, for example `user_id`. */
+  readonly id: string;
+}
+
+/** How long the server waits for a change before it says that there is none, in milliseconds; closing waits as long. */
+const awaitMs = 1000;
+const shortWaitMs = 100;
+/** Changes that are read ahead. */
+const mostAhead = 4000;
+/** Changes that are taken together. */
+const mostTogether = 1000;
+
+/**
+ * How MongoDB says that a change stream cannot go on where it was: the token is none it knows, a fatal error, history lost. Then
+ * some for a token that is of another server altogether: not to be parsed, of a wrong type, no key, of another version.
+ */
+const lostCodes = new Set<number | string | undefined>([260, 280, 286, 9, 40_649, 50_811, 50_795]);
+
+/** What a stream tells, without documents: these are read afterwards, many at once, and as they are by then. */
+interface Event {
+  readonly _id: Document;
+  readonly operationType: string;
+  readonly documentKey?: { readonly _id: unknown };
+  readonly fullDocument?: Document;
+  readonly clusterTime?: Timestamp;
+}
+
+/** Follows the changes of a collection, a bounded number ahead of who takes them. */
+export class ChangeTail implements AsyncDisposable {
+  readonly #stream: ChangeStream;
+  readonly #id: string;
+  readonly #closing = new AbortController();
+  readonly #waiting = new Set<() => void>();
+  readonly #waitingForRoom = new Set<() => void>();
+  readonly #ahead: Event[] = [];
+  #token: Document;
+  #failure: { readonly error: unknown } | undefined;
+  #rounds = 0;
+  #pumping: Promise<void> | undefined;
+
+  private constructor(stream: ChangeStream, id: string, token: Document) {
+    this.#stream = stream;
+    this.#id = id;
+    this.#token = token;
+  }
+
+  /**
+   * Opens it after a token, or now. What follows a token that the server no longer has fails with `SEARCH_HISTORY_LOST`, as
+   * does a collection that is dropped or replaced with `SEARCH_COLLECTION_REPLACED`, when it comes to that.
+   */
+  static async open(followed: Followed, after: Document | undefined): Promise<ChangeTail> {
+    const stream = streamOf(followed, after);
+    try {
+      const { promise: positioned, resolve } = Promise.withResolvers<void>();
+      stream.once("resumeTokenChanged", () => resolve());
+      const first = stream.tryNext();
+      // The server has answered when there is a token, which is before there is a change.
+      await Promise.race([first, positioned]);
+      const token = after ?? tokenOf(stream);
+      if (token === undefined) throw new Error("The change stream has no resume token");
+      const tail = new ChangeTail(stream, followed.id, token);
+      tail.#pumping = tail.#pump(first);
+      return tail;
+    } catch (error) {
+      await stream.close().catch(() => undefined);
+      throw lostOr(error);
+    }
+  }
+
+  /** Where who has taken all goes on. */
+  get token(): Document {
+    return this.#token;
+  }
+
+  /** Times that the server has said that there is nothing. */
+  get rounds(): number {
+    return this.#rounds;
+  }
+
+  /** Takes what has come; waits for it up to `ms`. */
+  async next(ms: number, signal: AbortSignal): Promise<Batch> {
+    if (this.#ahead.length === 0 && this.#failure === undefined && ms > 0) await pause(ms, signal, this.#waiting);
+    signal.throwIfAborted();
+    const changed = new Map<string, Changed>();
+    let [events, over, time]: [number, boolean, Timestamp | undefined] = [0, false, undefined];
+    for (; events < mostTogether && !over; events++) {
+      const event = this.#ahead.shift();
+      if (event === undefined) break;
+      this.#token = event._id;
+      time = event.clusterTime ?? time;
+      if (event.documentKey === undefined) over = true;
+      else note(changed, event, event.documentKey._id, this.#id);
+    }
+    for (const wake of this.#waitingForRoom) wake();
+    if (over) throw replaced();
+    if (events === 0 && this.#failure !== undefined) throw lostOr(this.#failure.error);
+    return { changed, events, token: this.#token, time };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort();
+    // The server forgets it by itself where it cannot be told.
+    await this.#stream.close().catch(() => undefined);
+    await this.#pumping;
+  }
+
+  async #pump(first: Promise<unknown>): Promise<void> {
+    const { signal } = this.#closing;
+    let next = first;
+    while (!signal.aborted) {
+      try {
+        // With that projection, events are these.
+        const event = (await next) as Event | null;
+        if (event !== null) this.#ahead.push(event);
+        // A closed cursor answers at once and for ever that there is nothing.
+        else if (this.#stream.closed) throw replaced();
+        else this.#idle();
+      } catch (error) {
+        this.#failure = { error };
+      }
+      for (const wake of this.#waiting) wake();
+      if (this.#failure !== undefined) return;
+      while (this.#ahead.length >= mostAhead && !signal.aborted) await pause(60_000, signal, this.#waitingForRoom);
+      next = signal.aborted ? Promise.resolve(null) : this.#stream.tryNext();
+    }
+  }
+
+  #idle(): void {
+    this.#rounds += 1;
+    if (this.#ahead.length === 0) this.#token = tokenOf(this.#stream) ?? this.#token;
+  }
+}
+
+/** Changes that follow a token. */
+export interface Following {
+  readonly events: number;
+  /** When the first of them happened, in milliseconds since 1970; to a second. */
+  readonly first: number | undefined;
+  /** Whether there are no more. */
+  readonly isOver: boolean;
+}
+
+/** Counts the changes after a token, up to `most` of them or until `limit` is aborted. Fails with `SEARCH_HISTORY_LOST`. */
+export async function changesAfter(
+  followed: Followed,
+  after: Document,
+  { most, limit, signal }: { readonly most: number; readonly limit: AbortSignal; readonly signal: AbortSignal },
+): Promise<Following> {
+  const stream = streamOf(followed, after, shortWaitMs);
+  try {
+    let [events, first]: [number, number | undefined] = [0, undefined];
+    while (events < most && !limit.aborted) {
+      signal.throwIfAborted();
+      const event = (await stream.tryNext()) as Event | null; // with that projection
+      if (event === null) return { events, first, isOver: true };
+      first ??= (event.clusterTime?.getHighBits() ?? 0) * 1000;
+      events += 1;
+    }
+    return { events, first, isOver: false };
+  } catch (error) {
+    throw lostOr(error);
+  } finally {
+    await stream.close().catch(() => undefined);
+  }
+}
+
+function streamOf({ db, collection, id }: Followed, after: Document | undefined, waitMs = awaitMs): ChangeStream {
+  // A stream over the database outlives the collection, and tells of one that is renamed to its name.
+  const ours = [
+    { "ns.coll": collection },
+    { "to.coll": collection },
+    { operationType: { $in: ["dropDatabase", "invalidate"] } },
+  ];
+  const told = { operationType: 1, documentKey: 1, clusterTime: 1, [`fullDocument.${id}`]: 1 };
+  return db.watch([{ $match: { $or: ours, $nor: [movedRecord] } }, { $project: told }], {
+    maxAwaitTimeMS: waitMs,
+    batchSize: mostTogether,
+    ...(after !== undefined && { resumeAfter: after }),
+    // An `_id` must keep its type.
+    promoteValues: false,
+    promoteLongs: false,
+    useBigInt64: false,
+  });
+}
+
+const updated = "updateDescription.updatedFields";
+
+/** Taking an audit record out of a document makes no new revision: it is no change. */
+const movedRecord = {
+  operationType: "update",
+  [`${updated}.revision`]: { $exists: false },
+  $or: [
+    { [`${updated}.${auditKey}`]: { $exists: true } },
+    { "updateDescription.removedFields": auditKey },
+    { "updateDescription.truncatedArrays.field": auditKey },
+  ],
+};
+
+function note(changed: Map<string, Changed>, event: Event, _id: unknown, idName: string): void {
+  const key = documentKey(serialize({ _id }));
+  const told: unknown = event.fullDocument?.[idName];
+  const id = typeof told === "string" ? told : changed.get(key)?.id;
+  changed.set(key, { _id, isRemoved: event.operationType === "delete", id });
+}
+
+function tokenOf(stream: ChangeStream): Document | undefined {
+  return stream.resumeToken as Document | undefined; // as all resume tokens
+}
+
+function lostOr(error: unknown): unknown {
+  if (!(error instanceof MongoServerError) || !lostCodes.has(error.code)) return error;
+  return fail("SEARCH_HISTORY_LOST", "MongoDB no longer has the changes that follow", { cause: error });
+}
+
+function replaced() {
+  return fail("SEARCH_COLLECTION_REPLACED", "The collection was dropped or another took its name");
+}

@@ -1,0 +1,310 @@
+import { deserialize } from "bson";
+import type { Collection, Db, Document } from "mongodb";
+
+import { fail, reasonOf } from "../../errors.ts";
+import { stringIn } from "../../schema/bson-reader.ts";
+import { documentKey, type SearchCopy, searchCopier } from "../../schema/search-copy.ts";
+import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
+import type { SearchStore } from "../../stores/search.ts";
+import { bulk, type BulkItem, type BulkResult } from "../../stores/search/bulk.ts";
+import { requestMs, statusOf } from "../../stores/search/requests.ts";
+import type { DeadLetters, Refusal } from "./dead-letters.ts";
+import type { Batch } from "./tail.ts";
+import { epochOf, lastRevision, versionOf } from "./version.ts";
+
+/** What a writer needs. */
+export interface WriterOptions {
+  readonly message: SearchedMessage;
+  /** The database of its collection. */
+  readonly db: Db;
+  /** Name of its collection. */
+  readonly collection: string;
+  readonly search: Pick<SearchStore, "client">;
+  /** What is written to; where it vanishes, nothing is made in its place. */
+  readonly alias: string;
+  readonly deadLetters: DeadLetters;
+  /** Begins a new epoch, after `above`, and returns it. */
+  readonly raiseEpoch: (above: number, signal: AbortSignal) => Promise<number>;
+}
+
+/** Brings copies to what their documents are. Every call may be repeated, and two may run at once but for `bring`. */
+export interface Writer {
+  /** The age of the copies that it writes. */
+  epoch: number;
+  /** Writes copies of documents as they were read, raw. */
+  write(documents: readonly Uint8Array[], signal: AbortSignal): Promise<void>;
+  /** Reads the documents that have changed, and writes or buries their copies. Where it buries, nothing else may run beside it. */
+  bring(batch: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void>;
+  /** Buries copies of documents that have gone, by the documents' `_id`s as text. */
+  bury(gone: readonly Gone[], signal: AbortSignal): Promise<void>;
+  /** Makes the copies with these ids what their documents are, or buries them where these have gone. */
+  mend(copies: readonly Known[], signal: AbortSignal): Promise<void>;
+  /** What the index holds under some ids. Unlike a search, it sees what was written last. */
+  stored(ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, Stored>>;
+}
+
+/** A document that has gone. Where its natural id is not known, it is looked for in the index. */
+export interface Gone {
+  readonly key: string;
+  readonly id: string | undefined;
+}
+
+/** The same, where it is known. */
+export interface Known {
+  readonly key: string;
+  readonly id: string;
+}
+
+/** Documents and bytes of them that are in memory at once. */
+const most = { documents: 1000, bytes: 4 * 1024 * 1024 };
+
+/** What is read cannot be rolled back: no change would tell of that. */
+export const majority = { readPreference: "primary", readConcern: { level: "majority" } } as const;
+
+/** Rounds in which copies are written again that an older epoch was in the way of. */
+const mostRounds = 4;
+
+const readMs = 60_000;
+
+export function copyWriter(options: WriterOptions): Writer {
+  const { message, db, collection: name, search, alias, deadLetters, raiseEpoch } = options;
+  const { client } = search;
+  const copier = searchCopier(message);
+  const collection: Collection = db.collection(name, majority);
+
+  const send = async (items: readonly BulkItem[], signal: AbortSignal): Promise<readonly BulkResult[]> => {
+    try {
+      const results = await bulk(client, alias, items, { signal, requireAlias: true });
+      if (results.some(({ status, type }) => status === 404 && type === "index_not_found_exception")) {
+        throw fail("SEARCH_INDEX_REPLACED", `The search index ${alias} has vanished`, { metadata: { index: alias } });
+      }
+      return results;
+    } catch (error) {
+      // One item can make a server refuse all: it is too large, or its id is.
+      const status = statusOf(error);
+      if (status !== 400 && status !== 413) throw error;
+      const [first] = items;
+      if (first === undefined) return [];
+      if (items.length === 1) {
+        return [{ status, type: "request_refused", causeType: "", reason: "", repeated: false }];
+      }
+      const middle = items.length >> 1;
+      return [...(await send(items.slice(0, middle), signal)), ...(await send(items.slice(middle), signal))];
+    }
+  };
+
+  const item = (id: string, revision: bigint, json: string): BulkItem => ({
+    action: `{"index":{"_id":${JSON.stringify(id)},"version":${versionOf(writer.epoch, revision)},"version_type":"external_gte"}}`,
+    source: Buffer.from(json),
+  });
+
+  const stored = async (ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, Stored>> => {
+    const request = { index: alias, ids: [...ids], _source: [keyField, removedField, "revision"] };
+    const { docs } = await client.mget<Record<string, unknown>>(request, { signal, requestTimeout: requestMs });
+    return new Map(
+      docs.flatMap((found) => {
+        if (!("found" in found) || !found.found) return [];
+        const { [keyField]: key, [removedField]: isRemoved, revision = 1 } = found._source ?? {};
+        const about = { key: String(key), isRemoved: isRemoved === true, revision: BigInt(Number(revision)) };
+        return [[found._id, { ...about, epoch: epochOf(found._version ?? 0) }] as const];
+      }),
+    );
+  };
+
+  /** Of a document that has no copy, the next round tells. */
+  const copyOf = (document: Uint8Array): SearchCopy[] => {
+    try {
+      return [copier.fromBson(document)];
+    } catch {
+      return [];
+    }
+  };
+
+  const read = async (filter: Document, signal: AbortSignal): Promise<Uint8Array[]> =>
+    collection.find<Uint8Array>(filter, { raw: true, signal, maxTimeMS: readMs }).toArray();
+
+  /**
+   * The index has something newer than what was sent. Either the document has changed again meanwhile, or what is there is of a
+   * document that is no more, or of a state that a restore has undone: only then a new epoch lets the copy in.
+   */
+  const overtaken = async (copies: readonly SearchCopy[], signal: AbortSignal): Promise<Uint8Array[]> => {
+    const ids = copies.map(({ id }) => id);
+    const there = await stored(ids, signal);
+    // Read after that: what is older now than what the index had was taken back.
+    const documents = await read({ [message.id]: { $in: ids } }, signal);
+    let above = 0;
+    for (const copy of documents.flatMap(copyOf)) {
+      const other = there.get(copy.id);
+      const isOld = other === undefined || other.epoch < writer.epoch;
+      const isSame = other?.epoch === writer.epoch && !other.isRemoved && other.key === copy.key;
+      if (isOld || (isSame && other.revision <= copy.revision)) continue;
+      above = Math.max(above, other.epoch);
+    }
+    if (above > 0) writer.epoch = await raiseEpoch(Math.max(above, writer.epoch), signal);
+    return documents;
+  };
+
+  const write = async (documents: readonly Uint8Array[], signal: AbortSignal): Promise<void> => {
+    let left = documents;
+    const refusals: Refusal[] = [];
+    const done: string[] = [];
+    for (let round = 1; left.length > 0; round++) {
+      const pairs: { readonly copy: SearchCopy; readonly document: Uint8Array }[] = [];
+      for (const document of left) {
+        try {
+          pairs.push({ copy: copier.fromBson(document), document });
+        } catch (error) {
+          refusals.push(damaged(document, message, error));
+        }
+      }
+      const items = pairs.map(({ copy: { id, revision, json } }) => item(id, revision, json));
+      const results = await send(items, signal);
+      const conflicts: SearchCopy[] = [];
+      for (const [at, { copy, document }] of pairs.entries()) {
+        const result = results[at];
+        if (result === undefined) throw new Error("The search server said nothing of a copy");
+        if (result.status < 300) done.push(copy.key);
+        else if (result.status === 409) conflicts.push(copy);
+        else refusals.push(refused(copy, document, result));
+      }
+      if (conflicts.length === 0) break;
+      if (round === mostRounds) throw tooFast(alias);
+      left = await overtaken(conflicts, signal);
+    }
+    await deadLetters.record(message.name, refusals);
+    await deadLetters.clear(message.name, done);
+  };
+
+  /** The copies of documents, by their `_id`s as text. */
+  const find = async (keys: readonly string[], signal: AbortSignal): Promise<Known[]> => {
+    await client.indices.refresh({ index: alias }, { signal, requestTimeout: requestMs });
+    const query = {
+      bool: { filter: [{ terms: { [keyField]: [...keys] } }], must_not: [{ term: { [removedField]: true } }] },
+    };
+    const request = { index: alias, query, size: keys.length, _source: [keyField], track_total_hits: false };
+    const { hits } = await client.search<Record<string, unknown>>(request, { signal, requestTimeout: requestMs });
+    return hits.hits.map(({ _id = "", _source }) => ({ id: _id, key: String(_source?.[keyField]) }));
+  };
+
+  /** Which of these is still what the index has under its id: another document may have that id by now. */
+  const ofThem = async (gone: readonly Known[], signal: AbortSignal): Promise<Known[]> => {
+    if (gone.length === 0) return [];
+    const there = await stored(
+      gone.map(({ id }) => id),
+      signal,
+    );
+    return gone.filter(({ id, key }) => (there.get(id)?.key ?? key) === key);
+  };
+
+  const bury = async (gone: readonly Gone[], signal: AbortSignal): Promise<void> => {
+    for (let at = 0; at < gone.length; at += most.documents) {
+      const part = gone.slice(at, at + most.documents);
+      const known = part.flatMap(({ id, key }) => (id === undefined ? [] : [{ id, key }]));
+      const unknown = part.filter(({ id }) => id === undefined).map(({ key }) => key);
+      const now = new Date();
+      let left = [...(await ofThem(known, signal)), ...(unknown.length === 0 ? [] : await find(unknown, signal))];
+      for (let round = 1; left.length > 0 && round <= mostRounds; round++) {
+        const items = left.map(({ id, key }) => item(id, lastRevision, copier.tombstone(id, key, now)));
+        const results = await send(items, signal);
+        left = left.filter((_, place) => results[place]?.status === 409);
+        // Only a newer epoch is above a tombstone.
+        if (left.length > 0) writer.epoch = await raiseEpoch(writer.epoch, signal);
+      }
+      const keys = part.map(({ key }) => key);
+      await deadLetters.clear(message.name, keys);
+    }
+  };
+
+  const bring = async ({ changed, time }: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void> => {
+    // A member that has just become primary may not have what the stream told of yet.
+    await using session = db.client.startSession({ causalConsistency: true });
+    if (time !== undefined) session.advanceOperationTime(time);
+    const ids = [...changed.values()].map(({ _id }) => _id);
+    const there = new Set<string>();
+    const cursor = collection.find<Uint8Array>(
+      { _id: { $in: ids as never[] } },
+      { raw: true, signal, session, maxTimeMS: readMs, batchSize: most.documents },
+    );
+    for await (const documents of groups(cursor)) {
+      for (const document of documents) there.add(documentKey(document));
+      await write(documents, signal);
+    }
+    // Of what is not there and was not said to be removed, that is said later.
+    const gone = [...changed].flatMap(([key, { isRemoved, id }]) =>
+      isRemoved && !there.has(key) ? [{ key, id }] : [],
+    );
+    await bury(gone, signal);
+  };
+
+  const mend = async (copies: readonly Known[], signal: AbortSignal): Promise<void> => {
+    if (copies.length === 0) return;
+    const all = { [message.id]: { $in: copies.map(({ id }) => id) } };
+    const documents = await read(all, signal);
+    await write(documents, signal);
+    const there = new Set(documents.map((document) => stringIn(document, message.id)));
+    const gone = copies.filter(({ id }) => !there.has(id));
+    if (gone.length === 0) return;
+    await bury(gone, signal);
+    // One may have been created between the look at it and its burial.
+    await write(await read({ [message.id]: { $in: gone.map(({ id }) => id) } }, signal), signal);
+  };
+
+  const writer: Writer = { epoch: 0, write, bring, bury, mend, stored };
+  return writer;
+}
+
+/** What the index holds of a document. */
+export interface Stored {
+  readonly key: string;
+  readonly isRemoved: boolean;
+  readonly revision: bigint;
+  readonly epoch: number;
+}
+
+/** Documents of a cursor, raw, in groups that are written at once. */
+export async function* groups(documents: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array[]> {
+  let [group, bytes]: [Uint8Array[], number] = [[], 0];
+  for await (const document of documents) {
+    group.push(document);
+    bytes += document.byteLength;
+    if (group.length < most.documents && bytes < most.bytes) continue;
+    yield group;
+    [group, bytes] = [[], 0];
+  }
+  if (group.length > 0) yield group;
+}
+
+function damaged(document: Uint8Array, message: SearchedMessage, error: unknown): Refusal {
+  const told = reasonOf(error);
+  if (told === undefined) throw error;
+  const { _id, [message.id]: id, revision } = deserialize(document, { promoteValues: true, useBigInt64: true });
+  return {
+    key: documentKey(document),
+    source_id: _id,
+    document_id: typeof id === "string" ? id : "",
+    revision: typeof revision === "bigint" || Number.isInteger(revision) ? BigInt(revision as bigint | number) : 1n,
+    error_type: told.reason,
+    cause_type: "",
+    field: told.metadata["field"] ?? "",
+  };
+}
+
+function refused(copy: SearchCopy, document: Uint8Array, { type, causeType, reason }: BulkResult): Refusal {
+  return {
+    key: copy.key,
+    source_id: deserialize(document)["_id"] as unknown,
+    document_id: copy.id,
+    revision: copy.revision,
+    error_type: type,
+    cause_type: causeType,
+    // What else the server says may repeat the document.
+    field: /\bfield(?: \[|=")([\w.-]{1,200})/.exec(reason)?.[1] ?? "",
+  };
+}
+
+function tooFast(alias: string) {
+  return fail("STORE_CONFLICT", `Copies in ${alias} change faster than they can be written`, {
+    metadata: { store: "search", index: alias },
+    retryAfterMs: 1000,
+  });
+}
