@@ -15,6 +15,7 @@ import type { Entity } from "../schema/entity.ts";
 import { brokenRules } from "../schema/rules.ts";
 import type { Secrets } from "./secrets.ts";
 import { newTransaction } from "./transaction-document.ts";
+import { turns } from "./turns.ts";
 
 /** Creates many transactions in one statement, and tells of each what became of it, in the order of the requests. */
 export async function createBatch(
@@ -22,7 +23,12 @@ export async function createBatch(
   { transactions, internals }: { transactions: Entity; internals: Secrets<typeof TransactionInternalsSchema> },
   context: HandlerContext,
 ): Promise<BatchCreateTransactionsResult[]> {
-  const items = requests.map(itemOf);
+  const items: (NewDocument | ConnectError)[] = [];
+  const turn = turns();
+  for (const request of requests) {
+    items.push(itemOf(request));
+    await turn();
+  }
   const good = items.flatMap((item) => (item instanceof ConnectError ? [] : [item]));
   const outcomes = good.length === 0 ? [] : await transactions.insertMany(good, context);
   const refusals = new Map(good.map((item, index) => [item, outcomes[index]]));

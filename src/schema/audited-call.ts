@@ -22,6 +22,8 @@ export interface AuditedCall {
   readonly record: Document;
   /** Writes that were begun. */
   readonly attempted: Carrier[];
+  /** The same by the resource that they change: a call may make a thousand. */
+  readonly byResource: Map<string, Carrier[]>;
   /** Takes writes of a call that goes on, so that a long stream does not fill memory. */
   readonly handOver: (attempted: Carrier[]) => void;
 }
@@ -80,11 +82,13 @@ export function auditRecord(
 ): Document | undefined {
   const call = values.get(auditedCall);
   if (call === undefined) return undefined;
-  const { attempted } = call;
-  if (attempted.length >= mostAttempted) call.handOver(attempted.splice(0));
-  // A record of this call was made below.
-  const same = attempted.find(({ record }) => isSame(record["resource"] as AuditedChange["resource"], resource));
-  const record = same?.record ?? {
+  const { attempted, byResource } = call;
+  if (attempted.length >= mostAttempted) {
+    call.handOver(attempted.splice(0));
+    byResource.clear();
+  }
+  const same = byResource.get(keyOf(resource)) ?? [];
+  const record = same[0]?.record ?? {
     audit_id: randomUUIDv7(),
     ...call.record,
     effect: "CHANGED",
@@ -92,21 +96,24 @@ export function auditRecord(
     resource,
     ...(fields !== undefined && fields.length > 0 && { changed_fields: fields }),
   };
-  attempted.push({ collection, key, record });
+  const carrier = { collection, key, record };
+  attempted.push(carrier);
+  same.push(carrier);
+  byResource.set(keyOf(resource), same);
   return record;
 }
 
 /** Says how the write of a record ended, where that is known for sure. Otherwise the document is looked at after the call. */
 export function auditApplied({ values }: Context, record: Document | undefined, applied: boolean): void {
   if (record === undefined) return;
-  const carrier = values
-    .get(auditedCall)
-    ?.attempted.findLast((candidate) => candidate.record === record && candidate.applied === undefined);
+  // A record of this call was made above.
+  const same = values.get(auditedCall)?.byResource.get(keyOf(record["resource"] as AuditedChange["resource"]));
+  const carrier = same?.findLast((candidate) => candidate.record === record && candidate.applied === undefined);
   if (carrier !== undefined) carrier.applied = applied;
 }
 
-function isSame(one: AuditedChange["resource"], other: AuditedChange["resource"]): boolean {
-  return one.name === other.name && one.type === other.type;
+function keyOf({ type, name }: AuditedChange["resource"]): string {
+  return `${type} ${name}`;
 }
 
 /** A stage that adds the record to those that wait in a document. */

@@ -9,6 +9,7 @@ function call() {
   const values = createContextValues().set(auditedCall, {
     record: { rpc: "test.v1.TestService/Change" },
     attempted,
+    byResource: new Map(),
     handOver: (carriers) => void handedOver.push(...carriers),
   });
   const write = (name: string, key = name) =>

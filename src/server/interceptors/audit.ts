@@ -33,6 +33,7 @@ export function auditInterceptor({ ended }: { readonly ended: (call: EndedCall) 
     const call: AuditedCall = {
       record: recordOf(request, plan),
       attempted: [],
+      byResource: new Map(),
       handOver: (attempted) => ended({ attempted, outcome: "OK" }),
     };
     request.contextValues.set(auditedCall, call);

@@ -1291,8 +1291,8 @@ export const TransactionService: GenService<{
     output: typeof ListTransactionsByBlockResponseSchema;
   },
   /**
-   * Counts transactions exactly, which takes longer the more there are. Any filters go together here. May be repeated
-   * freely.
+   * Counts transactions exactly, which takes longer the more there are. Any filters go together here; where no index has them
+   * all, what one of them finds is looked at for the others. May be repeated freely.
    *
    * @generated from rpc lucid.repository.v1.TransactionService.CountTransactions
    */
