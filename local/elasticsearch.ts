@@ -14,14 +14,13 @@ const COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
 
 /** Elasticsearch refuses to run as root: there it runs as the user `nobody`. */
 const NOBODY = { uid: 65_534, gid: 65_534 };
+const isRoot = process.getuid?.() === 0;
 
 /** Starts Elasticsearch itself, its core modules only: the second family that search and backups are tested with. */
 export async function startElasticsearch(options: ServerOptions = {}): Promise<Server> {
   const installation = await installElasticsearch();
   const { jdk: home } = need({ jdk });
   const transportPort = await freePort();
-  const isRoot = process.getuid?.() === 0;
-  if (isRoot) assertReachable(installation);
   return startServer(
     {
       name: "elasticsearch",
@@ -49,7 +48,8 @@ export async function startElasticsearch(options: ServerOptions = {}): Promise<S
           environment: {
             ES_JAVA_HOME: home,
             ES_PATH_CONF: configuration,
-            ES_JAVA_OPTS: "-Xms512m -Xmx512m",
+            // As for OpenSearch: the start takes 9 s of processor time instead of 14.
+            ES_JAVA_OPTS: "-Xms512m -Xmx512m -XX:-UseG1GC -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
             HOME: folder,
           },
           ...(isRoot && { user: NOBODY }),
@@ -64,7 +64,7 @@ export async function startElasticsearch(options: ServerOptions = {}): Promise<S
   );
 }
 
-/** Installs Elasticsearch where it is not yet; gives its folder. Only for whoever asks: it is a download of 94 MB. */
+/** Installs Elasticsearch where it is not yet; gives its folder. Complains where it cannot be had or would not run. */
 export async function installElasticsearch(): Promise<string> {
   const folder = await installed({
     name: "elasticsearch",
@@ -81,7 +81,9 @@ export async function installElasticsearch(): Promise<string> {
       for (const program of globSync("elasticsearch-*/bin/*", { cwd: target })) chmodSync(join(target, program), 0o755);
     },
   });
-  return join(folder, `elasticsearch-${VERSION}`);
+  const installation = join(folder, `elasticsearch-${VERSION}`);
+  if (isRoot) assertReachable(installation);
+  return installation;
 }
 
 function ownFiles(folder: string): readonly string[] {

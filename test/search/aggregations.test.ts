@@ -9,8 +9,8 @@ import {
   CalendarUnit,
 } from "../../gen/lucid/search/v1/search_aggregation_pb.ts";
 import { refusalOf } from "../repository/support.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { type SearchApp, searchApp } from "./search-app.ts";
-import { onEveryServer } from "./support.ts";
 
 type Aggregation = MessageInitShape<typeof AggregationSchema>;
 

@@ -6,8 +6,8 @@ import { IndexFieldType, UnknownFields } from "../../gen/lucid/search/v1/search_
 import { BulkAction, BulkOutcome } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { reasonOf } from "../../src/errors.ts";
 import { refusalOf } from "../repository/support.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { type IndexApp, indexApp, indexName, messagesOf, newIndex, once } from "./index-support.ts";
-import { onEveryServer } from "./support.ts";
 
 onEveryServer((uri) => {
   let service: IndexApp;

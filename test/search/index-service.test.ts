@@ -4,8 +4,8 @@ import { IndexFieldType, IndexHealth, IndexOrigin, UnknownFields } from "../../g
 import { EnsuredState } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { searchedMessages } from "../../src/search/messages.ts";
 import { refusalOf } from "../repository/support.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { type IndexApp, indexApp, indexName, newIndex, once } from "./index-support.ts";
-import { onEveryServer } from "./support.ts";
 
 onEveryServer((uri) => {
   let service: IndexApp;

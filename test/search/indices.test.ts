@@ -6,7 +6,8 @@ import { searchCopier } from "../../src/schema/search-copy.ts";
 import { searchIndices } from "../../src/search/indices.ts";
 import { searchedMessages } from "../../src/search/messages.ts";
 import { bulk } from "../../src/stores/search/bulk.ts";
-import { onEveryServer, searchPart } from "./support.ts";
+import { onEveryServer } from "../support/search-servers.ts";
+import { searchPart } from "./support.ts";
 
 const signal = new AbortController().signal;
 

@@ -8,8 +8,8 @@ import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
 import { type ExportHitsResponse, SearchService } from "../../gen/lucid/search/v1/search_service_pb.ts";
 import { refusalOf } from "../repository/support.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { type SearchApp, searchApp } from "./search-app.ts";
-import { onEveryServer } from "./support.ts";
 
 const count = 60;
 const idOf = (place: number) => `session-${String(place).padStart(3, "0")}`;

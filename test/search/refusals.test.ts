@@ -10,9 +10,9 @@ import { reasonOf } from "../../src/errors.ts";
 import { whole } from "../../src/search/ask.ts";
 import { refusalOf } from "../repository/support.ts";
 import { testApp } from "../support/app.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { refusingProxy, type RefusingProxy } from "./refusing-proxy.ts";
 import { type SearchApp, searchApp } from "./search-app.ts";
-import { onEveryServer } from "./support.ts";
 
 onEveryServer((uri) => {
   let server: RefusingProxy;

@@ -6,8 +6,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { IndexJobType } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { refusalOf } from "../repository/support.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { endOf, type IndexApp, indexApp, indexName, messagesOf, newIndex } from "./index-support.ts";
-import { onEveryServer } from "./support.ts";
 
 function* things(count: number): Generator<[string, JsonObject]> {
   for (let at = 0; at < count; at++) yield [`d${at}`, { name: `thing ${at}`, count: at }];

@@ -7,8 +7,8 @@ import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { TransactionSchema, TransactionType } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import { UserRole, UserSchema, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { type SearchApp, searchApp } from "./search-app.ts";
-import { onEveryServer } from "./support.ts";
 
 const hash = (digit: string) => digit.repeat(64);
 const at = (minute: number) => timestampFromDate(new Date(Date.UTC(2026, 0, 1, 0, minute)));

@@ -1,5 +1,3 @@
-import { describe, inject } from "vitest";
-
 import { openSearch, type SearchStore } from "../../src/stores/search.ts";
 import { uniqueName } from "../support/stores.ts";
 
@@ -7,17 +5,6 @@ import { uniqueName } from "../support/stores.ts";
 export interface SearchPart extends AsyncDisposable {
   readonly search: SearchStore;
   readonly prefix: string;
-}
-
-/** Runs tests on the store of this run, and on an Elasticsearch where LUCID_TEST_ELASTICSEARCH_URI names one. */
-export function onEveryServer(tests: (uri: string) => void): void {
-  describe("on the search store of this run", () => {
-    tests(inject("stores").searchUri);
-  });
-  const elasticsearch = process.env["LUCID_TEST_ELASTICSEARCH_URI"];
-  describe.skipIf(elasticsearch === undefined)("on Elasticsearch (LUCID_TEST_ELASTICSEARCH_URI)", () => {
-    tests(elasticsearch ?? "");
-  });
 }
 
 /** Removes what has the prefix at the end. */

@@ -1,12 +1,13 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
 
-import { describe, expect, inject, test } from "vitest";
+import { expect, test } from "vitest";
 
 import { reasonOf } from "../../src/errors.ts";
 import { translateStoreError } from "../../src/stores/errors.ts";
 import { latencyRecorder } from "../../src/stores/latency.ts";
 import { openSearch } from "../../src/stores/search.ts";
+import { onEveryServer } from "../support/search-servers.ts";
 import { uniqueName } from "../support/stores.ts";
 
 async function failureOf(operation: Promise<unknown>): Promise<unknown> {
@@ -15,20 +16,14 @@ async function failureOf(operation: Promise<unknown>): Promise<unknown> {
   return outcome.reason;
 }
 
-const elasticsearch = process.env["LUCID_TEST_ELASTICSEARCH_URI"];
-describe("on the search store of this run", () => {
-  behaves(() => inject("stores").searchUri);
-});
-describe.skipIf(elasticsearch === undefined)("on Elasticsearch (LUCID_TEST_ELASTICSEARCH_URI)", () => {
-  behaves(() => elasticsearch ?? "");
-});
+onEveryServer(behaves);
 
 /** What must be true of both families. */
-function behaves(uri: () => string): void {
+function behaves(uri: string): void {
   const signal = AbortSignal.timeout(60_000);
 
   test("a point in time holds what there was, and is paged through without gaps or repetitions", async () => {
-    await using store = openSearch({ uri: uri() });
+    await using store = openSearch({ uri });
     const dialect = await store.dialect(signal);
     expect(dialect.product).toEqual(await store.product(signal));
     expect(dialect.freeForm).toBe(dialect.product.name === "opensearch" ? "flat_object" : "flattened");
@@ -71,7 +66,7 @@ function behaves(uri: () => string): void {
 
   test("a request that takes too long ends itself and nothing else of its caller", async () => {
     const latency = latencyRecorder();
-    await using store = openSearch({ uri: uri() }, { latency });
+    await using store = openSearch({ uri }, { latency });
     await store.product(signal);
     const caller = new AbortController();
     let heard = 0;
@@ -90,7 +85,7 @@ function behaves(uri: () => string): void {
   });
 
   test("a request that is aborted fails with the reason of its signal", async () => {
-    await using store = openSearch({ uri: uri() });
+    await using store = openSearch({ uri });
     await store.product(signal);
     const caller = new AbortController();
     const reason = new Error("the caller has left");
@@ -101,7 +96,7 @@ function behaves(uri: () => string): void {
   });
 
   test("what a caller can act on is told, and what is wrong in the request is a bug", async () => {
-    await using store = openSearch({ uri: uri() });
+    await using store = openSearch({ uri });
     const index = uniqueName("store");
     try {
       const versioned = (version: number) =>

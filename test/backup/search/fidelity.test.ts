@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 
-import { backedUp, type Cluster, clusterAt, contents, onEveryServer, restored } from "./support.ts";
+import { onEveryServer } from "../../support/search-servers.ts";
+import { backedUp, type Cluster, clusterAt, contents, restored } from "./support.ts";
 
 /** Sources that come back otherwise from whoever parses them. */
 const hostile = [

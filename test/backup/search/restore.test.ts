@@ -1,13 +1,13 @@
 import { expect, test } from "vitest";
 
 import { ConflictPolicy } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { onEveryServer } from "../../support/search-servers.ts";
 import { failureOf } from "../repository/support.ts";
 import {
   backedUp,
   type Cluster,
   clusterAt,
   contents,
-  onEveryServer,
   prepared,
   reportOf,
   restored,

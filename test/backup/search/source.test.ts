@@ -4,9 +4,10 @@ import { expect, test } from "vitest";
 import { ConflictPolicy } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { readTemplates, templatesUnit } from "../../../src/backup/search/templates.ts";
+import { onEveryServer } from "../../support/search-servers.ts";
 import { memoryStreams, quietWork } from "../mongodb/memory.ts";
 import { failureOf } from "../repository/support.ts";
-import { backedUp, type Cluster, clusterAt, contents, onEveryServer, prepared, restored } from "./support.ts";
+import { backedUp, type Cluster, clusterAt, contents, prepared, restored } from "./support.ts";
 
 /** Indexes `count` documents from `from` on, and makes them visible. */
 async function index(cluster: Cluster, name: string, count: number, { from = 0, filler = "" } = {}): Promise<void> {

@@ -1,5 +1,4 @@
 import { create } from "@bufbuild/protobuf";
-import { describe, inject } from "vitest";
 
 import {
   ConflictPolicy,
@@ -24,17 +23,6 @@ export interface Cluster extends AsyncDisposable {
   /** What all its indices, aliases and templates begin with. */
   readonly prefix: string;
   readonly request: (method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: unknown) => Promise<unknown>;
-}
-
-/** Runs tests on the store of this run, and on an Elasticsearch where LUCID_TEST_ELASTICSEARCH_URI names one. */
-export function onEveryServer(tests: (uri: string) => void): void {
-  describe("on the search store of this run", () => {
-    tests(inject("stores").searchUri);
-  });
-  const elasticsearch = process.env["LUCID_TEST_ELASTICSEARCH_URI"];
-  describe.skipIf(elasticsearch === undefined)("on Elasticsearch (LUCID_TEST_ELASTICSEARCH_URI)", () => {
-    tests(elasticsearch ?? "");
-  });
 }
 
 export async function clusterAt(uri: string): Promise<Cluster> {

@@ -3,7 +3,7 @@ import { Long, ObjectId } from "bson";
 import { expect, test } from "vitest";
 
 import { messageOf } from "../../../src/search/indices.ts";
-import { onEveryServer } from "../support.ts";
+import { onEveryServer } from "../../support/search-servers.ts";
 import { change, newSession, newUser, syncBed, type SyncBed } from "./support.ts";
 
 const users = [messageOf("users")];
