@@ -8,6 +8,7 @@ import { BlockService } from "../../gen/lucid/repository/v1/block_service_pb.ts"
 import { blockService } from "../../src/repository/block.ts";
 import { domainCollections } from "../../src/repository/collections.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
+import { runs, within } from "../support/sequences.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { allOf, type Blocks, blockInit, newHash } from "./block-support.ts";
 import { refusalOf, noWatches } from "./support.ts";
@@ -44,9 +45,9 @@ function handlersOn(db: Db): Blocks {
   );
 }
 
-/** Runs a property on all lanes at once, each with its share of the runs. */
+/** Runs a property on all lanes at once, each with its share of the usual number of runs. */
 async function onEachLane<T>(
-  runs: number,
+  usual: number,
   arbitrary: fc.Arbitrary<T>,
   property: (db: Db, value: T) => Promise<void>,
 ): Promise<void> {
@@ -57,7 +58,7 @@ async function onEachLane<T>(
           await db.collection("blocks").deleteMany({});
           await property(db, value);
         }),
-        { seed: 6100 + lane, numRuns: Math.ceil(runs / lanes) },
+        runs({ seed: 6100 + lane, numRuns: Math.ceil(usual / lanes) }, lanes),
       ),
     ),
   );
@@ -184,7 +185,7 @@ async function chainOf(blocks: Blocks): Promise<Block[]> {
   return stream.flatMap(({ block }) => (block === undefined ? [] : [block]));
 }
 
-test("any sequence of calls does to the chain what it does to a plain list", { timeout: 600_000 }, async () => {
+test("any sequence of calls does to the chain what it does to a plain list", { timeout: within(600_000) }, async () => {
   await onEachLane(500, fc.array(operation, { minLength: 1, maxLength: 5 }), async (db, operations) => {
     const blocks = handlersOn(db);
     const model = new Model();
@@ -249,7 +250,7 @@ const death = fc.record({
 
 test(
   "wherever processes die between two writes, the chain stays whole and grows on",
-  { timeout: 600_000 },
+  { timeout: within(600_000) },
   async () => {
     const steps = fc.array(fc.record({ death, others: fc.constantFrom("create", "orphan", "nothing") }), {
       minLength: 1,

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { type Manifest, ManifestValidationStatus } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { merkleRoot } from "../../src/repository/merkle.ts";
+import { runs, within } from "../support/sequences.ts";
 import { hashOf, type ManifestsApp, manifestsApp, storeChunks, upTo } from "./manifest-support.ts";
 import { refusalOf } from "./support.ts";
 
@@ -176,7 +177,7 @@ function session() {
 
 test(
   "whatever is done to manifests and their chunks, they are what a plain model says",
-  { timeout: 300_000 },
+  { timeout: within(300_000) },
   async () => {
     expect.hasAssertions();
     const sequences = fc.array(fc.array(operation, { minLength: 4, maxLength: 14 }), { minLength: 5, maxLength: 5 });
@@ -192,7 +193,7 @@ test(
           }),
         );
       }),
-      { numRuns: 12, interruptAfterTimeLimit: 20_000 },
+      runs({ numRuns: 12, interruptAfterTimeLimit: 20_000 }, 5),
     );
   },
 );

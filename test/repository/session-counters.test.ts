@@ -10,6 +10,7 @@ import { SessionService } from "../../gen/lucid/repository/v1/session_service_pb
 import { domainCollections } from "../../src/repository/collections.ts";
 import { sessionService } from "../../src/repository/session.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
+import { runs, within } from "../support/sequences.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { chunkInit, countedRows, countersOf, newSession, type Sessions } from "./session-support.ts";
 import { noWatches } from "./support.ts";
@@ -136,7 +137,7 @@ async function expectEqual(sessions: Sessions, sessionId: string): Promise<void>
 
 test(
   "counters equal the chunks, whoever of 50 callers at once dies between two writes",
-  { timeout: 180_000 },
+  { timeout: within(180_000) },
   async () => {
     const healthy = replica();
     const stored = (sessionId: string) => db.collection("sessions").findOne({ session_id: sessionId });
@@ -180,7 +181,7 @@ test(
         await expectEqual(healthy, sessionId);
       }
     });
-    await fc.assert(property, { numRuns: 3, endOnFailure: true });
+    await fc.assert(property, runs({ numRuns: 3, endOnFailure: true }, 50));
     expect(deaths).toBeGreaterThan(10);
   },
 );

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { SessionStatus, SessionStatusSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { storedName } from "../../src/schema/stored-field.ts";
+import { runs, within } from "../support/sequences.ts";
 import { newSession, pipeline, someTree, type SessionsApp, sessionsApp } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
 
@@ -27,7 +28,7 @@ const steps = fc.array(fc.oneof({ weight: 3, arbitrary: fc.constant("next") }, f
   maxLength: 8,
 });
 
-async function runs(sequence: readonly ("next" | SessionStatus)[]): Promise<void> {
+async function walk(sequence: readonly ("next" | SessionStatus)[]): Promise<void> {
   const { sessions } = service;
   const { sessionId } = await newSession(sessions);
   let model: SessionStatus = PENDING;
@@ -58,12 +59,12 @@ async function runs(sequence: readonly ("next" | SessionStatus)[]): Promise<void
   expect((await sessions.getSession({ sessionId })).session).toMatchObject({ status: model, revision });
 }
 
-test("any sequence of steps leaves a session where a plain model is", { timeout: 120_000 }, async () => {
+test("any sequence of steps leaves a session where a plain model is", { timeout: within(120_000) }, async () => {
   const together = fc.array(steps, { minLength: 20, maxLength: 20 });
   const property = fc.asyncProperty(together, async (sequences) => {
-    await Promise.all(sequences.map(runs));
+    await Promise.all(sequences.map(walk));
   });
-  await fc.assert(property, { numRuns: 10 });
+  await fc.assert(property, runs({ numRuns: 10 }, 20));
 });
 
 test("of steps at once only those are taken that follow one another", async () => {

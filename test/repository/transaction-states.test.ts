@@ -9,6 +9,7 @@ import {
 } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import type { TransactionService } from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
 import { storedName } from "../../src/schema/stored-field.ts";
+import { runs, within } from "../support/sequences.ts";
 import { refusalOf } from "./support.ts";
 import {
   blockDocument,
@@ -231,7 +232,7 @@ const cases = 20;
 
 test(
   "transactions follow a plain model through any steps, alone and with their blocks",
-  { timeout: 300_000 },
+  { timeout: within(300_000) },
   async () => {
     const { transactions, overHttp, db } = service;
     const one = fc.record({ start: anyWorld, steps: fc.array(anyStep, { minLength: 1, maxLength: 3 }) });
@@ -270,7 +271,7 @@ test(
         ),
       );
     });
-    await fc.assert(property, { numRuns: 500 / cases });
+    await fc.assert(property, runs({ numRuns: 500 / cases }, cases));
   },
 );
 

@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { type TrustPolicy, TrustPolicyStatus } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
+import { runs, within } from "../support/sequences.ts";
 import { refusalOf } from "./support.ts";
 import { newPolicy, policiesApp, type PoliciesApp, statusName } from "./trust-policy-support.ts";
 
@@ -122,30 +123,38 @@ async function follow(sequence: readonly Operation[]): Promise<void> {
   );
 }
 
-test("a policy goes from status to status and from version to version as the model does", async () => {
-  // Ten at once: what takes the time is to wait for the store.
-  const batches = fc.array(operations, { minLength: 10, maxLength: 10 });
-  await fc.assert(
-    fc.asyncProperty(batches, async (sequences) => {
-      await Promise.all(sequences.map(follow));
-    }),
-    { numRuns: 100, interruptAfterTimeLimit: 20_000 },
-  );
-}, 120_000);
+test(
+  "a policy goes from status to status and from version to version as the model does",
+  async () => {
+    // Ten at once: what takes the time is to wait for the store.
+    const batches = fc.array(operations, { minLength: 10, maxLength: 10 });
+    await fc.assert(
+      fc.asyncProperty(batches, async (sequences) => {
+        await Promise.all(sequences.map(follow));
+      }),
+      runs({ numRuns: 100, interruptAfterTimeLimit: 20_000 }, 10),
+    );
+  },
+  within(120_000),
+);
 
-test("of two steps at once only those that follow one another are taken", async () => {
-  await fc.assert(
-    fc.asyncProperty(
-      fc.array(fc.constantFrom(...Object.keys(steps)), { minLength: 2, maxLength: 6 }),
-      async (wanted) => {
-        const { policyId } = await newPolicy(service.policies);
-        await Promise.allSettled(wanted.map((to) => perform(policyId, { kind: "status", to })));
-        const { trustPolicies } = await service.policies.listTrustPolicyVersions({ policyId });
-        const taken = trustPolicies.toReversed().map(({ status }) => statusName(status));
-        expect(taken[0]).toBe("DRAFT");
-        for (const [index, to] of taken.slice(1).entries()) expect(steps[taken[index] ?? ""]).toContain(to);
-      },
-    ),
-    { numRuns: 40, interruptAfterTimeLimit: 10_000 },
-  );
-});
+test(
+  "of two steps at once only those that follow one another are taken",
+  async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom(...Object.keys(steps)), { minLength: 2, maxLength: 6 }),
+        async (wanted) => {
+          const { policyId } = await newPolicy(service.policies);
+          await Promise.allSettled(wanted.map((to) => perform(policyId, { kind: "status", to })));
+          const { trustPolicies } = await service.policies.listTrustPolicyVersions({ policyId });
+          const taken = trustPolicies.toReversed().map(({ status }) => statusName(status));
+          expect(taken[0]).toBe("DRAFT");
+          for (const [index, to] of taken.slice(1).entries()) expect(steps[taken[index] ?? ""]).toContain(to);
+        },
+      ),
+      runs({ numRuns: 40, interruptAfterTimeLimit: 10_000 }),
+    );
+  },
+  within(60_000),
+);

@@ -9,6 +9,7 @@ import { domainCollections } from "../../src/repository/collections.ts";
 import { walletService } from "../../src/repository/wallet.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { storedName } from "../../src/schema/stored-field.ts";
+import { runs, within } from "../support/sequences.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { newUser, refusalOf } from "./support.ts";
 import { newWallet, type WalletsApp, walletsApp } from "./wallet-support.ts";
@@ -269,64 +270,68 @@ function carryOut({ wallets }: WalletsApp, walletId: string, taken: Step): Promi
   }
 }
 
-test("whatever is called in whatever order, wallets are as a plain model says", { timeout: 120_000 }, async () => {
-  const owners = await Promise.all(
-    many(20).map(async () => {
-      const { userId } = await newUser(service.users);
-      return { userId, made: await Promise.all(many(3).map(() => newWallet(service, {}, userId))) };
-    }),
-  );
-  /** One sequence on wallets of its own, which start as new ones do. */
-  const sequence = async ({ userId, made }: (typeof owners)[number], steps: readonly Step[]) => {
-    await service.db.collection("wallets").updateMany(
-      { user_id: userId },
-      {
-        $set: { status: "ACTIVE", is_primary: false, is_verified: false },
-        $unset: { deleted_at: 1, verified_at: 1 },
-      },
+test(
+  "whatever is called in whatever order, wallets are as a plain model says",
+  { timeout: within(120_000) },
+  async () => {
+    const owners = await Promise.all(
+      many(20).map(async () => {
+        const { userId } = await newUser(service.users);
+        return { userId, made: await Promise.all(many(3).map(() => newWallet(service, {}, userId))) };
+      }),
     );
-    const model: Model[] = made.map(({ walletId }) => ({
-      walletId,
-      status: ACTIVE,
-      isPrimary: false,
-      isVerified: false,
-      isDeleted: false,
-    }));
-    for (const taken of steps) {
-      const wallet = model[taken.at];
-      if (wallet === undefined) throw new Error("There are three");
-      const from = storedName(WalletStatusSchema, wallet.status);
-      const reason = expected(model, wallet, taken);
-      const call = carryOut(service, wallet.walletId, taken);
-      if (reason === undefined) {
-        expect((await call).wallet).toMatchObject({
-          status: wallet.status,
-          isPrimary: wallet.isPrimary,
-          isVerified: wallet.isVerified,
-        });
-      } else {
-        expect(await refusalOf(call)).toMatchObject({
-          reason,
-          ...(taken.call === "status" &&
-            reason === "ILLEGAL_TRANSITION" && { metadata: { from, to: storedName(WalletStatusSchema, taken.to) } }),
-        });
+    /** One sequence on wallets of its own, which start as new ones do. */
+    const sequence = async ({ userId, made }: (typeof owners)[number], steps: readonly Step[]) => {
+      await service.db.collection("wallets").updateMany(
+        { user_id: userId },
+        {
+          $set: { status: "ACTIVE", is_primary: false, is_verified: false },
+          $unset: { deleted_at: 1, verified_at: 1 },
+        },
+      );
+      const model: Model[] = made.map(({ walletId }) => ({
+        walletId,
+        status: ACTIVE,
+        isPrimary: false,
+        isVerified: false,
+        isDeleted: false,
+      }));
+      for (const taken of steps) {
+        const wallet = model[taken.at];
+        if (wallet === undefined) throw new Error("There are three");
+        const from = storedName(WalletStatusSchema, wallet.status);
+        const reason = expected(model, wallet, taken);
+        const call = carryOut(service, wallet.walletId, taken);
+        if (reason === undefined) {
+          expect((await call).wallet).toMatchObject({
+            status: wallet.status,
+            isPrimary: wallet.isPrimary,
+            isVerified: wallet.isVerified,
+          });
+        } else {
+          expect(await refusalOf(call)).toMatchObject({
+            reason,
+            ...(taken.call === "status" &&
+              reason === "ILLEGAL_TRANSITION" && { metadata: { from, to: storedName(WalletStatusSchema, taken.to) } }),
+          });
+        }
       }
-    }
-    const { wallets: stored } = await service.wallets.listWallets({ filter: { userId }, showDeleted: true });
-    const byId = new Map(stored.map((wallet) => [wallet.walletId, wallet]));
-    for (const { walletId, isDeleted, ...rest } of model) {
-      expect(byId.get(walletId)).toMatchObject(rest);
-      expect(byId.get(walletId)?.deletedAt !== undefined).toBe(isDeleted);
-    }
-  };
-  const batch = fc.array(fc.array(step, { minLength: 1, maxLength: 6 }), {
-    minLength: owners.length,
-    maxLength: owners.length,
-  });
-  await fc.assert(
-    fc.asyncProperty(batch, async (sequences) => {
-      await Promise.all(owners.map((owner, at) => sequence(owner, sequences[at] ?? [])));
-    }),
-    { numRuns: 15, interruptAfterTimeLimit: 15_000, markInterruptAsFailure: false },
-  );
-});
+      const { wallets: stored } = await service.wallets.listWallets({ filter: { userId }, showDeleted: true });
+      const byId = new Map(stored.map((wallet) => [wallet.walletId, wallet]));
+      for (const { walletId, isDeleted, ...rest } of model) {
+        expect(byId.get(walletId)).toMatchObject(rest);
+        expect(byId.get(walletId)?.deletedAt !== undefined).toBe(isDeleted);
+      }
+    };
+    const batch = fc.array(fc.array(step, { minLength: 1, maxLength: 6 }), {
+      minLength: owners.length,
+      maxLength: owners.length,
+    });
+    await fc.assert(
+      fc.asyncProperty(batch, async (sequences) => {
+        await Promise.all(owners.map((owner, at) => sequence(owner, sequences[at] ?? [])));
+      }),
+      runs({ numRuns: 15, interruptAfterTimeLimit: 15_000, markInterruptAsFailure: false }, owners.length),
+    );
+  },
+);

@@ -10,6 +10,7 @@ import { type Entity, entity } from "../../src/schema/entity.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { stateMachine } from "../../src/schema/state-machine.ts";
 import { refusalOf, tronAddress } from "../repository/support.ts";
+import { runs, within } from "../support/sequences.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
 const { PENDING_VERIFICATION, ACTIVE, SUSPENDED, INACTIVE, BANNED } = UserStatus;
@@ -65,30 +66,34 @@ test("a machine knows what comes before each state, and which are terminal", () 
   expect(machine.terminal).toEqual(["BANNED"]);
 });
 
-test("any steps, one after the other, are taken exactly where the machine has them", async () => {
-  const states = [PENDING_VERIFICATION, ACTIVE, SUSPENDED, INACTIVE, BANNED];
-  const sequence = fc.array(fc.constantFrom(...states), { maxLength: 8 });
-  await fc.assert(
-    fc.asyncProperty(fc.constantFrom(...states), sequence, async (first, sent) => {
-      const id = await newUser(first);
-      let [state, revision] = [first, 1];
-      for (const to of sent) {
-        if (steps[state]?.includes(to)) {
-          const found = deserialize((await take(id, to)) ?? new Uint8Array());
-          expect(found).toMatchObject({ status: machine.name(to), revision: ++revision });
-          state = to;
-        } else {
-          expect(await refusalOf(take(id, to))).toMatchObject({
-            code: "FailedPrecondition",
-            reason: "ILLEGAL_TRANSITION",
-            metadata: { user_id: id, from: machine.name(state), to: machine.name(to) },
-          });
+test(
+  "any steps, one after the other, are taken exactly where the machine has them",
+  async () => {
+    const states = [PENDING_VERIFICATION, ACTIVE, SUSPENDED, INACTIVE, BANNED];
+    const sequence = fc.array(fc.constantFrom(...states), { maxLength: 8 });
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...states), sequence, async (first, sent) => {
+        const id = await newUser(first);
+        let [state, revision] = [first, 1];
+        for (const to of sent) {
+          if (steps[state]?.includes(to)) {
+            const found = deserialize((await take(id, to)) ?? new Uint8Array());
+            expect(found).toMatchObject({ status: machine.name(to), revision: ++revision });
+            state = to;
+          } else {
+            expect(await refusalOf(take(id, to))).toMatchObject({
+              code: "FailedPrecondition",
+              reason: "ILLEGAL_TRANSITION",
+              metadata: { user_id: id, from: machine.name(state), to: machine.name(to) },
+            });
+          }
         }
-      }
-    }),
-    { numRuns: 100 },
-  );
-});
+      }),
+      runs({ numRuns: 100 }),
+    );
+  },
+  within(60_000),
+);
 
 test("of many steps at once that exclude each other, one is taken", async () => {
   const id = await newUser(PENDING_VERIFICATION);
