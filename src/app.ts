@@ -56,6 +56,7 @@ import { searchIndices } from "./search/indices.ts";
 import { searchService } from "./search/service.ts";
 import { syncAccess } from "./search/sync/access.ts";
 import { comparisonJobs, comparisonSchedules } from "./search/sync/comparison-jobs.ts";
+import { syncMonitor } from "./search/sync/monitor.ts";
 import { searchSyncService } from "./search/sync/service.ts";
 import { statesCollection } from "./search/sync/state.ts";
 import { searchSync } from "./search/sync/sync.ts";
@@ -93,7 +94,19 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const mongodb = parts.use(openMongodb(config.mongodb, { latency }));
   const redis = parts.use(openRedis(config.redis, { latency, log }));
   const search = parts.use(openSearch(config.search, { latency }));
-  const stores = { mongodb, redis, search };
+  const metrics = new Registry();
+  collectDefaultMetrics({ register: metrics });
+  const indices = searchIndices({ search, prefix: config.search.prefix });
+  const access = syncAccess({
+    search,
+    indices,
+    // Documents are read as their bytes are, whatever the options of the domain's collections.
+    domain: mongodb.client.db(config.mongodb.database),
+    system: mongodb.system,
+  });
+  const lagWarningMs = config.search.lagWarningSeconds * 1000;
+  const lag = parts.use(syncMonitor({ access, metrics, lagWarningMs }));
+  const stores = { mongodb, redis, search, searchConcern: () => lag.concern() };
   const monitor = parts.use(healthMonitor({ check: (signal) => checkStores(stores, signal) }));
   const systemDatabase = config.mongodb.systemDatabase;
   const repository = parts.use(lazyRepository(config.backup));
@@ -147,7 +160,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   removalJobs({
     jobs,
     db: mongodb.domain,
-    copies: copies(stores),
+    copies: copies({ ...stores, alias: indices.alias }),
     messages: kept,
     isHeldUp: isRestoring,
   });
@@ -155,17 +168,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const searching = {
     search,
     catalog: indexCatalog({ search, prefix: config.search.prefix }),
-    indices: searchIndices({ search, prefix: config.search.prefix }),
+    indices,
     jobs,
   };
   indexJobs(searching);
-  const access = syncAccess({
-    search,
-    indices: searching.indices,
-    // Documents are read as their bytes are, whatever the options of the domain's collections.
-    domain: mongodb.client.db(config.mongodb.database),
-    system: mongodb.system,
-  });
   const sync = parts.use(
     searchSync({ access, leaseMs: config.jobs.leaseMs, log, problemOf: (error) => problemOf("search", error) }),
   );
@@ -245,8 +251,6 @@ export async function start(config: Config, log: Logger): Promise<App> {
     validationInterceptor(),
   ];
 
-  const metrics = new Registry();
-  collectDefaultMetrics({ register: metrics });
   const pages = {
     ready: async () => !draining.signal.aborted && (await serves("", AbortSignal.timeout(5000))),
     metrics: async () => ({ type: metrics.contentType, text: await metrics.metrics() }),
@@ -260,6 +264,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   parts.use(purgeSchedule({ jobs, everyHours, afterDays, log }));
   if (config.search.sync === "on") {
     sync.start();
+    lag.start();
     parts.use(comparisonSchedules({ jobs, everyHours: config.search.compareEveryHours, log }));
   }
   audit.start();

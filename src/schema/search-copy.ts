@@ -206,9 +206,15 @@ export function documentKey(document: Uint8Array): string {
   return key;
 }
 
-/** An `_id` as text, no two alike: an ObjectId, which every document of this service has, in hexadecimal. */
+/**
+ * An `_id` as text, no two alike: an ObjectId, which every document of this service has, in hexadecimal. Numbers of the same value
+ * are one `_id`, whatever their types.
+ */
 function keyOf(source: Buffer, type: number, at: number, end: number): string {
   if (type === BSON.objectId) return source.toString("hex", at, end);
+  if (type === BSON.int32 || type === BSON.long || type === BSON.double) {
+    return `number:${scalar(source, { type, at, end }) ?? "none"}`;
+  }
   return `${type.toString(16)}:${source.toString("base64url", at, end)}`;
 }
 

@@ -37,6 +37,8 @@ export interface Stores {
   readonly mongodb: MongodbStore;
   readonly redis: RedisStore;
   readonly search: SearchStore;
+  /** What makes search serve less well than it should though its server is well; empty where nothing does. */
+  readonly searchConcern?: () => string;
 }
 
 /** What a check finds in a store that answers. */
@@ -82,14 +84,14 @@ export function problemOf(store: StoreName, error: unknown): string {
     : `${storeTitles[store]} answered in a way that is not understood`;
 }
 
-function askStore(stores: Stores, store: StoreName, signal: AbortSignal): Promise<Finding> {
+async function askStore(stores: Stores, store: StoreName, signal: AbortSignal): Promise<Finding> {
   switch (store) {
     case "mongodb":
       return askMongodb(stores.mongodb, signal);
     case "redis":
       return askRedis(stores.redis);
     case "search":
-      return askSearch(stores.search, signal);
+      return withConcern(await askSearch(stores.search, signal), stores.searchConcern?.() ?? "");
   }
 }
 
@@ -130,6 +132,12 @@ function redisProblem(info: RedisInfo, silent: number): string {
   if (info.number("loading") === 1) return "Redis is still loading its data";
   if (info.isReplica) return "Redis is a replica, so nothing can be written";
   return "";
+}
+
+function withConcern(finding: Finding, concern: string): Finding {
+  if (concern === "" || finding.status === "unhealthy") return finding;
+  const problem = finding.problem === "" ? concern : `${finding.problem}; ${concern}`;
+  return { ...finding, status: "degraded", problem };
 }
 
 async function askSearch({ client }: SearchStore, signal: AbortSignal): Promise<Finding> {

@@ -9,7 +9,7 @@ import {
   setExtension,
 } from "@bufbuild/protobuf";
 import { FieldOptionsSchema, FileDescriptorProtoSchema, FileDescriptorSetSchema } from "@bufbuild/protobuf/wkt";
-import { Binary, Long, ObjectId, serialize } from "bson";
+import { Binary, Double, Int32, Long, ObjectId, serialize } from "bson";
 import { expect, test } from "vitest";
 
 import {
@@ -24,7 +24,7 @@ import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { WalletSecretsSchema } from "../../gen/lucid/repository/v1/wallet_secrets_pb.ts";
 import { isReason } from "../../src/errors.ts";
 import { storedMessages } from "../../src/repository/collections.ts";
-import { searchCopier } from "../../src/schema/search-copy.ts";
+import { documentKey, searchCopier } from "../../src/schema/search-copy.ts";
 import { type SearchedField, searchedMessage, searchMapping } from "../../src/schema/search-mapping.ts";
 import { searchedMessages } from "../../src/search/messages.ts";
 
@@ -202,6 +202,15 @@ test("of a deleted document nothing is suggested", () => {
     serialize({ user_id: "u1", username: "ada", deleted_at: new Date(), revision: 2 }),
   );
   expect(JSON.parse(json)).not.toHaveProperty("_suggest");
+});
+
+test("an _id has one text, of whatever type it is stored", () => {
+  const keyOf = (_id: unknown) => documentKey(serialize({ user_id: "u1", _id }, { ignoreUndefined: true }));
+  expect(keyOf(new Double(5))).toBe(keyOf(new Int32(5)));
+  expect(keyOf(Long.fromNumber(5))).toBe(keyOf(5));
+  expect(keyOf(Long.MAX_VALUE)).not.toBe(keyOf(Long.MAX_VALUE.sub(1)));
+  const others = ["5", 5, new ObjectId(), new Date(5), true, { a: 5 }, { a: "5" }, new Binary(Buffer.from("5"))];
+  expect(new Set(others.map(keyOf)).size).toBe(others.length);
 });
 
 test("a free-form object goes in as far as a server can index it", () => {

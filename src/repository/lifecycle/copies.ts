@@ -23,9 +23,12 @@ const pageHits = 1000;
 export function copies({
   redis,
   search,
+  alias,
 }: {
   readonly redis: Pick<RedisStore, "client">;
   readonly search: Pick<SearchStore, "client">;
+  /** What an index is called on the server. */
+  readonly alias: (name: string) => string;
 }): Copies {
   const unlink = async (keys: readonly string[]): Promise<number> => {
     // One command for each key: in a cluster they are on different nodes.
@@ -80,16 +83,18 @@ export function copies({
         const done = isPattern ? await unlinkAll(common, starts, signal) : await unlink(filled);
         if (done > 0) tally.add({ store: Store.REDIS, name: template }, { done });
       }
-      const [index = "", id = ""] = lifecycle.searchDocument.split("/");
-      if (index === "") return;
+      const [name = "", id = ""] = lifecycle.searchDocument.split("/");
+      if (name === "") return;
+      const index = alias(name);
       const values = documents.map((document) => fill(id, document));
       const done = await removeHits(index, { ids: { values } }, signal);
       if (done > 0) tally.add({ store: Store.SEARCH, name: index }, { done });
     },
 
     async sweep({ lifecycle }, userId, tally, signal) {
-      const [index = ""] = lifecycle.searchDocument.split("/");
-      for (const { path } of index === "" ? [] : lifecycle.userFields) {
+      const [name = ""] = lifecycle.searchDocument.split("/");
+      const index = alias(name);
+      for (const { path } of name === "" ? [] : lifecycle.userFields) {
         // An index that was made without a mapping has the exact text beside the words.
         const should = [{ term: { [path]: userId } }, { term: { [`${path}.keyword`]: userId } }];
         const done = await removeHits(index, { bool: { should } }, signal);

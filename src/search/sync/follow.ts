@@ -48,6 +48,12 @@ const waitMs = 1000;
 const mostAtOnce = 2;
 /** Copies that are looked at together when those of gone documents are sought. */
 const sweepSize = 1000;
+/**
+ * How long a tombstone stays, which is far longer than anything that was sent before it can take to arrive, and how often old
+ * ones are removed, in milliseconds.
+ */
+const tombstoneMs = 86_400_000;
+const tidyMs = 600_000;
 /** How long MongoDB may take to tell its time, in milliseconds. */
 const pingMs = 5000;
 
@@ -117,6 +123,7 @@ class Run {
   #savedMs = 0;
   #isSaved = true;
   #lookedMs = performance.now();
+  #tidiedMs = performance.now();
 
   constructor(options: FollowOptions, right: FollowRight, state: SyncState, ensured: EnsuredIndex) {
     this.#options = options;
@@ -187,6 +194,7 @@ class Run {
       await this.#take(tail, phase === "following" ? waitMs : 0);
       const why = await this.#look();
       if (why !== undefined) return why;
+      await this.#tidy();
     }
     await this.#pieces.idle();
     await this.#save();
@@ -281,6 +289,12 @@ class Run {
     this.#state = await this.#options.states.save(this.#alias, this.#right.fence, { ...change, ...clear });
     // Somebody else may have begun a new epoch, such as a comparison that repairs.
     this.#writer.epoch = Math.max(this.#writer.epoch, this.#state.epoch);
+  }
+
+  async #tidy(): Promise<void> {
+    if (performance.now() - this.#tidiedMs < tidyMs) return;
+    this.#tidiedMs = performance.now();
+    await this.#writer.tidy(new Date(Date.now() - tombstoneMs), this.#right.signal);
   }
 
   /** Looks now and then whether the index is still the one that is followed. */

@@ -209,8 +209,7 @@ function streamOf({ db, collection, id }: Followed, after: Document | undefined,
     maxAwaitTimeMS: waitMs,
     batchSize: mostTogether,
     ...(after !== undefined && { resumeAfter: after }),
-    // An `_id` must keep its type.
-    promoteValues: false,
+    // An `_id` must keep all its digits. Other values are what the driver makes of them: it would not know its own errors.
     promoteLongs: false,
     useBigInt64: false,
   });

@@ -39,6 +39,8 @@ export interface Writer {
   bury(gone: readonly Gone[], signal: AbortSignal): Promise<void>;
   /** Makes the copies with these ids what their documents are, or buries them where these have gone. */
   mend(copies: readonly Known[], signal: AbortSignal): Promise<void>;
+  /** Removes tombstones of before a time, some thousands at once. */
+  tidy(before: Date, signal: AbortSignal): Promise<void>;
   /** What the index holds under some ids. Unlike a search, it sees what was written last. */
   stored(ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, Stored>>;
 }
@@ -63,6 +65,9 @@ export const majority = { readPreference: "primary", readConcern: { level: "majo
 
 /** Rounds in which copies are written again that an older epoch was in the way of. */
 const mostRounds = 4;
+
+/** Pages of tombstones that are removed at once. */
+const mostTidied = 20;
 
 const readMs = 60_000;
 
@@ -249,7 +254,24 @@ export function copyWriter(options: WriterOptions): Writer {
     await write(await read({ [message.id]: { $in: gone.map(({ id }) => id) } }, signal), signal);
   };
 
-  const writer: Writer = { epoch: 0, write, bring, bury, mend, stored };
+  const tidy = async (before: Date, signal: AbortSignal): Promise<void> => {
+    const filter = [{ term: { [removedField]: true } }, { range: { deleted_at: { lt: before.toISOString() } } }];
+    for (let page = 1; page <= mostTidied; page++) {
+      await client.indices.refresh({ index: alias }, { signal, requestTimeout: requestMs });
+      const { hits } = await client.search(
+        { index: alias, query: { bool: { filter } }, size: most.documents, version: true, _source: false },
+        { signal, requestTimeout: requestMs },
+      );
+      const items = hits.hits.map(({ _id = "", _version = 0 }) => ({
+        // Not where something newer has come meanwhile.
+        action: `{"delete":{"_id":${JSON.stringify(_id)},"version":${_version},"version_type":"external_gte"}}`,
+      }));
+      if (items.length > 0) await send(items, signal);
+      if (items.length < most.documents) return;
+    }
+  };
+
+  const writer: Writer = { epoch: 0, write, bring, bury, mend, tidy, stored };
   return writer;
 }
 

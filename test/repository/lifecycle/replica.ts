@@ -42,7 +42,11 @@ const jobs = openJobs({ db: client.db(jobsDatabase), leaseMs: 4000, concurrency:
 removalJobs({
   jobs,
   db: { collection },
-  copies: copies({ redis: { client: new Redis(redisUri) }, search: openSearch({ uri: searchUri }) }),
+  copies: copies({
+    redis: { client: new Redis(redisUri) },
+    search: openSearch({ uri: searchUri }),
+    alias: (name) => `lucid-${name}`,
+  }),
   messages: storedMessages,
   isHeldUp: async () => false,
 });

@@ -31,7 +31,7 @@ export async function openStores(db?: Db): Promise<Stores> {
     db: own,
     redis,
     search: search.client,
-    copies: copies({ redis: { client: redis }, search }),
+    copies: copies({ redis: { client: redis }, search, alias: (name) => `lucid-${name}` }),
     async [Symbol.asyncDispose]() {
       await own.dropDatabase();
       await client.close();

@@ -2,6 +2,8 @@ import { Long } from "bson";
 import { expect, test } from "vitest";
 
 import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { HealthStatus, MonitoringService } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { UserService } from "../../../gen/lucid/repository/v1/user_service_pb.ts";
 import { DifferenceKind, SearchSyncService, SyncPhase } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { reasonOf } from "../../../src/errors.ts";
@@ -11,9 +13,9 @@ import { type TestApp, testApp } from "../../support/app.ts";
 import { newUser } from "./support.ts";
 
 /** The service with search kept up to date, and a client of the search server. */
-async function searchApp() {
+async function searchApp(environment: Readonly<Record<string, string>> = {}) {
   await using stack = new AsyncDisposableStack();
-  const app = stack.use(await testApp({ LUCID_SEARCH_SYNC: "on" }));
+  const app = stack.use(await testApp({ LUCID_SEARCH_SYNC: "on", ...environment }));
   const search = stack.use(openSearch(app.config.search));
   const all = stack.move();
   return { app, search, prefix: app.config.search.prefix, [Symbol.asyncDispose]: () => all.disposeAsync() };
@@ -51,9 +53,37 @@ test("what a service writes is searchable, and how far search is, is told and wa
     ]);
     break;
   }
+  const page = await fetch(`http://${app.httpAddress}/metrics`);
+  expect(await page.text()).toMatch(/^lucid_search_lag_seconds\{index="users"\} 0$/m);
   const unknown: unknown = await sync.getSyncStatus({ indices: ["nothing"] }).catch((error: unknown) => error);
   expect(reasonOf(unknown)?.reason).toBe("SEARCH_INDEX_NOT_FOUND");
 }, 120_000);
+
+test("health is degraded while an index is behind", async () => {
+  await using each = await searchApp({ LUCID_SEARCH_LAG_WARNING_SECONDS: "1" });
+  const { app, search, prefix } = each;
+  await following(app, "users");
+  // Other tests' indices on the server may be a concern too.
+  const concern = async () => {
+    const { stores } = await app.client(MonitoringService).getHealth({});
+    const { status, problem = "" } = stores.find(({ store }) => store === Store.SEARCH) ?? {};
+    const isBehind = problem.includes("Search indices are behind their collections: users");
+    if (isBehind) expect(status).toBe(HealthStatus.DEGRADED);
+    return isBehind;
+  };
+  const soon = { timeout: 60_000, interval: 500 };
+  await expect.poll(concern, soon).toBe(false);
+  // Something else takes the name, which the service does not touch.
+  const settings = { number_of_replicas: 0 };
+  await search.client.indices.delete({ index: `${prefix}users-v1` });
+  await search.client.indices.create({ index: `${prefix}users`, settings });
+  await createUser(app.client(UserService));
+  await expect.poll(concern, soon).toBe(true);
+  const status = async () => (await app.client(SearchSyncService).getSyncStatus({ indices: ["users"] })).indices[0];
+  await expect.poll(async () => (await status())?.problem, soon).toContain("is taken by");
+  await search.client.indices.delete({ index: `${prefix}users` });
+  await expect.poll(concern, soon).toBe(false);
+}, 180_000);
 
 test("a poison document is a dead letter, which holds up nothing, and can be retried and discarded", async () => {
   await using each = await searchApp();

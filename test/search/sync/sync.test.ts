@@ -74,6 +74,13 @@ onEveryServer((uri) => {
     const writer = await bed.access.writer("users", AbortSignal.timeout(10_000));
     await writer.write(late, AbortSignal.timeout(10_000));
     expect(await bed.differences("users")).toEqual([]);
+    // Long after that the tombstone goes too.
+    const ids = async () => (await writer.stored(["u1"], AbortSignal.timeout(10_000))).size;
+    expect(await ids()).toBe(1);
+    await writer.tidy(new Date(Date.now() - 3_600_000), AbortSignal.timeout(10_000));
+    expect(await ids()).toBe(1);
+    await writer.tidy(new Date(Date.now() + 1000), AbortSignal.timeout(10_000));
+    expect(await ids()).toBe(0);
   });
 
   test("moving an audit record out of a document writes nothing", async () => {

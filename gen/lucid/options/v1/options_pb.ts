@@ -157,7 +157,7 @@ export type Lifecycle = Message<"lucid.options.v1.Lifecycle"> & {
   cacheKeys: string[];
 
   /**
-   * The search document that is a copy, as alias and id: `lucid-users/{user_id}`.
+   * The search document that is a copy, as logical name of the index and id: `users/{user_id}`.
    *
    * @generated from field: string search_document = 6;
    */

@@ -1,0 +1,72 @@
+import { Gauge, type Registry } from "prom-client";
+
+import { pause } from "../../stores/waiting.ts";
+import { searchedMessages } from "../messages.ts";
+import type { SyncAccess } from "./access.ts";
+import type { IndexStatus } from "./status.ts";
+
+/** Looks again and again how far the indices are behind. Disposing it stops that. */
+export interface SyncMonitor extends AsyncDisposable {
+  start(): void;
+  /** What is wrong, as a sentence; empty where nothing is. */
+  concern(): string;
+}
+
+/** Time between two looks, and what one may take, in milliseconds. */
+const everyMs = 5000;
+const lookMs = 10_000;
+
+/** `lagWarningMs` is how far an index may be behind before that is a concern. */
+export function syncMonitor(options: {
+  readonly access: SyncAccess;
+  readonly metrics: Registry;
+  readonly lagWarningMs: number;
+}): SyncMonitor {
+  const { access, metrics, lagWarningMs } = options;
+  const closing = new AbortController();
+  const seen = new Map<string, IndexStatus>();
+  let looking: Promise<void> | undefined;
+
+  const gauge = (name: string, help: string, valueOf: (status: IndexStatus) => number) =>
+    new Gauge({
+      name,
+      help,
+      labelNames: ["index"],
+      registers: [metrics],
+      collect() {
+        this.reset();
+        for (const [index, status] of seen) this.set({ index }, valueOf(status));
+      },
+    });
+  gauge("lucid_search_lag_seconds", "Age of the oldest change that is not in the index.", ({ lagMs }) => lagMs / 1000);
+  gauge("lucid_search_lag_documents", "Changes and documents not in the index, up to 10,000.", (s) => s.lagDocuments);
+  gauge("lucid_search_dead_letters", "Documents whose copies were refused.", (s) => s.deadLetters);
+  gauge("lucid_search_resyncs", "How often the index was filled from the beginning.", (s) => s.state?.resyncs ?? 0);
+
+  const look = async (): Promise<void> => {
+    while (!closing.signal.aborted) {
+      for (const name of searchedMessages.keys()) {
+        const signal = AbortSignal.any([closing.signal, AbortSignal.timeout(lookMs)]);
+        // Without MongoDB nothing is known, and that has a warning of its own.
+        const status = await access.status(name, signal).catch(() => undefined);
+        if (status === undefined) seen.delete(name);
+        else seen.set(name, status);
+      }
+      await pause(everyMs, closing.signal);
+    }
+  };
+
+  return {
+    start() {
+      looking ??= look();
+    },
+    concern() {
+      const behind = [...seen.values()].filter(({ lagMs }) => lagMs > lagWarningMs).map(({ name }) => name);
+      return behind.length === 0 ? "" : `Search indices are behind their collections: ${behind.join(", ")}`;
+    },
+    async [Symbol.asyncDispose]() {
+      closing.abort();
+      await looking;
+    },
+  };
+}
