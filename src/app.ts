@@ -160,7 +160,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   removalJobs({
     jobs,
     db: mongodb.domain,
-    copies: copies({ ...stores, alias: indices.alias }),
+    copies: copies({ ...stores, alias: (name) => indices.alias(name) }),
     messages: kept,
     isHeldUp: isRestoring,
   });
