@@ -10,7 +10,7 @@ import { fail } from "../errors.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
-import { literal } from "../schema/entity.ts";
+import { literal } from "../schema/expressions.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { badRequest } from "../schema/refusals.ts";
 import type { Repositories } from "./collections.ts";

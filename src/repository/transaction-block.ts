@@ -8,7 +8,8 @@ import type {
 } from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
 import { fail, isReason } from "../errors.ts";
 import { deadlineOf } from "../schema/call-options.ts";
-import { type Entity, literal, type Step } from "../schema/entity.ts";
+import { type Entity, type Step } from "../schema/entity.ts";
+import { literal } from "../schema/expressions.ts";
 import { stateMachine } from "../schema/state-machine.ts";
 
 const { PENDING, IN_MEMPOOL, CONFIRMED, FINALIZED, FAILED, REJECTED } = TransactionStatus;

@@ -15,7 +15,7 @@ import { cancellable, deadlineOf } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { collectionOf } from "../schema/collection.ts";
 import { duplicateKey } from "../schema/create-once.ts";
-import { sum } from "../schema/entity.ts";
+import { sum } from "../schema/expressions.ts";
 
 const codec = codecFor(TrustPolicyActivitySchema);
 

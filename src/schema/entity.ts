@@ -1,10 +1,9 @@
-import type { DescMessage, Message, MessageShape } from "@bufbuild/protobuf";
+import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import type { ConnectError, HandlerContext } from "@connectrpc/connect";
 import { type Document, serialize } from "bson";
 import type { Collection, Db, Filter } from "mongodb";
 
-import { fail, type Reason } from "../errors.ts";
 import { auditApplied, auditKey, auditRecord, auditStage } from "./audited-call.ts";
 import { stringIn } from "./bson-reader.ts";
 import { cancellable, deadlineOf } from "./call-options.ts";
@@ -17,12 +16,13 @@ import {
   type NewDocument,
   type RequestMark,
 } from "./create-once.ts";
+import { type ListCall, listDocuments, type Page } from "./document-list.ts";
+import { entityRefusals, type Named } from "./entity-refusals.ts";
+import { literal, matching, sum } from "./expressions.ts";
 import { maskedPaths, valueAt } from "./field-mask.ts";
-import { listOrder, pageSizeOf, queryOf, type Restrictions } from "./list-query.ts";
 import type { PageTokens } from "./page-tokens.ts";
-import { readPage } from "./page.ts";
 import type { StateMachine } from "./state-machine.ts";
-import { etagOf, revisionOfEtag } from "./stored-field.ts";
+import { etagOf } from "./stored-field.ts";
 
 /** When a document was marked to be removed for good: parts of it may be gone, so that it cannot be undeleted. */
 export const purgeKey = "_purge";
@@ -30,17 +30,11 @@ export const purgeKey = "_purge";
 /** Set with the mark: the id of the document. Who follows changes learns from it whose mark it is, though it is gone by then. */
 export const purgedIdKey = "_purge_id";
 
-/** What entities of one kind are called, in documents and in failures. */
-export interface EntityOptions {
+/** Entities of one kind. */
+export interface EntityOptions extends Named {
   readonly db: Db;
   /** Its message says where it is stored. Must have `created_at`, `updated_at`, `deleted_at` and `revision`. */
   readonly schema: DescMessage;
-  /** Stored name of the field that identifies one, for example `user_id`. */
-  readonly id: string;
-  /** What one is called in requests, for example `user`. */
-  readonly name: string;
-  /** `notDeleted` where one can be undeleted. */
-  readonly reasons: { readonly notFound: Reason; readonly alreadyExists: Reason; readonly notDeleted?: Reason };
   /** Sees to the collection of a message; a writer waits for it. */
   readonly ready: (schema: DescMessage) => Promise<void>;
   readonly pageTokens: () => Promise<PageTokens>;
@@ -68,27 +62,6 @@ export interface Step {
   readonly filter?: Filter<Document>;
   readonly etag?: string;
   readonly now?: Date;
-}
-
-/** A list that is asked for page by page. */
-export interface ListCall {
-  readonly filter: Filter<Document>;
-  readonly restrictions?: Restrictions;
-  /** The order where the caller names none, as `order_by` has it. */
-  readonly fallback: string;
-  /** What comes before all that the filter finds, as a raw document. */
-  readonly first?: Uint8Array;
-  /** The request's message, which the page token is bound to. */
-  readonly schema: DescMessage;
-  readonly request: Message & { readonly pageSize: number; readonly pageToken: string; readonly orderBy?: string };
-  /** What is made of each document, where that is less than the whole: other fields are not read. */
-  readonly part?: DescMessage;
-}
-
-/** A page, as raw documents. */
-export interface Page {
-  readonly documents: readonly Uint8Array[];
-  readonly nextPageToken: string;
 }
 
 /** What an entity reads of a call. */
@@ -154,7 +127,8 @@ export interface Entity {
 }
 
 export function entity(options: EntityOptions): Entity {
-  const { db, schema, id: idName, name, reasons, ready, pageTokens } = options;
+  const { db, schema, id: idName, ready, pageTokens } = options;
+  const { notFound, etagMismatch, illegalStep, notDeleted, keyTaken, alreadyExists } = entityRefusals(options);
   const collection = db.collection(collectionOf(schema).name);
   const live = (id: string): Document => ({ [idName]: id, deleted_at: null });
 
@@ -166,34 +140,6 @@ export function entity(options: EntityOptions): Entity {
     if (found === null) throw notFound(about);
     return found;
   };
-
-  const notFound = (about: Record<string, string>) => {
-    const [[key, value] = [idName, ""]] = Object.entries(about);
-    return fail(reasons.notFound, `There is no ${spoken(name)} with ${key} ${value}`, {
-      metadata: about,
-      resource: { type: schema.typeName, name: value },
-    });
-  };
-
-  const etagMismatch = (id: string, { revision }: Document) => {
-    const etag = etagOf(BigInt(revision as bigint | number)); // a stored revision
-    return fail("ETAG_MISMATCH", `The ${spoken(name)} ${id} was changed meanwhile`, {
-      metadata: { [idName]: id, etag },
-    });
-  };
-
-  /** Turns the refusal of a key that another has into one that names it; returns anything else as it is. */
-  const alreadyExists = (error: unknown): unknown => {
-    const [field] = duplicateKey(error) ?? [];
-    return field === undefined ? error : keyTaken(field, error);
-  };
-
-  const keyTaken = (field: string, cause?: unknown) =>
-    fail(reasons.alreadyExists, `There is another ${spoken(name)} with that ${field}`, {
-      metadata: { field },
-      fields: [{ field: `${name}.${field}`, description: "is taken" }],
-      cause,
-    });
 
   const audited = (id: string, context: Context, fields?: readonly string[]) =>
     auditRecord(context, {
@@ -265,9 +211,7 @@ export function entity(options: EntityOptions): Entity {
       if (there === null) throw notFound({ [idName]: id });
       const from = String(there[field]);
       if (!before.includes(from)) {
-        throw fail("ILLEGAL_TRANSITION", `The ${spoken(name)} ${id} cannot go from ${from} to ${after}`, {
-          metadata: { [idName]: id, from, to: after },
-        });
+        throw illegalStep(id, from, after);
       }
       if (etag !== "" && etag !== etagOf(BigInt(there["revision"] as bigint | number))) throw etagMismatch(id, there);
       // It may have come into such a state only after the statement.
@@ -365,9 +309,7 @@ export function entity(options: EntityOptions): Entity {
       );
       if (there === null) throw notFound({ [idName]: id });
       if (there["deleted_at"] instanceof Date) throw etagMismatch(id, there);
-      throw fail(reasons.notDeleted ?? reasons.notFound, `The ${spoken(name)} ${id} is not deleted`, {
-        metadata: { [idName]: id },
-      });
+      throw notDeleted(id);
     },
 
     list: async (call, context) => listDocuments({ collection, schema, id: idName, pageTokens }, call, context),
@@ -378,54 +320,7 @@ export function entity(options: EntityOptions): Entity {
   };
 }
 
-/** A page of a list of documents that may be no entities: another service writes them. `id` is unique in each list. */
-export async function listDocuments(
-  {
-    collection,
-    schema,
-    id,
-    pageTokens,
-  }: Pick<EntityOptions, "schema" | "id" | "pageTokens"> & { collection: Collection },
-  { filter, restrictions = { equal: [] }, fallback, first, schema: requestSchema, request, part }: ListCall,
-  context: Context,
-): Promise<Page> {
-  const order = listOrder(schema, request.orderBy ?? "", restrictions, { id, fallback });
-  return readPage({
-    collection,
-    filter,
-    order,
-    size: pageSizeOf(request.pageSize),
-    query: queryOf(requestSchema, request),
-    token: request.pageToken,
-    tokens: await pageTokens(),
-    limits: cancellable(context),
-    ...(first !== undefined && { first }),
-    ...(part !== undefined && { fields: part.fields.map(({ name: field }) => field) }),
-  });
-}
-
-/** `hardware_wallet` as a sentence has it. */
-function spoken(name: string): string {
-  return name.replaceAll("_", " ");
-}
-
-/** An expression for a stored number, 0 where it is absent, and what is added to it. */
-export function sum(field: string, more: bigint | number): Document {
-  return { $add: [{ $ifNull: [field, typeof more === "bigint" ? 0n : 0] }, more] };
-}
-
 /** The audit record of a document that `created` made. */
 function carried(document: Document): Document | undefined {
   return (document[auditKey] as Document[] | undefined)?.[0];
-}
-
-/** What a caller sent is a value and never an expression, whatever it looks like. */
-export function literal(value: unknown): unknown {
-  return value === undefined ? "$$REMOVE" : { $literal: value };
-}
-
-/** A filter for an etag; empty for none. */
-export function matching(etag: string): Document {
-  // An etag that is none of this service's is that of no revision.
-  return etag === "" ? {} : { revision: revisionOfEtag(etag) ?? -1n };
 }

@@ -5,7 +5,7 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { Erasure } from "../../../gen/lucid/options/v1/options_pb.ts";
 import { RemovalOutcome } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
 import { fail } from "../../errors.ts";
-import { sum } from "../../schema/entity.ts";
+import { sum } from "../../schema/expressions.ts";
 import { pause } from "../../stores/waiting.ts";
 import { countAll, mark, removeAll, type RemovalWork } from "./remove.ts";
 import type { StoredKind } from "./stored-kinds.ts";

@@ -3,7 +3,8 @@ import type { Db, Filter, ObjectId } from "mongodb";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { auditKey } from "../../schema/audited-call.ts";
-import { purgedIdKey, purgeKey, sum } from "../../schema/entity.ts";
+import { purgedIdKey, purgeKey } from "../../schema/entity.ts";
+import { sum } from "../../schema/expressions.ts";
 import type { Copies } from "./copies.ts";
 import type { StoredKind } from "./stored-kinds.ts";
 import type { Tally } from "./tally.ts";

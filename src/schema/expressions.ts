@@ -1,0 +1,19 @@
+import type { Document } from "bson";
+
+import { revisionOfEtag } from "./stored-field.ts";
+
+/** An expression for a stored number, 0 where it is absent, and what is added to it. */
+export function sum(field: string, more: bigint | number): Document {
+  return { $add: [{ $ifNull: [field, typeof more === "bigint" ? 0n : 0] }, more] };
+}
+
+/** What a caller sent is a value and never an expression, whatever it looks like. */
+export function literal(value: unknown): unknown {
+  return value === undefined ? "$$REMOVE" : { $literal: value };
+}
+
+/** A filter for an etag; empty for none. */
+export function matching(etag: string): Document {
+  // An etag that is none of this service's is that of no revision.
+  return etag === "" ? {} : { revision: revisionOfEtag(etag) ?? -1n };
+}
