@@ -62,6 +62,8 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain('"done": true');
       expect(stdout).not.toContain("brokenLink");
       expect(stdout).toContain('"whole": true');
+      expect(stdout).toContain('"matched": true');
+      expect(stdout).toContain('"name":"states"');
       expect(stdout).toContain('"type": "WATCH_EVENT_TYPE_EXISTING"');
       expect(stdout).toContain("MANIFEST_VALIDATION_STATUS_VALID");
       expect(stdout).toContain('{"valid":true}');

@@ -3,14 +3,15 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import type { Highlighting } from "./highlights.ts";
 import { type HitParts, structOf } from "./response.ts";
 import type { FoundHit } from "./searching.ts";
+import { indexedRevision } from "./targets.ts";
 
 /** What every hit says beside its document. */
-export function hitOf({ hit }: FoundHit, highlights?: Highlighting) {
+export function hitOf({ target, hit }: FoundHit, highlights?: Highlighting) {
   return {
     id: hit._id,
     score: hit._score ?? 0,
     highlights: highlights?.fragments(hit) ?? [],
-    indexedRevision: BigInt(hit._version ?? 0),
+    indexedRevision: indexedRevision(target, hit),
   };
 }
 

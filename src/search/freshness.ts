@@ -2,11 +2,12 @@ import { setTimeout as pause } from "node:timers/promises";
 
 import { fail } from "../errors.ts";
 import type { SearchStore } from "../stores/search.ts";
-import { type AnswerHit, ask, type Call, type NamedIndex } from "./ask.ts";
+import { ask, type Call } from "./ask.ts";
+import { indexedRevision, type Target } from "./targets.ts";
 
 /** A write that has to be searchable. */
 export interface AwaitedWrite {
-  readonly index: NamedIndex;
+  readonly index: Target;
   /** Id of the document in the index. */
   readonly id: string;
   readonly revision: bigint;
@@ -20,8 +21,8 @@ const [firstPauseMs, longestPauseMs] = [25, 250];
 const [longestMs, searchMs] = [30_000, 250];
 
 /**
- * Waits until a document's copy in the index is of that revision or a later one, and is found. Looks where the search will: other copies of a shard may not have seen the write yet. Fails with
- * `SEARCH_NOT_CAUGHT_UP` shortly before the call's deadline.
+ * Waits until a document's copy in the index is of that revision or a later one, and is found. Looks where the search will: other
+ * copies of a shard may not have seen the write yet. Fails with `SEARCH_NOT_CAUGHT_UP` shortly before the call's deadline.
  */
 export async function untilSearchable(
   search: Pick<SearchStore, "client">,
@@ -29,10 +30,11 @@ export async function untilSearchable(
   { index, id, revision, preference }: AwaitedWrite,
 ): Promise<void> {
   const until = performance.now() + Math.min(call.timeoutMs() ?? longestMs, longestMs) - searchMs;
-  const body = { query: { ids: { values: [id] } }, size: 1, _source: ["revision"], track_total_hits: false };
+  const body = { query: { ids: { values: [id] } }, size: 1, version: true, _source: false, track_total_hits: false };
   for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
     const { hits } = await ask(search, call, { indices: [index], body, preference });
-    const found = revisionOf(hits.hits[0]);
+    const [copy] = hits.hits;
+    const found = copy === undefined ? 0n : indexedRevision(index, copy);
     if (found >= revision) return;
     if (performance.now() + pauseMs > until) {
       throw fail("SEARCH_NOT_CAUGHT_UP", `The index ${index.name} has not caught up with the write`, {
@@ -42,11 +44,4 @@ export async function untilSearchable(
     }
     await pause(pauseMs, undefined, { signal: call.signal });
   }
-}
-
-/** The revision that a copy is of: 0 where there is none, 1 where its kind never changes. */
-function revisionOf(hit: AnswerHit | undefined): bigint {
-  if (hit === undefined) return 0n;
-  const revision = hit._source?.["revision"] ?? 1;
-  return typeof revision === "number" || typeof revision === "bigint" ? BigInt(revision) : 0n;
 }

@@ -1,11 +1,12 @@
 import type { SearchedMessage } from "../schema/search-mapping.ts";
 import type { SearchStore } from "../stores/search.ts";
-import { type Call, type NamedIndex, refusal } from "./ask.ts";
+import { type AnswerHit, type Call, type NamedIndex, refusal } from "./ask.ts";
 import { indexNotFound, versionedName } from "./index-catalog.ts";
 import { fieldsOfMapping, fieldsOfMessage, fieldsTogether, type IndexFields } from "./index-fields.ts";
 import type { SearchIndices } from "./indices.ts";
 import { searchedMessages } from "./messages.ts";
 import type { SearchedFields } from "./query.ts";
+import { revisionOf } from "./sync/version.ts";
 
 /** An index that is searched. */
 export interface Target extends NamedIndex {
@@ -40,6 +41,11 @@ export async function targetOf(
   } catch (error) {
     throw refusal(error, [{ name, alias }]);
   }
+}
+
+/** The revision of a document that a copy was made of; of an operator's document its version. */
+export function indexedRevision({ message }: Target, { _version: version = 0 }: AnswerHit): bigint {
+  return message === undefined ? BigInt(version) : revisionOf(BigInt(version));
 }
 
 /** What several indices have. */

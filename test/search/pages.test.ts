@@ -206,7 +206,9 @@ onEveryServer((uri) => {
     expect(searches).toBeLessThan(15);
     await stream.return?.();
     const rest = await responses(there.client.exportHits({ index: "many", query, cursor: begun?.cursor ?? "" }));
-    const all = [begun, ...rest].flatMap((response: ExportHitsResponse | undefined) => response?.hits.map(({ id }) => id) ?? []);
+    const all = [begun, ...rest].flatMap(
+      (response: ExportHitsResponse | undefined) => response?.hits.map(({ id }) => id) ?? [],
+    );
     expect(all.toSorted()).toEqual(many.map(([id]) => id).toSorted());
     expect(searches).toBeGreaterThan(20);
     server.refuses = () => undefined;

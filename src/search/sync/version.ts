@@ -18,6 +18,11 @@ export function versionOf(epoch: number, revision: bigint): bigint {
   return BigInt(epoch) * revisions + (revision < lastRevision ? revision : lastRevision);
 }
 
+/** The revision that a copy of that version is of; that of a tombstone is higher than any. */
+export function revisionOf(version: bigint): bigint {
+  return version % revisions;
+}
+
 /** The epoch of a version as the server tells it. */
 export function epochOf(version: number): number {
   return Math.floor(version / Number(revisions));

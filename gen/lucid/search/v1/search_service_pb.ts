@@ -1095,7 +1095,7 @@ export type AuditLogHit = Message<"lucid.search.v1.AuditLogHit"> & {
   highlights: Highlight[];
 
   /**
-   * Version that the index has.
+   * 1, since records never change.
    *
    * @generated from field: int64 indexed_revision = 4;
    */
