@@ -38,6 +38,8 @@ interface Server {
 interface Servers {
   readonly service: Server;
   readonly bare: Server;
+  /** Bare, but for an audit log. */
+  readonly audited: Server;
 }
 
 /** One kind of call. */
@@ -46,13 +48,16 @@ interface Kind {
   readonly request: Load["request"];
   readonly calls: number;
   readonly inFlight: number;
+  /** Whether it leaves a record in the audit log. */
+  readonly isAudited: boolean;
   readonly alone: () => Promise<unknown>;
 }
 
 /**
  * Get, List and Create of every repository through the whole service, against a bare server that makes the same driver calls, with
- * the driver alone beside them. CPU is that of the server's process, latency that of calls one after the other. The CPU of a
- * create holds what its audit record costs, also after the call; the bare server keeps no log.
+ * the driver alone beside them. CPU is that of the server's process, less what the service uses while nobody calls; latency is
+ * that of calls one after the other. The CPU of a create holds what its audit record costs, also after the call, and the bare server
+ * keeps no log; so creates are compared with one that keeps it as well.
  * Options: `--only User,Wallet` for some of what is kept, `--rounds 3`.
  */
 await runCommand(async () => {
@@ -67,10 +72,16 @@ await runCommand(async () => {
     LUCID_MONGODB_DATABASE: database,
     LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
     LUCID_LOG_LEVEL: "info",
+    // Follows what was changed, in this process or in another; no part of a call.
+    LUCID_SEARCH_SYNC: "off",
   });
-  await using peer = await startPeer(stores.mongodbUri);
-  const servers: Servers = { service: { pid: service.pid, client: clientOf(service.address) }, bare: peer };
-  const table = [["rpc", "CPU µs bare", "CPU / bare", "p50 ms bare", "p50 / bare", "p50 ms driver alone"]];
+  await using bare = await startPeer(stores.mongodbUri);
+  await using audited = await startPeer(stores.mongodbUri, "audited");
+  const servers: Servers = { service: { pid: service.pid, client: clientOf(service.address) }, bare, audited };
+  const table = [
+    ["rpc", "CPU µs bare", "CPU / bare", "CPU / audited", "p50 ms bare", "p50 / bare", "p50 ms driver alone"],
+  ];
+  const idleMicros = await idle(service.pid);
   const lastIds = new Map<DescMessage, string>();
   for (const row of rows) {
     const isWanted = only === undefined || only.includes(row.entity.name);
@@ -78,7 +89,7 @@ await runCommand(async () => {
     if (!isWanted && row.entity !== UserSchema) continue;
     const kinds = await prepared(row, { db: databaseOf(row, mongodb), servers, lastIds });
     if (!isWanted) continue;
-    for (const kind of kinds) table.push(await measured(kind, servers, Number(values.rounds)));
+    for (const kind of kinds) table.push(await measured(kind, servers, { rounds: Number(values.rounds), idleMicros }));
   }
   for (const { client } of Object.values(servers)) client.close();
   printTable(`Repositories, ${count} stored, lists of ${count}, ${values.rounds} rounds`, table);
@@ -109,8 +120,22 @@ async function prepared(
   const get = bytesOf(getInput, fromJson(getInput, { [idName]: id }));
   await holdSame(repository, [get, list], servers);
   return [
-    { method: repository.get, request: get, calls: 100, inFlight: 16, alone: () => repository.find(id) },
-    { method: repository.list, request: list, calls: 30, inFlight: 16, alone: () => repository.findMany(count) },
+    {
+      method: repository.get,
+      request: get,
+      calls: 100,
+      inFlight: 16,
+      isAudited: false,
+      alone: () => repository.find(id),
+    },
+    {
+      method: repository.list,
+      request: list,
+      calls: 30,
+      inFlight: 16,
+      isAudited: false,
+      alone: () => repository.findMany(count),
+    },
     // Last, since it makes the lists longer.
     ...(creating === undefined
       ? []
@@ -118,8 +143,9 @@ async function prepared(
           {
             method: creating,
             request: () => bytesOf(creating.input, next()),
-            calls: 60,
+            calls: 200,
             inFlight,
+            isAudited: true,
             alone: () => repository.insert(next()),
           },
         ]),
@@ -147,20 +173,33 @@ async function holdSame(repository: PlainRepository, [get, list]: readonly Buffe
   }
 }
 
-async function measured({ method, request, calls, inFlight, alone }: Kind, servers: Servers, rounds: number) {
+/** CPU that a process uses while nobody calls it, in µs for each ms. */
+async function idle(pid: number | undefined): Promise<number> {
+  await pause(2000);
+  const before = cpuMicros(pid);
+  await pause(4000);
+  return (cpuMicros(pid) - before) / 4000;
+}
+
+async function measured(
+  { method, request, calls, inFlight, isAudited, alone }: Kind,
+  servers: Servers,
+  { rounds, idleMicros }: { readonly rounds: number; readonly idleMicros: number },
+) {
   // Of all rounds together: the kernel counts in steps that are not small beside one round.
-  const cpu = { service: 0, bare: 0 };
-  const latency: Record<keyof Servers, number[]> = { service: [], bare: [] };
+  const cpu = { service: 0, bare: 0, audited: 0 };
+  const latency: Record<keyof Servers, number[]> = { service: [], bare: [], audited: [] };
   const driver: number[] = [];
   for (let round = 0; round <= rounds; round += 1) {
-    for (const kind of ["service", "bare"] as const) {
+    for (const kind of isAudited ? (["service", "bare", "audited"] as const) : (["service", "bare"] as const)) {
       const { client, pid } = servers[kind];
       const load = { client, path: pathOf(method), request };
-      const before = cpuMicros(pid);
+      const [before, beganMs] = [cpuMicros(pid), performance.now()];
       await makeCalls({ ...load, calls, inFlight });
       // What a call leaves to be done after it belongs to it.
-      await pause(100);
-      const used = cpuMicros(pid) - before;
+      await pause(isAudited ? 600 : 100);
+      const unasked = kind === "service" ? idleMicros * (performance.now() - beganMs) : 0;
+      const used = cpuMicros(pid) - before - unasked;
       const took = median(await makeCalls({ ...load, calls: Math.ceil(calls / 5), inFlight: 1 }));
       // The first round warms everything up.
       if (round === 0) continue;
@@ -178,6 +217,7 @@ async function measured({ method, request, calls, inFlight, alone }: Kind, serve
     method.name,
     (cpu.bare / rounds / calls).toFixed(0),
     (cpu.service / cpu.bare).toFixed(2),
+    isAudited ? (cpu.service / cpu.audited).toFixed(2) : "",
     median(latency.bare).toFixed(2),
     median(ratios).toFixed(2),
     median(driver).toFixed(2),
@@ -196,9 +236,9 @@ function clientOf(address: string): grpc.Client {
   return new grpc.Client(address, grpc.credentials.createInsecure());
 }
 
-async function startPeer(uri: string) {
+async function startPeer(uri: string, ...kind: readonly string[]) {
   const file = join("bench", "support", "repositories-peer.ts");
-  const child = spawn(process.execPath, [file, uri], {
+  const child = spawn(process.execPath, [file, uri, ...kind], {
     cwd: projectFolder,
     stdio: ["ignore", "pipe", "inherit"],
   });

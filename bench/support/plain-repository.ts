@@ -4,6 +4,7 @@ import { create, type DescMessage, type DescMethod, fromJson, type JsonObject, t
 import type { Db, Document } from "mongodb";
 
 import { collectionOf } from "../../src/schema/collection.ts";
+import type { PlainAudit } from "./plain-audit.ts";
 import { toDocument, toMessage } from "./plain-mapping.ts";
 import type { RepositoryRow } from "./repository-rows.ts";
 
@@ -22,7 +23,8 @@ export interface PlainRepository {
   made(number: number, lastId: (entity: DescMessage) => string): Message;
 }
 
-export function plainRepository(row: RepositoryRow, db: Db): PlainRepository {
+/** With `audit` each that is created leaves a record. */
+export function plainRepository(row: RepositoryRow, db: Db, audit?: PlainAudit): PlainRepository {
   const { service, entity, plural, live, listed, sort } = row;
   const collection = db.collection(collectionOf(entity).name);
   const id = entity.fields.find(({ name }) => name === row.id);
@@ -56,8 +58,12 @@ export function plainRepository(row: RepositoryRow, db: Db): PlainRepository {
       revision: 1n,
     };
     await row.before?.(db, document);
-    await collection.insertOne(document);
+    const key = { [id.name]: document[id.name] as string };
+    const resource = { type: entity.name, name: document[id.name] as string };
+    const record = creating && audit?.recordOf(creating, request, resource);
+    await collection.insertOne(record === undefined ? document : { ...document, _audit: [record] });
     await row.after?.(db, document);
+    if (record !== undefined) audit?.stored(collection, key, record);
     return document;
   };
 

@@ -2,19 +2,21 @@ import { type DescMethod, fromBinary, type Message, toBinary } from "@bufbuild/p
 import * as grpc from "@grpc/grpc-js";
 import { MongoClient } from "mongodb";
 
+import { plainAudit } from "./plain-audit.ts";
 import { plainRepository } from "./plain-repository.ts";
-import { databaseOf, rows } from "./repository-rows.ts";
+import { databaseOf, rows, systemDatabase } from "./repository-rows.ts";
 
 /**
- * What repositories are measured against: @grpc/grpc-js, protobuf-es and the driver, and nothing else. Argument: URI. Prints its
- * port.
+ * What repositories are measured against: @grpc/grpc-js, protobuf-es and the driver, and nothing else. Arguments: URI, and `audited`
+ * for one that keeps an audit log. Prints its port.
  */
-const [uri = ""] = process.argv.slice(2);
+const [uri = "", kind] = process.argv.slice(2);
 const client = await MongoClient.connect(uri);
 const server = new grpc.Server();
+const audit = kind === "audited" ? plainAudit(client.db(systemDatabase)) : undefined;
 
 for (const row of rows) {
-  const repository = plainRepository(row, databaseOf(row, client));
+  const repository = plainRepository(row, databaseOf(row, client), audit);
   const methods = [repository.get, repository.list, repository.create].filter((method) => method !== undefined);
   server.addService(
     Object.fromEntries(methods.map((method) => [method.localName, definitionOf(method)])),
