@@ -171,11 +171,11 @@ export async function start(config: Config, log: Logger): Promise<App> {
     indices,
     jobs,
   };
-  indexJobs(searching);
   const sync = parts.use(
     searchSync({ access, leaseMs: config.jobs.leaseMs, log, problemOf: (error) => problemOf("search", error) }),
   );
   comparisonJobs({ jobs, access });
+  indexJobs({ ...searching, access, leaseMs: config.jobs.leaseMs });
 
   const watches = parts.use(
     watchesOf({ db: mongodb.domain, settings: config.watches, pageTokens: tokens, draining: draining.signal }),
@@ -233,7 +233,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     ),
     serve(
       SearchIndexService,
-      searchIndexService({ ...searching, pageTokens: repositories.pageTokens, carryOut: audit.carryOut }),
+      searchIndexService({ ...searching, access, pageTokens: repositories.pageTokens, carryOut: audit.carryOut }),
     ),
     serve(SearchSyncService, searchSyncService({ access, jobs, pageTokens: tokens, draining: draining.signal })),
   ];

@@ -38,6 +38,8 @@ const reasons = {
   SEARCH_DOCUMENT_NOT_FOUND: { code: Code.NotFound },
   SEARCH_DOCUMENT_ALREADY_EXISTS: { code: Code.AlreadyExists },
   SEARCH_DOCUMENT_REFUSED: { code: Code.FailedPrecondition },
+  SEARCH_REBUILD_NOT_EQUAL: { code: Code.Aborted },
+  SEARCH_NO_PREVIOUS_VERSION: { code: Code.FailedPrecondition },
   SEARCH_COPY_INCOMPLETE: { code: Code.FailedPrecondition },
   INDEX_JOB_NOT_FOUND: { code: Code.NotFound },
   SEARCH_SYNC_NOT_BEGUN: { code: Code.FailedPrecondition },

@@ -68,17 +68,6 @@ export function indexAdmin(
     return told;
   };
 
-  /** Fails with `SEARCH_INDEX_IN_USE` where a job reads the index or writes to it. */
-  const requireUnused = async (name: string, signal: AbortSignal): Promise<void> => {
-    const active = await jobs.list(indexJobKind, { states: activeStates, limit: mostActive }, signal);
-    for (const job of active) {
-      const { index, sourceIndex } = specOf(job);
-      if (index !== name && sourceIndex !== name) continue;
-      const metadata = { index: name, job_id: job.jobId, state: job.state };
-      throw fail("SEARCH_INDEX_IN_USE", `A job works on the index ${name}`, { metadata });
-    }
-  };
-
   return {
     async listIndices(request, { signal }) {
       const query = queryOf(ListIndicesRequestSchema, request);
@@ -146,7 +135,7 @@ export function indexAdmin(
       const { signal } = context;
       requireOperators(name);
       const index = await catalog.find(name, signal);
-      await requireUnused(name, signal);
+      await requireUnused(jobs, name, signal);
       if (!validateOnly && confirmIndex !== name) throw notConfirmed(name);
       const { documents, bytes } = await sizeOf(search, index.places, signal);
       if (!validateOnly) {
@@ -176,6 +165,16 @@ export function indexAdmin(
 
 /** Jobs that are looked through; hardly any run at once. */
 const mostActive = 1000;
+
+/** Fails with `SEARCH_INDEX_IN_USE` where a job reads the index or writes to it. */
+export async function requireUnused(jobs: Pick<Jobs, "list">, name: string, signal: AbortSignal): Promise<void> {
+  for (const job of await jobs.list(indexJobKind, { states: activeStates, limit: mostActive }, signal)) {
+    const { index, sourceIndex } = specOf(job);
+    if (index !== name && sourceIndex !== name) continue;
+    const metadata = { index: name, job_id: job.jobId, state: job.state };
+    throw fail("SEARCH_INDEX_IN_USE", `A job works on the index ${name}`, { metadata });
+  }
+}
 
 function originOf(name: string): IndexOrigin {
   return isKept(name) ? IndexOrigin.REPOSITORY : IndexOrigin.OPERATOR;
@@ -223,7 +222,7 @@ async function remove(
   await client.indices.updateAliases({ actions }, { signal, requestTimeout: requestMs });
 }
 
-function notConfirmed(name: string): Error {
+export function notConfirmed(name: string): Error {
   return fail("CONFIRMATION_MISMATCH", "The confirmation is not the name of the index", {
     metadata: { index: name },
     fields: [{ field: "confirm_index", description: "must repeat the name of the index" }],

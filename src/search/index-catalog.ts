@@ -128,7 +128,8 @@ function catalogOf(found: Readonly<Record<string, ServerIndex>>, prefix: string)
     const version = digits === undefined ? 0 : Number(digits);
     const live = { place, version, settings: settings?.index ?? {} };
     for (const alias of Object.keys(aliases)) {
-      if (!alias.startsWith(prefix)) continue;
+      // A version that is being filled is written by an alias of its own.
+      if (!alias.startsWith(prefix) || versionedName.test(alias)) continue;
       partOf(alias.slice(prefix.length)).live = {
         ...live,
         version: alias === base ? version : 0,

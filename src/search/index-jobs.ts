@@ -4,8 +4,10 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import {
   type IndexJob,
+  IndexJobPhase,
   IndexJobProgressSchema,
   IndexJobSchema,
+  IndexJobType,
   type WatchIndexJobResponseSchema,
 } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { fail } from "../errors.ts";
@@ -15,6 +17,8 @@ import type { JobContext } from "../jobs/runner.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { type CopyProgress, copyDocuments } from "./copy-documents.ts";
 import { type IndexCatalog, requireAliased } from "./index-catalog.ts";
+import { rebuildIndex, type RebuildProgress, type RebuildWork, rollBackIndex } from "./rebuild.ts";
+import type { SyncAccess } from "./sync/access.ts";
 
 /** The kind of jobs that work on indices. What one is to do is an IndexJob with what was asked for. */
 export const indexJobKind = "search-index";
@@ -24,18 +28,65 @@ export interface IndexJobsOptions {
   readonly jobs: Jobs;
   readonly search: SearchStore;
   readonly catalog: IndexCatalog;
+  readonly access: SyncAccess;
+  readonly leaseMs: number;
 }
 
-/** Has this process take up jobs on indices. Each may be begun again where its process died. */
+/** Has this process take up jobs on indices. Each goes on, or may be begun again, where its process died. */
 export function indexJobs(options: IndexJobsOptions): void {
-  options.jobs.handle(indexJobKind, { onOwnerLost: "rerun", run: (job, context) => reindex(job, context, options) });
+  options.jobs.handle(indexJobKind, {
+    onOwnerLost: "rerun",
+    async run(job, context) {
+      const { type, index } = specOf(job);
+      if (type === IndexJobType.REBUILD) await rebuildIndex(index, options, rebuildWork(job, context));
+      else if (type === IndexJobType.ROLLBACK) await rollBackIndex(index, options, rebuildWork(job, context));
+      else await reindex(job, context, options);
+    },
+  });
+}
+
+/** A rebuild keeps in the job where it is. */
+function rebuildWork({ result }: JobRecord, context: JobContext): RebuildWork {
+  return {
+    signal: context.signal,
+    kept: result,
+    keep: (position) => context.keep(position),
+    prove: () => context.prove(),
+    progress: (progress) => context.report({ percent: rebuildPercent(progress), detail: rebuildDetail(progress) }),
+  };
+}
+
+/** Of a hundred, what filling and comparing take; the rest is for the swap. */
+const shares = { filling: 70, comparing: 28 };
+
+function rebuildPercent({ phase, documents, filled, compared }: RebuildProgress): number {
+  const part = (done: number) => (documents === 0 ? 1 : Math.min(1, done / documents));
+  if (phase === "filling") return shares.filling * part(filled);
+  return shares.filling + (phase === "comparing" ? shares.comparing * part(compared) : shares.comparing);
+}
+
+const phases = {
+  filling: IndexJobPhase.COPYING,
+  comparing: IndexJobPhase.COMPARING,
+  swapping: IndexJobPhase.SWAPPING,
+} as const;
+
+function rebuildDetail({ phase, documents, filled, compared, refused, examples }: RebuildProgress): Uint8Array {
+  const counts = {
+    documentCount: BigInt(documents),
+    writtenCount: BigInt(Math.max(0, filled - refused)),
+    comparedCount: BigInt(compared),
+    refusedCount: BigInt(refused),
+  };
+  const told = { ...counts, phase: phases[phase], refused: [...examples] };
+  return toBinary(IndexJobProgressSchema, create(IndexJobProgressSchema, told));
 }
 
 /** Fails with `SEARCH_COPY_INCOMPLETE` where the index does not take all documents. */
 async function reindex(
   job: JobRecord,
   context: JobContext,
-  { search, catalog }: Omit<IndexJobsOptions, "jobs">,
+  { search, catalog }: Pick<IndexJobsOptions, "search" | "catalog">,
 ): Promise<void> {
   const { index, sourceIndex } = specOf(job);
   const { signal } = context;
@@ -66,7 +117,8 @@ function detailOf({ documents, written, present, refused, examples }: CopyProgre
     presentCount: BigInt(present),
     refusedCount: BigInt(refused),
   };
-  return toBinary(IndexJobProgressSchema, create(IndexJobProgressSchema, { ...counts, refused: examples }));
+  const told = { ...counts, phase: IndexJobPhase.COPYING, refused: examples };
+  return toBinary(IndexJobProgressSchema, create(IndexJobProgressSchema, told));
 }
 
 // ---------------------------------------------------------------- what is told of them

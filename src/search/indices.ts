@@ -40,8 +40,8 @@ export interface SearchIndices {
   ensure(name: string, signal: AbortSignal): Promise<EnsuredIndex>;
   /** Keeps with an index which age of its copies is the newest, so that it is known also where all else is lost. */
   setEpoch(ensured: EnsuredIndex, epoch: number, signal: AbortSignal): Promise<void>;
-  /** Makes the next version of an index, empty and behind no alias. Returns its name. */
-  makeNext(name: string, signal: AbortSignal): Promise<string>;
+  /** Makes the next version of an index, empty and behind these aliases only. Returns its name. */
+  makeNext(name: string, signal: AbortSignal, aliases?: Readonly<Record<string, object>>): Promise<string>;
 }
 
 export interface SearchIndicesOptions {
@@ -156,7 +156,7 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
       await client.indices.putMapping({ index, _meta }, { signal, requestTimeout: requestMs });
     },
 
-    makeNext: (name, signal) => create(name, {}, signal),
+    makeNext: (name, signal, aliases = {}) => create(name, aliases, signal),
   };
 }
 

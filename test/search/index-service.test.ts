@@ -1,11 +1,15 @@
+import { randomUUID } from "node:crypto";
+
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { IndexFieldType, IndexHealth, IndexOrigin, UnknownFields } from "../../gen/lucid/search/v1/search_index_pb.ts";
-import { EnsuredState } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
+import { EnsuredState, IndexJobPhase } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { searchedMessages } from "../../src/search/messages.ts";
-import { refusalOf } from "../repository/support.ts";
+import { newUser, refusalOf } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
-import { type IndexApp, indexApp, indexName, newIndex, once } from "./index-support.ts";
+import { endOf, type IndexApp, indexApp, indexName, newIndex, once } from "./index-support.ts";
 
 onEveryServer((uri) => {
   let service: IndexApp;
@@ -131,7 +135,7 @@ onEveryServer((uri) => {
     const again = await indices.ensureIndices({});
     expect(again.indices.map(({ state }) => state)).toEqual(kept.map(() => EnsuredState.EXISTING));
     const listed = await indices.listIndices({ origin: IndexOrigin.REPOSITORY });
-    expect(listed.indices.map(({ index, version }) => [index, version])).toEqual(kept.map((name) => [name, 1]));
+    expect(listed.indices.map(({ index }) => index)).toEqual(kept);
     const index = "users";
     const operations = [{ documentId: "x", document: {} }];
     const other = await newIndex(service);
@@ -186,6 +190,47 @@ onEveryServer((uri) => {
     ]);
     await client.indices.delete({ index: `${part.prefix}blocks` });
     expect((await indices.ensureIndices({ indices: ["blocks"] })).indices[0]?.state).toBe(EnsuredState.CREATED);
+  });
+
+  test("an index of the service's own is rebuilt and taken back while it serves", async () => {
+    const { indices, overHttp, app } = service;
+    const users = app.client(UserService);
+    const { userId } = await newUser(users);
+    await indices.ensureIndices({ indices: ["users"] });
+    const nothing = overHttp.rollbackIndex({ index: "users", confirmIndex: "users" });
+    expect(await refusalOf(nothing)).toMatchObject({
+      code: "FailedPrecondition",
+      reason: "SEARCH_NO_PREVIOUS_VERSION",
+      metadata: { index: "users" },
+    });
+    const requestId = randomUUID();
+    const { job } = await indices.rebuildIndex({ index: "users", requestId });
+    expect((await overHttp.rebuildIndex({ index: "users", requestId })).job?.jobId).toBe(job?.jobId);
+    expect(await refusalOf(indices.rebuildIndex({ index: "users" }))).toMatchObject({ reason: "SEARCH_INDEX_IN_USE" });
+    expect(await endOf(service, job?.jobId ?? "")).toMatchObject({
+      state: JobState.SUCCEEDED,
+      progress: { percent: 100, writtenCount: 1n, comparedCount: 1n, phase: IndexJobPhase.SWAPPING },
+    });
+    expect((await indices.getIndex({ index: "users" })).index).toMatchObject({ version: 2, otherVersions: [1] });
+    expect((await indices.getDocument({ index: "users", documentId: userId })).document?.document).toMatchObject({
+      user_id: userId,
+    });
+    expect(await refusalOf(indices.rollbackIndex({ index: "users", confirmIndex: "user" }))).toMatchObject({
+      code: "FailedPrecondition",
+      reason: "CONFIRMATION_MISMATCH",
+      fields: ["confirm_index"],
+    });
+    const back = await indices.rollbackIndex({ index: "users", confirmIndex: "users" });
+    expect((await endOf(service, back.job?.jobId ?? ""))?.state).toBe(JobState.SUCCEEDED);
+    expect((await indices.getIndex({ index: "users" })).index).toMatchObject({ version: 1, otherVersions: [2] });
+    // The version that nothing had been written to has all that there is.
+    expect((await indices.getDocument({ index: "users", documentId: userId })).document?.documentId).toBe(userId);
+    for (const call of [
+      () => indices.rebuildIndex({ index: "nothing" }),
+      () => indices.rollbackIndex({ index: "nothing", confirmIndex: "nothing" }),
+    ]) {
+      expect(await refusalOf(call())).toMatchObject({ code: "NotFound", reason: "SEARCH_INDEX_NOT_FOUND" });
+    }
   });
 
   test("statistics count what was done", async () => {

@@ -40,7 +40,7 @@ export interface CompareOptions {
   readonly collection: string;
   readonly search: Pick<SearchStore, "client">;
   readonly alias: string;
-  readonly deadLetters: DeadLetters;
+  readonly deadLetters: Pick<DeadLetters, "among">;
   readonly writer: Writer;
   readonly repair: boolean;
   /** Resolves when all that has happened until now is in the index, or does not come there. */
@@ -205,7 +205,10 @@ async function lookAgain(doubtful: readonly Found[], tally: Tally, options: Comp
   tally.repaired += different.length - unmended.length;
 }
 
-/** Reads both sides again; the index as it is, not as searches show it. */
+/**
+ * Reads both sides again; the index as it is, not as searches show it. What has only come up since is no difference: the change that
+ * has made it is on its way.
+ */
 async function stillDifferent(doubtful: readonly Found[], options: CompareOptions): Promise<Found[]> {
   const { db, collection, message, writer, signal } = options;
   const ids = doubtful.map(({ id }) => id);
@@ -216,9 +219,17 @@ async function stillDifferent(doubtful: readonly Found[], options: CompareOption
     .find({ [message.id]: { $in: ids } }, { projection, useBigInt64: true, signal })
     .toArray();
   const documents = new Map(found.map((document) => [String(document[message.id]), itemOf(document, message)]));
-  return ids.flatMap((id) => {
+  return doubtful.flatMap((before) => {
+    const { id } = before;
     const stored = copies.get(id);
     const copy = stored === undefined || stored.isRemoved ? undefined : { ...stored, id };
-    return difference(documents.get(id), copy) ?? [];
+    const now = difference(documents.get(id), copy);
+    return now === undefined || isNews(now, before) ? [] : now;
   });
+}
+
+function isNews(now: Found, before: Found): boolean {
+  // The document has changed again, and its copy has what it was then.
+  if (now.kind === "OLDER") return now.indexedRevision >= before.revision;
+  return now.kind !== before.kind;
 }

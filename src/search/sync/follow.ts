@@ -39,6 +39,8 @@ export interface FollowRight {
 /** How long changes wait while a collection is read, and how often an idle index is looked at, in milliseconds. */
 const sectionMs = 1000;
 const lookMs = 5000;
+/** How often is looked whether a rebuild waits for the index, in milliseconds. */
+const yieldLookMs = 500;
 /** Shortest time between two checkpoints, and longest one where nothing happens, in milliseconds. */
 const checkpointMs = 500;
 const idleCheckpointMs = 5000;
@@ -59,7 +61,7 @@ const pingMs = 5000;
 
 /**
  * Keeps an index equal to its collection, for as long as the right lasts. Goes on where the last holder of the right ended. Only
- * returns where the signal is aborted; fails where a store does, and is to be called again then.
+ * returns where the signal is aborted, or a rebuild asks for the index; fails where a store does, and is to be called again then.
  */
 export async function follow(options: FollowOptions, right: FollowRight): Promise<void> {
   const { message, indices, states, db, collection } = options;
@@ -73,8 +75,7 @@ export async function follow(options: FollowOptions, right: FollowRight): Promis
     for (;;) {
       if (reason !== undefined) await run.beginAnew(reason);
       reason = await endingWith(() => run.goOn({ db, collection, id: message.id }));
-      if (signal.aborted) return;
-      if (reason === undefined) throw new Error("The synchronisation has ended");
+      if (signal.aborted || reason === undefined) return;
     }
   } finally {
     await run.close();
@@ -89,8 +90,8 @@ function whyAnew(state: SyncState, { uuid, digest, state: found }: EnsuredIndex)
   return state.resync_wanted === true ? "REQUESTED" : undefined;
 }
 
-/** Runs until something ends it that a fill mends. */
-async function endingWith(run: () => Promise<ResyncReason>): Promise<ResyncReason> {
+/** Runs until something ends it that a fill mends, or somebody asks for the index. */
+async function endingWith(run: () => Promise<ResyncReason | undefined>): Promise<ResyncReason | undefined> {
   try {
     return await run();
   } catch (error) {
@@ -121,6 +122,7 @@ class Run {
   /** Id of the last copy that was looked at. */
   #swept = "";
   #savedMs = 0;
+  #askedMs = performance.now();
   #isSaved = true;
   #lookedMs = performance.now();
   #tidiedMs = performance.now();
@@ -178,8 +180,8 @@ class Run {
     else log.warn(about, "A search index is filled anew");
   }
 
-  /** Takes changes, and fills beside it; returns why it has to be begun anew. */
-  async goOn(followed: Parameters<typeof ChangeTail.open>[0]): Promise<ResyncReason> {
+  /** Takes changes, and fills beside it; returns why it has to be begun anew, or nothing where another is to have the index. */
+  async goOn(followed: Parameters<typeof ChangeTail.open>[0]): Promise<ResyncReason | undefined> {
     const { signal } = this.#right;
     this.#tail ??= await ChangeTail.open(followed, this.#mark.token);
     const tail = this.#tail;
@@ -187,7 +189,7 @@ class Run {
     if (this.#state.phase === "filling" && this.#mark.fillAfter !== undefined && !this.#state.needs_sweep) {
       this.#state = await this.#options.states.save(this.#alias, this.#right.fence, { needs_sweep: true });
     }
-    while (!signal.aborted) {
+    while (!signal.aborted && !(await this.#isToYield())) {
       const { phase } = this.#state;
       if (phase === "filling") await this.#section(() => this.#fill(), "sweeping");
       else if (phase === "sweeping") await this.#section(() => this.#sweep(), "following");
@@ -198,7 +200,7 @@ class Run {
     }
     await this.#pieces.idle();
     await this.#save();
-    return "REQUESTED";
+    return undefined;
   }
 
   async close(): Promise<void> {
@@ -295,6 +297,13 @@ class Run {
     if (performance.now() - this.#tidiedMs < tidyMs) return;
     this.#tidiedMs = performance.now();
     await this.#writer.tidy(new Date(Date.now() - tombstoneMs), this.#right.signal);
+  }
+
+  /** Looks now and then whether a rebuild waits for the index. */
+  async #isToYield(): Promise<boolean> {
+    if (performance.now() - this.#askedMs < yieldLookMs) return false;
+    this.#askedMs = performance.now();
+    return this.#options.states.isToYield(this.#alias);
   }
 
   /** Looks now and then whether the index is still the one that is followed. */

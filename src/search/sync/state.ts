@@ -55,6 +55,10 @@ export interface SyncState {
   readonly resyncs: number;
   /** An operator's wish to fill it anew, which the next look grants. */
   readonly resync_wanted?: boolean;
+  /** The version that a rebuild has replaced, kept for a rollback; and up to where it has the changes, where that is known. */
+  readonly previous?: { readonly index: string; readonly uuid: string; readonly token?: Document };
+  /** Until then, by MongoDB's clock, whoever keeps the index stops and lets another have it. */
+  readonly yield_until?: Date;
   /** Why it does not get on, as a caller may know it, and since when. */
   readonly problem?: string;
   readonly problem_time?: Date;
@@ -78,6 +82,9 @@ export interface SyncStates {
   /** Carries what the audit log is to say of a call that concerns the index; false where nothing is known of it yet. */
   tell(alias: string, record: Document | undefined): Promise<boolean>;
   find(alias: string): Promise<SyncState | undefined>;
+  /** Asks whoever keeps the index to stop for so long. */
+  askToYield(alias: string, ms: number): Promise<void>;
+  isToYield(alias: string): Promise<boolean>;
 }
 
 export const statesCollection = "search_sync";
@@ -152,6 +159,17 @@ export function syncStates(system: Db): SyncStates {
 
     async find(alias) {
       return (await states.findOne({ _id: alias }, bounded)) ?? undefined;
+    },
+
+    async askToYield(alias, ms) {
+      await states.updateOne({ _id: alias }, [{ $set: { yield_until: { $add: ["$$NOW", ms] } } }], bounded);
+    },
+
+    async isToYield(alias) {
+      // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
+      const now = { $toDate: { $toLong: "$$NOW" } };
+      const isAsked = { $expr: { $gt: [{ $ifNull: ["$yield_until", new Date(0)] }, now] } };
+      return (await states.findOne({ _id: alias, ...isAsked }, { projection: { _id: 1 }, ...bounded })) !== null;
     },
   };
 }

@@ -36,6 +36,8 @@ export function searchSync(options: SearchSyncOptions): SearchSync {
   /** Follows one index while nobody else does. Returns false where another process does. */
   const hold = async (message: SearchedMessage): Promise<boolean> => {
     const alias = indices.alias(message.name);
+    // A rebuild waits for it, and is quicker where it need not outrun this.
+    if (await states.isToYield(alias)) return true;
     await using right = await leases.hold(`search_sync/${alias}`);
     if (right === undefined) return false;
     const signal = AbortSignal.any([right.signal, closing.signal]);

@@ -78,11 +78,11 @@ export class ChangeTail implements AsyncDisposable {
   }
 
   /**
-   * Opens it after a token, or now. What follows a token that the server no longer has fails with `SEARCH_HISTORY_LOST`, as
+   * Opens it after a token, or now; the server waits `waitMs` for a change before it says that there is none. What follows a token that the server no longer has fails with `SEARCH_HISTORY_LOST`, as
    * does a collection that is dropped or replaced with `SEARCH_COLLECTION_REPLACED`, when it comes to that.
    */
-  static async open(followed: Followed, after: Document | undefined): Promise<ChangeTail> {
-    const stream = streamOf(followed, after);
+  static async open(followed: Followed, after: Document | undefined, waitMs = awaitMs): Promise<ChangeTail> {
+    const stream = streamOf(followed, after, waitMs);
     try {
       const { promise: positioned, resolve } = Promise.withResolvers<void>();
       stream.once("resumeTokenChanged", () => resolve());

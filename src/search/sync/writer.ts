@@ -22,7 +22,7 @@ export interface WriterOptions {
   readonly search: Pick<SearchStore, "client">;
   /** What is written to; where it vanishes, nothing is made in its place. */
   readonly alias: string;
-  readonly deadLetters: DeadLetters;
+  readonly deadLetters: Pick<DeadLetters, "record" | "clear">;
   /** Begins a new epoch, after `above`, and returns it. */
   readonly raiseEpoch: (above: number, signal: AbortSignal) => Promise<number>;
 }

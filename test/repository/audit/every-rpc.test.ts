@@ -29,7 +29,7 @@ import { SearchIndexService } from "../../../gen/lucid/search/v1/search_index_se
 import { SearchSyncService } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { isMutating } from "../../../src/server/interceptors/audit.ts";
 import { eventsOf } from "../../backup/support.ts";
-import { indexName, newIndex, once } from "../../search/index-support.ts";
+import { endOf, indexName, newIndex, once } from "../../search/index-support.ts";
 import { searchPart } from "../../search/support.ts";
 import { type TestApp, testApp } from "../../support/app.ts";
 import { platformServices } from "../../support/requests.ts";
@@ -405,6 +405,17 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
   "SearchIndexService.Reindex": async (clients) => {
     const request = { sourceIndex: await newIndex(clients), index: await newIndex(clients) };
     return { of: ["IndexJob"], call: () => clients.indices.reindex(request) };
+  },
+  "SearchIndexService.RebuildIndex": async ({ indices }) => {
+    await indices.ensureIndices({ indices: ["blocks"] });
+    return { of: ["IndexJob"], call: () => indices.rebuildIndex({ index: "blocks" }) };
+  },
+  "SearchIndexService.RollbackIndex": async ({ indices }) => {
+    await indices.ensureIndices({ indices: ["manifests"] });
+    const { job } = await indices.rebuildIndex({ index: "manifests" });
+    await endOf({ indices }, job?.jobId ?? "");
+    const request = { index: "manifests", confirmIndex: "manifests" };
+    return { of: ["IndexJob"], call: () => indices.rollbackIndex(request) };
   },
   "SearchIndexService.CancelIndexJob": async (clients) => {
     await keepBusy(clients.backups);

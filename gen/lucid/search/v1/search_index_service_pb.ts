@@ -19,7 +19,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/search/v1/search_index_service.proto.
  */
 export const file_lucid_search_v1_search_index_service: GenFile = /*@__PURE__*/
-  fileDesc("CipsdWNpZC9zZWFyY2gvdjEvc2VhcmNoX2luZGV4X3NlcnZpY2UucHJvdG8SD2x1Y2lkLnNlYXJjaC52MSKCAwoISW5kZXhKb2ISDgoGam9iX2lkGAEgASgJEisKBHR5cGUYAiABKA4yHS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2JUeXBlEg0KBWluZGV4GAMgASgJEhQKDHNvdXJjZV9pbmRleBgEIAEoCRInCgVzdGF0ZRgFIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlEjMKCHByb2dyZXNzGAYgASgLMiEubHVjaWQuc2VhcmNoLnYxLkluZGV4Sm9iUHJvZ3Jlc3MSJwoFZXJyb3IYByABKAsyGC5sdWNpZC5hZG1pbi52MS5Kb2JFcnJvchIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrMBChBJbmRleEpvYlByb2dyZXNzEg8KB3BlcmNlbnQYASABKAESFgoOZG9jdW1lbnRfY291bnQYAiABKAMSFQoNd3JpdHRlbl9jb3VudBgDIAEoAxIVCg1wcmVzZW50X2NvdW50GAQgASgDEhUKDXJlZnVzZWRfY291bnQYBSABKAMSMQoHcmVmdXNlZBgGIAMoCzIgLmx1Y2lkLnNlYXJjaC52MS5SZWZ1c2VkRG9jdW1lbnQiOgoPUmVmdXNlZERvY3VtZW50EhMKC2RvY3VtZW50X2lkGAEgASgJEhIKCmVycm9yX3R5cGUYAiABKAkihgEKEkxpc3RJbmRpY2VzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASNgoGb3JpZ2luGAMgASgOMhwubHVjaWQuc2VhcmNoLnYxLkluZGV4T3JpZ2luQgi6SAWCAQIQASJXChNMaXN0SW5kaWNlc1Jlc3BvbnNlEicKB2luZGljZXMYASADKAsyFi5sdWNpZC5zZWFyY2gudjEuSW5kZXgSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkMKD0dldEluZGV4UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kIjkKEEdldEluZGV4UmVzcG9uc2USJQoFaW5kZXgYASABKAsyFi5sdWNpZC5zZWFyY2gudjEuSW5kZXgiogIKEkNyZWF0ZUluZGV4UmVxdWVzdBKSAQoFaW5kZXgYASABKAlCggG6SH+6AV4KFGNyZWF0ZV9pbmRleC52ZXJzaW9uEiptdXN0IG5vdCBlbmQgYXMgdGhlIG5hbWUgb2YgYSB2ZXJzaW9uIGRvZXMaGiF0aGlzLm1hdGNoZXMoJy12WzAtOV0rJCcpchwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEjAKCHNldHRpbmdzGAIgASgLMh4ubHVjaWQuc2VhcmNoLnYxLkluZGV4U2V0dGluZ3MSLgoHbWFwcGluZxgDIAEoCzIdLmx1Y2lkLnNlYXJjaC52MS5JbmRleE1hcHBpbmcSFQoNdmFsaWRhdGVfb25seRgEIAEoCCI8ChNDcmVhdGVJbmRleFJlc3BvbnNlEiUKBWluZGV4GAEgASgLMhYubHVjaWQuc2VhcmNoLnYxLkluZGV4IoABChRVcGRhdGVNYXBwaW5nUmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEjYKB21hcHBpbmcYAiABKAsyHS5sdWNpZC5zZWFyY2gudjEuSW5kZXhNYXBwaW5nQga6SAPIAQEiPgoVVXBkYXRlTWFwcGluZ1Jlc3BvbnNlEiUKBWluZGV4GAEgASgLMhYubHVjaWQuc2VhcmNoLnYxLkluZGV4In4KEkRlbGV0ZUluZGV4UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh8KDWNvbmZpcm1faW5kZXgYAiABKAlCCLpIBXIDGIABEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiQwoTRGVsZXRlSW5kZXhSZXNwb25zZRIWCg5kb2N1bWVudF9jb3VudBgBIAEoAxIUCgxzdG9yZWRfYnl0ZXMYAiABKAMiTQoZR2V0SW5kZXhTdGF0aXN0aWNzUmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kIlIKGkdldEluZGV4U3RhdGlzdGljc1Jlc3BvbnNlEjQKCnN0YXRpc3RpY3MYASABKAsyIC5sdWNpZC5zZWFyY2gudjEuSW5kZXhTdGF0aXN0aWNzIlMKFEVuc3VyZUluZGljZXNSZXF1ZXN0EjsKB2luZGljZXMYASADKAlCKrpIJ5IBJBBkGAEiHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsOTl9JCJgCgxFbnN1cmVkSW5kZXgSDQoFaW5kZXgYASABKAkSLAoFc3RhdGUYAiABKA4yHS5sdWNpZC5zZWFyY2gudjEuRW5zdXJlZFN0YXRlEhMKC29jY3VwaWVkX2J5GAMgASgJIkcKFUVuc3VyZUluZGljZXNSZXNwb25zZRIuCgdpbmRpY2VzGAEgAygLMh0ubHVjaWQuc2VhcmNoLnYxLkVuc3VyZWRJbmRleCLUAgoUSW5kZXhEb2N1bWVudFJlcXVlc3QSMAoFaW5kZXgYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsOTl9JBIdCgtkb2N1bWVudF9pZBgCIAEoCUIIukgFcgMogAQSMQoIZG9jdW1lbnQYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Qga6SAPIAQESEwoLY3JlYXRlX29ubHkYBCABKAgSFQoEZXRhZxgFIAEoCUIHukgEcgIYQBIdChV3YWl0X3VudGlsX3NlYXJjaGFibGUYBiABKAg6bbpIahpoChNpbmRleF9kb2N1bWVudC5ldGFnEitldGFnIG11c3QgYmUgZW1wdHkgd2hlcmUgY3JlYXRlX29ubHkgaXMgc2V0GiQhdGhpcy5jcmVhdGVfb25seSB8fCB0aGlzLmV0YWcgPT0gJyciXAoVSW5kZXhEb2N1bWVudFJlc3BvbnNlEhMKC2RvY3VtZW50X2lkGAEgASgJEg8KB2NyZWF0ZWQYAiABKAgSDwoHdmVyc2lvbhgDIAEoAxIMCgRldGFnGAQgASgJImcKEkdldERvY3VtZW50UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh8KC2RvY3VtZW50X2lkGAIgASgJQgq6SAdyBRABKIAEIkkKE0dldERvY3VtZW50UmVzcG9uc2USMgoIZG9jdW1lbnQYASABKAsyIC5sdWNpZC5zZWFyY2gudjEuSW5kZXhlZERvY3VtZW50ItEBChVVcGRhdGVEb2N1bWVudFJlcXVlc3QSMAoFaW5kZXgYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsOTl9JBIfCgtkb2N1bWVudF9pZBgCIAEoCUIKukgHcgUQASiABBIvCgZmaWVsZHMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Qga6SAPIAQESFQoEZXRhZxgEIAEoCUIHukgEcgIYQBIdChV3YWl0X3VudGlsX3NlYXJjaGFibGUYBSABKAgiNwoWVXBkYXRlRG9jdW1lbnRSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgDEgwKBGV0YWcYAiABKAkioAEKFURlbGV0ZURvY3VtZW50UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh8KC2RvY3VtZW50X2lkGAIgASgJQgq6SAdyBRABKIAEEhUKBGV0YWcYAyABKAlCB7pIBHICGEASHQoVd2FpdF91bnRpbF9zZWFyY2hhYmxlGAQgASgIIhgKFkRlbGV0ZURvY3VtZW50UmVzcG9uc2UikAEKDUJ1bGtPcGVyYXRpb24SNQoGYWN0aW9uGAEgASgOMhsubHVjaWQuc2VhcmNoLnYxLkJ1bGtBY3Rpb25CCLpIBYIBAhABEh0KC2RvY3VtZW50X2lkGAIgASgJQgi6SAVyAyiABBIpCghkb2N1bWVudBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QimwEKEEJ1bGtJbmRleFJlcXVlc3QSMwoFaW5kZXgYASABKAlCJLpIIXIfMh1eKFthLXowLTldW2EtejAtOV8tXXswLDk5fSk/JBI9CgpvcGVyYXRpb25zGAIgAygLMh4ubHVjaWQuc2VhcmNoLnYxLkJ1bGtPcGVyYXRpb25CCbpIBpIBAxDoBxITCgthbGxfcmVzdWx0cxgDIAEoCCKXAQoKQnVsa1Jlc3VsdBIQCghwb3NpdGlvbhgBIAEoAxITCgtkb2N1bWVudF9pZBgCIAEoCRItCgdvdXRjb21lGAMgASgOMhwubHVjaWQuc2VhcmNoLnYxLkJ1bGtPdXRjb21lEg8KB3ZlcnNpb24YBCABKAMSIgoGc3RhdHVzGAUgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMizQEKEUJ1bGtJbmRleFJlc3BvbnNlEhYKDnJlY2VpdmVkX2NvdW50GAEgASgDEhUKDWNyZWF0ZWRfY291bnQYAiABKAMSFQoNdXBkYXRlZF9jb3VudBgDIAEoAxIVCg1kZWxldGVkX2NvdW50GAQgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgFIAEoAxIUCgxmYWlsZWRfY291bnQYBiABKAMSLAoHcmVzdWx0cxgHIAMoCzIbLmx1Y2lkLnNlYXJjaC52MS5CdWxrUmVzdWx0IoACCg5SZWluZGV4UmVxdWVzdBI3Cgxzb3VyY2VfaW5kZXgYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsOTl9JBIwCgVpbmRleBgCIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICNgBAXIDsAEBOmK6SF8aXQoNcmVpbmRleC5pbmRleBIraW5kZXggbXVzdCBiZSBhbm90aGVyIG9uZSB0aGFuIHNvdXJjZV9pbmRleBofdGhpcy5pbmRleCAhPSB0aGlzLnNvdXJjZV9pbmRleCI5Cg9SZWluZGV4UmVzcG9uc2USJgoDam9iGAEgASgLMhkubHVjaWQuc2VhcmNoLnYxLkluZGV4Sm9iIjAKEkdldEluZGV4Sm9iUmVxdWVzdBIaCgZqb2JfaWQYASABKAlCCrpIB3IFEAEYgAEiPQoTR2V0SW5kZXhKb2JSZXNwb25zZRImCgNqb2IYASABKAsyGS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2IiUAoUTGlzdEluZGV4Sm9ic1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQIlkKFUxpc3RJbmRleEpvYnNSZXNwb25zZRInCgRqb2JzGAEgAygLMhkubHVjaWQuc2VhcmNoLnYxLkluZGV4Sm9iEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKhAQoUV2F0Y2hJbmRleEpvYlJlcXVlc3QSGgoGam9iX2lkGAEgASgJQgq6SAdyBRABGIABEiUKDmFmdGVyX3NlcXVlbmNlGAIgASgDQg26SAoiCBj/////BygAEkYKEmhlYXJ0YmVhdF9pbnRlcnZhbBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIvMBChVXYXRjaEluZGV4Sm9iUmVzcG9uc2USEAoIc2VxdWVuY2UYASABKAMSLgoKZXZlbnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJwoFc3RhdGUYAyABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRIzCghwcm9ncmVzcxgEIAEoCzIhLmx1Y2lkLnNlYXJjaC52MS5JbmRleEpvYlByb2dyZXNzEicKBWVycm9yGAUgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXJyb3ISEQoJaGVhcnRiZWF0GAYgASgIIjMKFUNhbmNlbEluZGV4Sm9iUmVxdWVzdBIaCgZqb2JfaWQYASABKAlCCrpIB3IFEAEYgAEiQAoWQ2FuY2VsSW5kZXhKb2JSZXNwb25zZRImCgNqb2IYASABKAsyGS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2IqSgoMSW5kZXhKb2JUeXBlEh4KGklOREVYX0pPQl9UWVBFX1VOU1BFQ0lGSUVEEAASGgoWSU5ERVhfSk9CX1RZUEVfUkVJTkRFWBABKrsBCgxFbnN1cmVkU3RhdGUSHQoZRU5TVVJFRF9TVEFURV9VTlNQRUNJRklFRBAAEhkKFUVOU1VSRURfU1RBVEVfQ1JFQVRFRBABEhoKFkVOU1VSRURfU1RBVEVfRVhJU1RJTkcQAhIaChZFTlNVUkVEX1NUQVRFX0VYVEVOREVEEAMSGgoWRU5TVVJFRF9TVEFURV9PVVREQVRFRBAEEh0KGUVOU1VSRURfU1RBVEVfQ09ORkxJQ1RJTkcQBSqIAQoKQnVsa0FjdGlvbhIbChdCVUxLX0FDVElPTl9VTlNQRUNJRklFRBAAEhUKEUJVTEtfQUNUSU9OX0lOREVYEAESFgoSQlVMS19BQ1RJT05fQ1JFQVRFEAISFgoSQlVMS19BQ1RJT05fVVBEQVRFEAMSFgoSQlVMS19BQ1RJT05fREVMRVRFEAQqrgEKC0J1bGtPdXRjb21lEhwKGEJVTEtfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhgKFEJVTEtfT1VUQ09NRV9DUkVBVEVEEAESGAoUQlVMS19PVVRDT01FX1VQREFURUQQAhIYChRCVUxLX09VVENPTUVfREVMRVRFRBADEhoKFkJVTEtfT1VUQ09NRV9VTkNIQU5HRUQQBBIXChNCVUxLX09VVENPTUVfRkFJTEVEEAUy6AwKElNlYXJjaEluZGV4U2VydmljZRJdCgtMaXN0SW5kaWNlcxIjLmx1Y2lkLnNlYXJjaC52MS5MaXN0SW5kaWNlc1JlcXVlc3QaJC5sdWNpZC5zZWFyY2gudjEuTGlzdEluZGljZXNSZXNwb25zZSIDkAIBElQKCEdldEluZGV4EiAubHVjaWQuc2VhcmNoLnYxLkdldEluZGV4UmVxdWVzdBohLmx1Y2lkLnNlYXJjaC52MS5HZXRJbmRleFJlc3BvbnNlIgOQAgESWAoLQ3JlYXRlSW5kZXgSIy5sdWNpZC5zZWFyY2gudjEuQ3JlYXRlSW5kZXhSZXF1ZXN0GiQubHVjaWQuc2VhcmNoLnYxLkNyZWF0ZUluZGV4UmVzcG9uc2USXgoNVXBkYXRlTWFwcGluZxIlLmx1Y2lkLnNlYXJjaC52MS5VcGRhdGVNYXBwaW5nUmVxdWVzdBomLmx1Y2lkLnNlYXJjaC52MS5VcGRhdGVNYXBwaW5nUmVzcG9uc2USWAoLRGVsZXRlSW5kZXgSIy5sdWNpZC5zZWFyY2gudjEuRGVsZXRlSW5kZXhSZXF1ZXN0GiQubHVjaWQuc2VhcmNoLnYxLkRlbGV0ZUluZGV4UmVzcG9uc2UScgoSR2V0SW5kZXhTdGF0aXN0aWNzEioubHVjaWQuc2VhcmNoLnYxLkdldEluZGV4U3RhdGlzdGljc1JlcXVlc3QaKy5sdWNpZC5zZWFyY2gudjEuR2V0SW5kZXhTdGF0aXN0aWNzUmVzcG9uc2UiA5ACARJeCg1FbnN1cmVJbmRpY2VzEiUubHVjaWQuc2VhcmNoLnYxLkVuc3VyZUluZGljZXNSZXF1ZXN0GiYubHVjaWQuc2VhcmNoLnYxLkVuc3VyZUluZGljZXNSZXNwb25zZRJeCg1JbmRleERvY3VtZW50EiUubHVjaWQuc2VhcmNoLnYxLkluZGV4RG9jdW1lbnRSZXF1ZXN0GiYubHVjaWQuc2VhcmNoLnYxLkluZGV4RG9jdW1lbnRSZXNwb25zZRJdCgtHZXREb2N1bWVudBIjLmx1Y2lkLnNlYXJjaC52MS5HZXREb2N1bWVudFJlcXVlc3QaJC5sdWNpZC5zZWFyY2gudjEuR2V0RG9jdW1lbnRSZXNwb25zZSIDkAIBEmEKDlVwZGF0ZURvY3VtZW50EiYubHVjaWQuc2VhcmNoLnYxLlVwZGF0ZURvY3VtZW50UmVxdWVzdBonLmx1Y2lkLnNlYXJjaC52MS5VcGRhdGVEb2N1bWVudFJlc3BvbnNlEmEKDkRlbGV0ZURvY3VtZW50EiYubHVjaWQuc2VhcmNoLnYxLkRlbGV0ZURvY3VtZW50UmVxdWVzdBonLmx1Y2lkLnNlYXJjaC52MS5EZWxldGVEb2N1bWVudFJlc3BvbnNlElQKCUJ1bGtJbmRleBIhLmx1Y2lkLnNlYXJjaC52MS5CdWxrSW5kZXhSZXF1ZXN0GiIubHVjaWQuc2VhcmNoLnYxLkJ1bGtJbmRleFJlc3BvbnNlKAESTAoHUmVpbmRleBIfLmx1Y2lkLnNlYXJjaC52MS5SZWluZGV4UmVxdWVzdBogLmx1Y2lkLnNlYXJjaC52MS5SZWluZGV4UmVzcG9uc2USXQoLR2V0SW5kZXhKb2ISIy5sdWNpZC5zZWFyY2gudjEuR2V0SW5kZXhKb2JSZXF1ZXN0GiQubHVjaWQuc2VhcmNoLnYxLkdldEluZGV4Sm9iUmVzcG9uc2UiA5ACARJjCg1MaXN0SW5kZXhKb2JzEiUubHVjaWQuc2VhcmNoLnYxLkxpc3RJbmRleEpvYnNSZXF1ZXN0GiYubHVjaWQuc2VhcmNoLnYxLkxpc3RJbmRleEpvYnNSZXNwb25zZSIDkAIBEmUKDVdhdGNoSW5kZXhKb2ISJS5sdWNpZC5zZWFyY2gudjEuV2F0Y2hJbmRleEpvYlJlcXVlc3QaJi5sdWNpZC5zZWFyY2gudjEuV2F0Y2hJbmRleEpvYlJlc3BvbnNlIgOQAgEwARJhCg5DYW5jZWxJbmRleEpvYhImLmx1Y2lkLnNlYXJjaC52MS5DYW5jZWxJbmRleEpvYlJlcXVlc3QaJy5sdWNpZC5zZWFyY2gudjEuQ2FuY2VsSW5kZXhKb2JSZXNwb25zZUKMAQoTY29tLmx1Y2lkLnNlYXJjaC52MUIXU2VhcmNoSW5kZXhTZXJ2aWNlUHJvdG9QAaICA0xTWKoCD0x1Y2lkLlNlYXJjaC5WMcoCD0x1Y2lkXFNlYXJjaFxWMeICG0x1Y2lkXFNlYXJjaFxWMVxHUEJNZXRhZGF0YeoCEUx1Y2lkOjpTZWFyY2g6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_google_rpc_status, file_lucid_admin_v1_backup_service, file_lucid_search_v1_search_index]);
+  fileDesc("CipsdWNpZC9zZWFyY2gvdjEvc2VhcmNoX2luZGV4X3NlcnZpY2UucHJvdG8SD2x1Y2lkLnNlYXJjaC52MSKCAwoISW5kZXhKb2ISDgoGam9iX2lkGAEgASgJEisKBHR5cGUYAiABKA4yHS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2JUeXBlEg0KBWluZGV4GAMgASgJEhQKDHNvdXJjZV9pbmRleBgEIAEoCRInCgVzdGF0ZRgFIAEoDjIYLmx1Y2lkLmFkbWluLnYxLkpvYlN0YXRlEjMKCHByb2dyZXNzGAYgASgLMiEubHVjaWQuc2VhcmNoLnYxLkluZGV4Sm9iUHJvZ3Jlc3MSJwoFZXJyb3IYByABKAsyGC5sdWNpZC5hZG1pbi52MS5Kb2JFcnJvchIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIvoBChBJbmRleEpvYlByb2dyZXNzEg8KB3BlcmNlbnQYASABKAESFgoOZG9jdW1lbnRfY291bnQYAiABKAMSFQoNd3JpdHRlbl9jb3VudBgDIAEoAxIVCg1wcmVzZW50X2NvdW50GAQgASgDEhUKDXJlZnVzZWRfY291bnQYBSABKAMSMQoHcmVmdXNlZBgGIAMoCzIgLmx1Y2lkLnNlYXJjaC52MS5SZWZ1c2VkRG9jdW1lbnQSLQoFcGhhc2UYByABKA4yHi5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2JQaGFzZRIWCg5jb21wYXJlZF9jb3VudBgIIAEoAyI6Cg9SZWZ1c2VkRG9jdW1lbnQSEwoLZG9jdW1lbnRfaWQYASABKAkSEgoKZXJyb3JfdHlwZRgCIAEoCSKGAQoSTGlzdEluZGljZXNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAyiAEBI2CgZvcmlnaW4YAyABKA4yHC5sdWNpZC5zZWFyY2gudjEuSW5kZXhPcmlnaW5CCLpIBYIBAhABIlcKE0xpc3RJbmRpY2VzUmVzcG9uc2USJwoHaW5kaWNlcxgBIAMoCzIWLmx1Y2lkLnNlYXJjaC52MS5JbmRleBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQwoPR2V0SW5kZXhSZXF1ZXN0EjAKBWluZGV4GAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQiOQoQR2V0SW5kZXhSZXNwb25zZRIlCgVpbmRleBgBIAEoCzIWLmx1Y2lkLnNlYXJjaC52MS5JbmRleCKiAgoSQ3JlYXRlSW5kZXhSZXF1ZXN0EpIBCgVpbmRleBgBIAEoCUKCAbpIf7oBXgoUY3JlYXRlX2luZGV4LnZlcnNpb24SKm11c3Qgbm90IGVuZCBhcyB0aGUgbmFtZSBvZiBhIHZlcnNpb24gZG9lcxoaIXRoaXMubWF0Y2hlcygnLXZbMC05XSskJylyHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQSMAoIc2V0dGluZ3MYAiABKAsyHi5sdWNpZC5zZWFyY2gudjEuSW5kZXhTZXR0aW5ncxIuCgdtYXBwaW5nGAMgASgLMh0ubHVjaWQuc2VhcmNoLnYxLkluZGV4TWFwcGluZxIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIjwKE0NyZWF0ZUluZGV4UmVzcG9uc2USJQoFaW5kZXgYASABKAsyFi5sdWNpZC5zZWFyY2gudjEuSW5kZXgigAEKFFVwZGF0ZU1hcHBpbmdSZXF1ZXN0EjAKBWluZGV4GAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQSNgoHbWFwcGluZxgCIAEoCzIdLmx1Y2lkLnNlYXJjaC52MS5JbmRleE1hcHBpbmdCBrpIA8gBASI+ChVVcGRhdGVNYXBwaW5nUmVzcG9uc2USJQoFaW5kZXgYASABKAsyFi5sdWNpZC5zZWFyY2gudjEuSW5kZXgifgoSRGVsZXRlSW5kZXhSZXF1ZXN0EjAKBWluZGV4GAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQSHwoNY29uZmlybV9pbmRleBgCIAEoCUIIukgFcgMYgAESFQoNdmFsaWRhdGVfb25seRgDIAEoCCJDChNEZWxldGVJbmRleFJlc3BvbnNlEhYKDmRvY3VtZW50X2NvdW50GAEgASgDEhQKDHN0b3JlZF9ieXRlcxgCIAEoAyJNChlHZXRJbmRleFN0YXRpc3RpY3NSZXF1ZXN0EjAKBWluZGV4GAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQiUgoaR2V0SW5kZXhTdGF0aXN0aWNzUmVzcG9uc2USNAoKc3RhdGlzdGljcxgBIAEoCzIgLmx1Y2lkLnNlYXJjaC52MS5JbmRleFN0YXRpc3RpY3MiUwoURW5zdXJlSW5kaWNlc1JlcXVlc3QSOwoHaW5kaWNlcxgBIAMoCUIqukgnkgEkEGQYASIechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kImAKDEVuc3VyZWRJbmRleBINCgVpbmRleBgBIAEoCRIsCgVzdGF0ZRgCIAEoDjIdLmx1Y2lkLnNlYXJjaC52MS5FbnN1cmVkU3RhdGUSEwoLb2NjdXBpZWRfYnkYAyABKAkiRwoVRW5zdXJlSW5kaWNlc1Jlc3BvbnNlEi4KB2luZGljZXMYASADKAsyHS5sdWNpZC5zZWFyY2gudjEuRW5zdXJlZEluZGV4ItQCChRJbmRleERvY3VtZW50UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh0KC2RvY3VtZW50X2lkGAIgASgJQgi6SAVyAyiABBIxCghkb2N1bWVudBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCBrpIA8gBARITCgtjcmVhdGVfb25seRgEIAEoCBIVCgRldGFnGAUgASgJQge6SARyAhhAEh0KFXdhaXRfdW50aWxfc2VhcmNoYWJsZRgGIAEoCDptukhqGmgKE2luZGV4X2RvY3VtZW50LmV0YWcSK2V0YWcgbXVzdCBiZSBlbXB0eSB3aGVyZSBjcmVhdGVfb25seSBpcyBzZXQaJCF0aGlzLmNyZWF0ZV9vbmx5IHx8IHRoaXMuZXRhZyA9PSAnJyJcChVJbmRleERvY3VtZW50UmVzcG9uc2USEwoLZG9jdW1lbnRfaWQYASABKAkSDwoHY3JlYXRlZBgCIAEoCBIPCgd2ZXJzaW9uGAMgASgDEgwKBGV0YWcYBCABKAkiZwoSR2V0RG9jdW1lbnRSZXF1ZXN0EjAKBWluZGV4GAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQSHwoLZG9jdW1lbnRfaWQYAiABKAlCCrpIB3IFEAEogAQiSQoTR2V0RG9jdW1lbnRSZXNwb25zZRIyCghkb2N1bWVudBgBIAEoCzIgLmx1Y2lkLnNlYXJjaC52MS5JbmRleGVkRG9jdW1lbnQi0QEKFVVwZGF0ZURvY3VtZW50UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh8KC2RvY3VtZW50X2lkGAIgASgJQgq6SAdyBRABKIAEEi8KBmZpZWxkcxgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCBrpIA8gBARIVCgRldGFnGAQgASgJQge6SARyAhhAEh0KFXdhaXRfdW50aWxfc2VhcmNoYWJsZRgFIAEoCCI3ChZVcGRhdGVEb2N1bWVudFJlc3BvbnNlEg8KB3ZlcnNpb24YASABKAMSDAoEZXRhZxgCIAEoCSKgAQoVRGVsZXRlRG9jdW1lbnRSZXF1ZXN0EjAKBWluZGV4GAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQSHwoLZG9jdW1lbnRfaWQYAiABKAlCCrpIB3IFEAEogAQSFQoEZXRhZxgDIAEoCUIHukgEcgIYQBIdChV3YWl0X3VudGlsX3NlYXJjaGFibGUYBCABKAgiGAoWRGVsZXRlRG9jdW1lbnRSZXNwb25zZSKQAQoNQnVsa09wZXJhdGlvbhI1CgZhY3Rpb24YASABKA4yGy5sdWNpZC5zZWFyY2gudjEuQnVsa0FjdGlvbkIIukgFggECEAESHQoLZG9jdW1lbnRfaWQYAiABKAlCCLpIBXIDKIAEEikKCGRvY3VtZW50GAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCKbAQoQQnVsa0luZGV4UmVxdWVzdBIzCgVpbmRleBgBIAEoCUIkukghch8yHV4oW2EtejAtOV1bYS16MC05Xy1dezAsOTl9KT8kEj0KCm9wZXJhdGlvbnMYAiADKAsyHi5sdWNpZC5zZWFyY2gudjEuQnVsa09wZXJhdGlvbkIJukgGkgEDEOgHEhMKC2FsbF9yZXN1bHRzGAMgASgIIpcBCgpCdWxrUmVzdWx0EhAKCHBvc2l0aW9uGAEgASgDEhMKC2RvY3VtZW50X2lkGAIgASgJEi0KB291dGNvbWUYAyABKA4yHC5sdWNpZC5zZWFyY2gudjEuQnVsa091dGNvbWUSDwoHdmVyc2lvbhgEIAEoAxIiCgZzdGF0dXMYBSABKAsyEi5nb29nbGUucnBjLlN0YXR1cyLNAQoRQnVsa0luZGV4UmVzcG9uc2USFgoOcmVjZWl2ZWRfY291bnQYASABKAMSFQoNY3JlYXRlZF9jb3VudBgCIAEoAxIVCg11cGRhdGVkX2NvdW50GAMgASgDEhUKDWRlbGV0ZWRfY291bnQYBCABKAMSFwoPdW5jaGFuZ2VkX2NvdW50GAUgASgDEhQKDGZhaWxlZF9jb3VudBgGIAEoAxIsCgdyZXN1bHRzGAcgAygLMhsubHVjaWQuc2VhcmNoLnYxLkJ1bGtSZXN1bHQigAIKDlJlaW5kZXhSZXF1ZXN0EjcKDHNvdXJjZV9pbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEjAKBWluZGV4GAIgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDk5fSQSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQE6YrpIXxpdCg1yZWluZGV4LmluZGV4EitpbmRleCBtdXN0IGJlIGFub3RoZXIgb25lIHRoYW4gc291cmNlX2luZGV4Gh90aGlzLmluZGV4ICE9IHRoaXMuc291cmNlX2luZGV4IjkKD1JlaW5kZXhSZXNwb25zZRImCgNqb2IYASABKAsyGS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2IiaAoTUmVidWlsZEluZGV4UmVxdWVzdBIwCgVpbmRleBgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw5OX0kEh8KCnJlcXVlc3RfaWQYAiABKAlCC7pICNgBAXIDsAEBIj4KFFJlYnVpbGRJbmRleFJlc3BvbnNlEiYKA2pvYhgBIAEoCzIZLmx1Y2lkLnNlYXJjaC52MS5JbmRleEpvYiKKAQoUUm9sbGJhY2tJbmRleFJlcXVlc3QSMAoFaW5kZXgYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsOTl9JBIfCg1jb25maXJtX2luZGV4GAIgASgJQgi6SAVyAxiAARIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABASI/ChVSb2xsYmFja0luZGV4UmVzcG9uc2USJgoDam9iGAEgASgLMhkubHVjaWQuc2VhcmNoLnYxLkluZGV4Sm9iIjAKEkdldEluZGV4Sm9iUmVxdWVzdBIaCgZqb2JfaWQYASABKAlCCrpIB3IFEAEYgAEiPQoTR2V0SW5kZXhKb2JSZXNwb25zZRImCgNqb2IYASABKAsyGS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2IiUAoUTGlzdEluZGV4Sm9ic1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAQIlkKFUxpc3RJbmRleEpvYnNSZXNwb25zZRInCgRqb2JzGAEgAygLMhkubHVjaWQuc2VhcmNoLnYxLkluZGV4Sm9iEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKhAQoUV2F0Y2hJbmRleEpvYlJlcXVlc3QSGgoGam9iX2lkGAEgASgJQgq6SAdyBRABGIABEiUKDmFmdGVyX3NlcXVlbmNlGAIgASgDQg26SAoiCBj/////BygAEkYKEmhlYXJ0YmVhdF9pbnRlcnZhbBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIrAIyAggBIvMBChVXYXRjaEluZGV4Sm9iUmVzcG9uc2USEAoIc2VxdWVuY2UYASABKAMSLgoKZXZlbnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJwoFc3RhdGUYAyABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRIzCghwcm9ncmVzcxgEIAEoCzIhLmx1Y2lkLnNlYXJjaC52MS5JbmRleEpvYlByb2dyZXNzEicKBWVycm9yGAUgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXJyb3ISEQoJaGVhcnRiZWF0GAYgASgIIjMKFUNhbmNlbEluZGV4Sm9iUmVxdWVzdBIaCgZqb2JfaWQYASABKAlCCrpIB3IFEAEYgAEiQAoWQ2FuY2VsSW5kZXhKb2JSZXNwb25zZRImCgNqb2IYASABKAsyGS5sdWNpZC5zZWFyY2gudjEuSW5kZXhKb2IqgwEKDEluZGV4Sm9iVHlwZRIeChpJTkRFWF9KT0JfVFlQRV9VTlNQRUNJRklFRBAAEhoKFklOREVYX0pPQl9UWVBFX1JFSU5ERVgQARIaChZJTkRFWF9KT0JfVFlQRV9SRUJVSUxEEAISGwoXSU5ERVhfSk9CX1RZUEVfUk9MTEJBQ0sQAyqKAQoNSW5kZXhKb2JQaGFzZRIfChtJTkRFWF9KT0JfUEhBU0VfVU5TUEVDSUZJRUQQABIbChdJTkRFWF9KT0JfUEhBU0VfQ09QWUlORxABEh0KGUlOREVYX0pPQl9QSEFTRV9DT01QQVJJTkcQAhIcChhJTkRFWF9KT0JfUEhBU0VfU1dBUFBJTkcQAyq7AQoMRW5zdXJlZFN0YXRlEh0KGUVOU1VSRURfU1RBVEVfVU5TUEVDSUZJRUQQABIZChVFTlNVUkVEX1NUQVRFX0NSRUFURUQQARIaChZFTlNVUkVEX1NUQVRFX0VYSVNUSU5HEAISGgoWRU5TVVJFRF9TVEFURV9FWFRFTkRFRBADEhoKFkVOU1VSRURfU1RBVEVfT1VUREFURUQQBBIdChlFTlNVUkVEX1NUQVRFX0NPTkZMSUNUSU5HEAUqiAEKCkJ1bGtBY3Rpb24SGwoXQlVMS19BQ1RJT05fVU5TUEVDSUZJRUQQABIVChFCVUxLX0FDVElPTl9JTkRFWBABEhYKEkJVTEtfQUNUSU9OX0NSRUFURRACEhYKEkJVTEtfQUNUSU9OX1VQREFURRADEhYKEkJVTEtfQUNUSU9OX0RFTEVURRAEKq4BCgtCdWxrT3V0Y29tZRIcChhCVUxLX09VVENPTUVfVU5TUEVDSUZJRUQQABIYChRCVUxLX09VVENPTUVfQ1JFQVRFRBABEhgKFEJVTEtfT1VUQ09NRV9VUERBVEVEEAISGAoUQlVMS19PVVRDT01FX0RFTEVURUQQAxIaChZCVUxLX09VVENPTUVfVU5DSEFOR0VEEAQSFwoTQlVMS19PVVRDT01FX0ZBSUxFRBAFMqUOChJTZWFyY2hJbmRleFNlcnZpY2USXQoLTGlzdEluZGljZXMSIy5sdWNpZC5zZWFyY2gudjEuTGlzdEluZGljZXNSZXF1ZXN0GiQubHVjaWQuc2VhcmNoLnYxLkxpc3RJbmRpY2VzUmVzcG9uc2UiA5ACARJUCghHZXRJbmRleBIgLmx1Y2lkLnNlYXJjaC52MS5HZXRJbmRleFJlcXVlc3QaIS5sdWNpZC5zZWFyY2gudjEuR2V0SW5kZXhSZXNwb25zZSIDkAIBElgKC0NyZWF0ZUluZGV4EiMubHVjaWQuc2VhcmNoLnYxLkNyZWF0ZUluZGV4UmVxdWVzdBokLmx1Y2lkLnNlYXJjaC52MS5DcmVhdGVJbmRleFJlc3BvbnNlEl4KDVVwZGF0ZU1hcHBpbmcSJS5sdWNpZC5zZWFyY2gudjEuVXBkYXRlTWFwcGluZ1JlcXVlc3QaJi5sdWNpZC5zZWFyY2gudjEuVXBkYXRlTWFwcGluZ1Jlc3BvbnNlElgKC0RlbGV0ZUluZGV4EiMubHVjaWQuc2VhcmNoLnYxLkRlbGV0ZUluZGV4UmVxdWVzdBokLmx1Y2lkLnNlYXJjaC52MS5EZWxldGVJbmRleFJlc3BvbnNlEnIKEkdldEluZGV4U3RhdGlzdGljcxIqLmx1Y2lkLnNlYXJjaC52MS5HZXRJbmRleFN0YXRpc3RpY3NSZXF1ZXN0GisubHVjaWQuc2VhcmNoLnYxLkdldEluZGV4U3RhdGlzdGljc1Jlc3BvbnNlIgOQAgESXgoNRW5zdXJlSW5kaWNlcxIlLmx1Y2lkLnNlYXJjaC52MS5FbnN1cmVJbmRpY2VzUmVxdWVzdBomLmx1Y2lkLnNlYXJjaC52MS5FbnN1cmVJbmRpY2VzUmVzcG9uc2USXgoNSW5kZXhEb2N1bWVudBIlLmx1Y2lkLnNlYXJjaC52MS5JbmRleERvY3VtZW50UmVxdWVzdBomLmx1Y2lkLnNlYXJjaC52MS5JbmRleERvY3VtZW50UmVzcG9uc2USXQoLR2V0RG9jdW1lbnQSIy5sdWNpZC5zZWFyY2gudjEuR2V0RG9jdW1lbnRSZXF1ZXN0GiQubHVjaWQuc2VhcmNoLnYxLkdldERvY3VtZW50UmVzcG9uc2UiA5ACARJhCg5VcGRhdGVEb2N1bWVudBImLmx1Y2lkLnNlYXJjaC52MS5VcGRhdGVEb2N1bWVudFJlcXVlc3QaJy5sdWNpZC5zZWFyY2gudjEuVXBkYXRlRG9jdW1lbnRSZXNwb25zZRJhCg5EZWxldGVEb2N1bWVudBImLmx1Y2lkLnNlYXJjaC52MS5EZWxldGVEb2N1bWVudFJlcXVlc3QaJy5sdWNpZC5zZWFyY2gudjEuRGVsZXRlRG9jdW1lbnRSZXNwb25zZRJUCglCdWxrSW5kZXgSIS5sdWNpZC5zZWFyY2gudjEuQnVsa0luZGV4UmVxdWVzdBoiLmx1Y2lkLnNlYXJjaC52MS5CdWxrSW5kZXhSZXNwb25zZSgBEkwKB1JlaW5kZXgSHy5sdWNpZC5zZWFyY2gudjEuUmVpbmRleFJlcXVlc3QaIC5sdWNpZC5zZWFyY2gudjEuUmVpbmRleFJlc3BvbnNlElsKDFJlYnVpbGRJbmRleBIkLmx1Y2lkLnNlYXJjaC52MS5SZWJ1aWxkSW5kZXhSZXF1ZXN0GiUubHVjaWQuc2VhcmNoLnYxLlJlYnVpbGRJbmRleFJlc3BvbnNlEl4KDVJvbGxiYWNrSW5kZXgSJS5sdWNpZC5zZWFyY2gudjEuUm9sbGJhY2tJbmRleFJlcXVlc3QaJi5sdWNpZC5zZWFyY2gudjEuUm9sbGJhY2tJbmRleFJlc3BvbnNlEl0KC0dldEluZGV4Sm9iEiMubHVjaWQuc2VhcmNoLnYxLkdldEluZGV4Sm9iUmVxdWVzdBokLmx1Y2lkLnNlYXJjaC52MS5HZXRJbmRleEpvYlJlc3BvbnNlIgOQAgESYwoNTGlzdEluZGV4Sm9icxIlLmx1Y2lkLnNlYXJjaC52MS5MaXN0SW5kZXhKb2JzUmVxdWVzdBomLmx1Y2lkLnNlYXJjaC52MS5MaXN0SW5kZXhKb2JzUmVzcG9uc2UiA5ACARJlCg1XYXRjaEluZGV4Sm9iEiUubHVjaWQuc2VhcmNoLnYxLldhdGNoSW5kZXhKb2JSZXF1ZXN0GiYubHVjaWQuc2VhcmNoLnYxLldhdGNoSW5kZXhKb2JSZXNwb25zZSIDkAIBMAESYQoOQ2FuY2VsSW5kZXhKb2ISJi5sdWNpZC5zZWFyY2gudjEuQ2FuY2VsSW5kZXhKb2JSZXF1ZXN0GicubHVjaWQuc2VhcmNoLnYxLkNhbmNlbEluZGV4Sm9iUmVzcG9uc2VCjAEKE2NvbS5sdWNpZC5zZWFyY2gudjFCF1NlYXJjaEluZGV4U2VydmljZVByb3RvUAGiAgNMU1iqAg9MdWNpZC5TZWFyY2guVjHKAg9MdWNpZFxTZWFyY2hcVjHiAhtMdWNpZFxTZWFyY2hcVjFcR1BCTWV0YWRhdGHqAhFMdWNpZDo6U2VhcmNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_google_rpc_status, file_lucid_admin_v1_backup_service, file_lucid_search_v1_search_index]);
 
 /**
  * A job that works on an index. It outlives its call, is taken over by another replica where its own dies, and every replica can
@@ -153,6 +153,20 @@ export type IndexJobProgress = Message<"lucid.search.v1.IndexJobProgress"> & {
    * @generated from field: repeated lucid.search.v1.RefusedDocument refused = 6;
    */
   refused: RefusedDocument[];
+
+  /**
+   * What it is doing.
+   *
+   * @generated from field: lucid.search.v1.IndexJobPhase phase = 7;
+   */
+  phase: IndexJobPhase;
+
+  /**
+   * Of a rebuild: documents that were compared with their copies.
+   *
+   * @generated from field: int64 compared_count = 8;
+   */
+  comparedCount: bigint;
 };
 
 /**
@@ -1111,6 +1125,111 @@ export const ReindexResponseSchema: GenMessage<ReindexResponse> = /*@__PURE__*/
   messageDesc(file_lucid_search_v1_search_index_service, 31);
 
 /**
+ * Request of RebuildIndex.
+ *
+ * @generated from message lucid.search.v1.RebuildIndexRequest
+ */
+export type RebuildIndexRequest = Message<"lucid.search.v1.RebuildIndexRequest"> & {
+  /**
+   * The index to rebuild. Required.
+   *
+   * @generated from field: string index = 1;
+   */
+  index: string;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first job.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.search.v1.RebuildIndexRequest.
+ * Use `create(RebuildIndexRequestSchema)` to create a new message.
+ */
+export const RebuildIndexRequestSchema: GenMessage<RebuildIndexRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_search_v1_search_index_service, 32);
+
+/**
+ * Response of RebuildIndex.
+ *
+ * @generated from message lucid.search.v1.RebuildIndexResponse
+ */
+export type RebuildIndexResponse = Message<"lucid.search.v1.RebuildIndexResponse"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: lucid.search.v1.IndexJob job = 1;
+   */
+  job?: IndexJob | undefined;
+};
+
+/**
+ * Describes the message lucid.search.v1.RebuildIndexResponse.
+ * Use `create(RebuildIndexResponseSchema)` to create a new message.
+ */
+export const RebuildIndexResponseSchema: GenMessage<RebuildIndexResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_search_v1_search_index_service, 33);
+
+/**
+ * Request of RollbackIndex.
+ *
+ * @generated from message lucid.search.v1.RollbackIndexRequest
+ */
+export type RollbackIndexRequest = Message<"lucid.search.v1.RollbackIndexRequest"> & {
+  /**
+   * The index to take back. Required.
+   *
+   * @generated from field: string index = 1;
+   */
+  index: string;
+
+  /**
+   * The same name once more.
+   *
+   * @generated from field: string confirm_index = 2;
+   */
+  confirmIndex: string;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first job.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.search.v1.RollbackIndexRequest.
+ * Use `create(RollbackIndexRequestSchema)` to create a new message.
+ */
+export const RollbackIndexRequestSchema: GenMessage<RollbackIndexRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_search_v1_search_index_service, 34);
+
+/**
+ * Response of RollbackIndex.
+ *
+ * @generated from message lucid.search.v1.RollbackIndexResponse
+ */
+export type RollbackIndexResponse = Message<"lucid.search.v1.RollbackIndexResponse"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: lucid.search.v1.IndexJob job = 1;
+   */
+  job?: IndexJob | undefined;
+};
+
+/**
+ * Describes the message lucid.search.v1.RollbackIndexResponse.
+ * Use `create(RollbackIndexResponseSchema)` to create a new message.
+ */
+export const RollbackIndexResponseSchema: GenMessage<RollbackIndexResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_search_v1_search_index_service, 35);
+
+/**
  * Request of GetIndexJob.
  *
  * @generated from message lucid.search.v1.GetIndexJobRequest
@@ -1129,7 +1248,7 @@ export type GetIndexJobRequest = Message<"lucid.search.v1.GetIndexJobRequest"> &
  * Use `create(GetIndexJobRequestSchema)` to create a new message.
  */
 export const GetIndexJobRequestSchema: GenMessage<GetIndexJobRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 32);
+  messageDesc(file_lucid_search_v1_search_index_service, 36);
 
 /**
  * Response of GetIndexJob.
@@ -1150,7 +1269,7 @@ export type GetIndexJobResponse = Message<"lucid.search.v1.GetIndexJobResponse">
  * Use `create(GetIndexJobResponseSchema)` to create a new message.
  */
 export const GetIndexJobResponseSchema: GenMessage<GetIndexJobResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 33);
+  messageDesc(file_lucid_search_v1_search_index_service, 37);
 
 /**
  * Request of ListIndexJobs.
@@ -1178,7 +1297,7 @@ export type ListIndexJobsRequest = Message<"lucid.search.v1.ListIndexJobsRequest
  * Use `create(ListIndexJobsRequestSchema)` to create a new message.
  */
 export const ListIndexJobsRequestSchema: GenMessage<ListIndexJobsRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 34);
+  messageDesc(file_lucid_search_v1_search_index_service, 38);
 
 /**
  * Response of ListIndexJobs.
@@ -1206,7 +1325,7 @@ export type ListIndexJobsResponse = Message<"lucid.search.v1.ListIndexJobsRespon
  * Use `create(ListIndexJobsResponseSchema)` to create a new message.
  */
 export const ListIndexJobsResponseSchema: GenMessage<ListIndexJobsResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 35);
+  messageDesc(file_lucid_search_v1_search_index_service, 39);
 
 /**
  * Request of WatchIndexJob.
@@ -1241,7 +1360,7 @@ export type WatchIndexJobRequest = Message<"lucid.search.v1.WatchIndexJobRequest
  * Use `create(WatchIndexJobRequestSchema)` to create a new message.
  */
 export const WatchIndexJobRequestSchema: GenMessage<WatchIndexJobRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 36);
+  messageDesc(file_lucid_search_v1_search_index_service, 40);
 
 /**
  * One event of WatchIndexJob.
@@ -1297,7 +1416,7 @@ export type WatchIndexJobResponse = Message<"lucid.search.v1.WatchIndexJobRespon
  * Use `create(WatchIndexJobResponseSchema)` to create a new message.
  */
 export const WatchIndexJobResponseSchema: GenMessage<WatchIndexJobResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 37);
+  messageDesc(file_lucid_search_v1_search_index_service, 41);
 
 /**
  * Request of CancelIndexJob.
@@ -1318,7 +1437,7 @@ export type CancelIndexJobRequest = Message<"lucid.search.v1.CancelIndexJobReque
  * Use `create(CancelIndexJobRequestSchema)` to create a new message.
  */
 export const CancelIndexJobRequestSchema: GenMessage<CancelIndexJobRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 38);
+  messageDesc(file_lucid_search_v1_search_index_service, 42);
 
 /**
  * Response of CancelIndexJob.
@@ -1339,7 +1458,7 @@ export type CancelIndexJobResponse = Message<"lucid.search.v1.CancelIndexJobResp
  * Use `create(CancelIndexJobResponseSchema)` to create a new message.
  */
 export const CancelIndexJobResponseSchema: GenMessage<CancelIndexJobResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_search_v1_search_index_service, 39);
+  messageDesc(file_lucid_search_v1_search_index_service, 43);
 
 /**
  * What a job does to an index.
@@ -1360,6 +1479,20 @@ export const IndexJobType = {
    * @generated from enum value: INDEX_JOB_TYPE_REINDEX = 1;
    */
   REINDEX: 1,
+
+  /**
+   * Fills a new version of it from MongoDB.
+   *
+   * @generated from enum value: INDEX_JOB_TYPE_REBUILD = 2;
+   */
+  REBUILD: 2,
+
+  /**
+   * Puts its previous version back.
+   *
+   * @generated from enum value: INDEX_JOB_TYPE_ROLLBACK = 3;
+   */
+  ROLLBACK: 3,
 } as const;
 
 /**
@@ -1374,6 +1507,54 @@ export type IndexJobType = (typeof IndexJobType)[keyof typeof IndexJobType] | Un
  */
 export const IndexJobTypeSchema: GenEnum<IndexJobType> = /*@__PURE__*/
   enumDesc(file_lucid_search_v1_search_index_service, 0);
+
+/**
+ * What a job is doing.
+ *
+ * @generated from enum lucid.search.v1.IndexJobPhase
+ */
+export const IndexJobPhase = {
+  /**
+   * Not set: not begun yet.
+   *
+   * @generated from enum value: INDEX_JOB_PHASE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Copies documents; a rebuild takes changes meanwhile.
+   *
+   * @generated from enum value: INDEX_JOB_PHASE_COPYING = 1;
+   */
+  COPYING: 1,
+
+  /**
+   * Compares the new version with MongoDB, and mends what differs.
+   *
+   * @generated from enum value: INDEX_JOB_PHASE_COMPARING = 2;
+   */
+  COMPARING: 2,
+
+  /**
+   * Has the synchronisation pause, takes the last changes and swaps the versions.
+   *
+   * @generated from enum value: INDEX_JOB_PHASE_SWAPPING = 3;
+   */
+  SWAPPING: 3,
+} as const;
+
+/**
+ * What a job is doing.
+ *
+ * @generated from enum lucid.search.v1.IndexJobPhase
+ */
+export type IndexJobPhase = (typeof IndexJobPhase)[keyof typeof IndexJobPhase] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.search.v1.IndexJobPhase.
+ */
+export const IndexJobPhaseSchema: GenEnum<IndexJobPhase> = /*@__PURE__*/
+  enumDesc(file_lucid_search_v1_search_index_service, 1);
 
 /**
  * How an index stood, and what was done about it.
@@ -1435,7 +1616,7 @@ export type EnsuredState = (typeof EnsuredState)[keyof typeof EnsuredState] | Un
  * Describes the enum lucid.search.v1.EnsuredState.
  */
 export const EnsuredStateSchema: GenEnum<EnsuredState> = /*@__PURE__*/
-  enumDesc(file_lucid_search_v1_search_index_service, 1);
+  enumDesc(file_lucid_search_v1_search_index_service, 2);
 
 /**
  * What to do to a document.
@@ -1490,7 +1671,7 @@ export type BulkAction = (typeof BulkAction)[keyof typeof BulkAction] | UnknownE
  * Describes the enum lucid.search.v1.BulkAction.
  */
 export const BulkActionSchema: GenEnum<BulkAction> = /*@__PURE__*/
-  enumDesc(file_lucid_search_v1_search_index_service, 2);
+  enumDesc(file_lucid_search_v1_search_index_service, 3);
 
 /**
  * What became of one operation.
@@ -1552,7 +1733,7 @@ export type BulkOutcome = (typeof BulkOutcome)[keyof typeof BulkOutcome] | Unkno
  * Describes the enum lucid.search.v1.BulkOutcome.
  */
 export const BulkOutcomeSchema: GenEnum<BulkOutcome> = /*@__PURE__*/
-  enumDesc(file_lucid_search_v1_search_index_service, 3);
+  enumDesc(file_lucid_search_v1_search_index_service, 4);
 
 /**
  * Looks after search indices: those that the service keeps from the repositories, and any that operators make for data of their
@@ -1713,6 +1894,36 @@ export const SearchIndexService: GenService<{
     methodKind: "unary";
     input: typeof ReindexRequestSchema;
     output: typeof ReindexResponseSchema;
+  },
+  /**
+   * Stores a job that fills a new version of an index that the service keeps, from MongoDB, and puts it in the place of the live one in
+   * one step; returns at once. Searches and writes go on meanwhile: every search finds what the live version holds, and the new
+   * one takes its place at a moment when it has all that. It is compared with MongoDB before. The old version is kept for
+   * RollbackIndex until the next rebuild. Where its replica dies, another goes on. Idempotent when `request_id` is set. Fails with
+   * `NOT_FOUND` (`SEARCH_INDEX_NOT_FOUND`) for an index that the service does not keep, `FAILED_PRECONDITION`
+   * (`SEARCH_INDEX_IN_USE`) while another job works on it, `INVALID_ARGUMENT` (`REQUEST_ID_REUSED`). The job fails, and the live
+   * version stays, with `SEARCH_COPY_INCOMPLETE` where the new one does not take documents that the live one took, and with
+   * `SEARCH_REBUILD_NOT_EQUAL`.
+   *
+   * @generated from rpc lucid.search.v1.SearchIndexService.RebuildIndex
+   */
+  rebuildIndex: {
+    methodKind: "unary";
+    input: typeof RebuildIndexRequestSchema;
+    output: typeof RebuildIndexResponseSchema;
+  },
+  /**
+   * Stores a job that puts the version that the last rebuild has replaced in its place again; returns at once. It takes the changes
+   * since then first, which it follows from where it was left: so this is quick, and no search finds an old state. What is replaced
+   * is kept in turn. Needs `confirm_index`. Idempotent when `request_id` is set. Fails as RebuildIndex does, and with
+   * `FAILED_PRECONDITION`: `CONFIRMATION_MISMATCH`, `SEARCH_NO_PREVIOUS_VERSION`.
+   *
+   * @generated from rpc lucid.search.v1.SearchIndexService.RollbackIndex
+   */
+  rollbackIndex: {
+    methodKind: "unary";
+    input: typeof RollbackIndexRequestSchema;
+    output: typeof RollbackIndexResponseSchema;
   },
   /**
    * Returns one job. Fails with `NOT_FOUND` (`INDEX_JOB_NOT_FOUND`). May be repeated freely.

@@ -1,0 +1,186 @@
+import { setTimeout as pause } from "node:timers/promises";
+
+import type { Document } from "bson";
+import { expect, test } from "vitest";
+
+import { fail, reasonOf } from "../../src/errors.ts";
+import { keyField, removedField } from "../../src/schema/search-mapping.ts";
+import { type RebuildProgress, type RebuildWork, rebuildIndex, rollBackIndex } from "../../src/search/rebuild.ts";
+import { onEveryServer } from "../support/search-servers.ts";
+import { change, newUser, type SyncBed, syncBed } from "./sync/support.ts";
+
+const leaseMs = 3000;
+
+/** A job of which nothing is stored but what it keeps. */
+function work(more: Partial<RebuildWork> = {}): RebuildWork & { readonly last: () => Uint8Array | undefined } {
+  let kept: Uint8Array | undefined;
+  return {
+    signal: AbortSignal.timeout(60_000),
+    kept: undefined,
+    keep: (position) => {
+      kept = position;
+    },
+    progress: () => undefined,
+    prove: () => Promise.resolve(),
+    last: () => kept,
+    ...more,
+  };
+}
+
+/** What searches find of a document, as a caller would see it. */
+async function found({ search, indices }: SyncBed, id: string): Promise<number | undefined> {
+  const query = { bool: { filter: [{ term: { user_id: id } }], must_not: [{ term: { [removedField]: true } }] } };
+  const request = { index: indices.alias("users"), query, _source: ["revision"], allow_partial_search_results: false };
+  const { hits } = await search.client.search<{ revision: number }>(request);
+  return hits.hits[0]?._source?.revision;
+}
+
+async function liveVersions({ search, indices }: SyncBed): Promise<string[]> {
+  const alias = indices.alias("users");
+  return Object.keys(await search.client.indices.getAlias({ name: alias })).map((place) => place.slice(alias.length));
+}
+
+async function versions({ search, indices }: SyncBed): Promise<string[]> {
+  const alias = indices.alias("users");
+  const all = await search.client.indices.get({ index: `${alias}-v*` });
+  return Object.keys(all)
+    .map((place) => place.slice(alias.length))
+    .toSorted();
+}
+
+async function users(bed: SyncBed, count: number): Promise<string[]> {
+  const documents: Document[] = Array.from({ length: count }, () => newUser());
+  await bed.domain.collection("users").createIndex({ user_id: 1 }, { unique: true });
+  await bed.domain.collection("users").insertMany(documents);
+  return documents.map(({ user_id: id }) => String(id));
+}
+
+onEveryServer((uri) => {
+  test("under full write load no search misses a document or finds an earlier state, and both sides are equal", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    const ids = await users(bed, 1200);
+    bed.start();
+    await bed.settled("users");
+    const ending = new AbortController();
+    let [writes, searches] = [0, 0];
+    const wrong: string[] = [];
+    const pick = () => ids[Math.floor(Math.random() * ids.length)] ?? "";
+    const writer = async (): Promise<void> => {
+      while (!ending.signal.aborted) {
+        await change(bed.domain, "users", { user_id: pick() }, { username: `n${writes}` });
+        if (writes++ % 10 === 0) {
+          const short = newUser();
+          await bed.domain.collection("users").insertOne(short);
+          await bed.domain.collection("users").deleteOne({ user_id: short["user_id"] });
+        }
+      }
+    };
+    const seen = new Map<string, number>();
+    const searcher = async (): Promise<void> => {
+      while (!ending.signal.aborted) {
+        const id = pick();
+        const before = seen.get(id) ?? 1;
+        const revision = await found(bed, id);
+        if (revision === undefined || revision < before) wrong.push(`${id}: ${before} then ${revision}`);
+        seen.set(id, Math.max(revision ?? 0, seen.get(id) ?? 1));
+        searches++;
+        // So that searches leave the stores some room for writes.
+        await pause(5);
+      }
+    };
+    const running = [writer(), writer(), searcher(), searcher()];
+    const phases = new Set<string>();
+    const progress = ({ phase }: RebuildProgress) => void phases.add(phase);
+    await rebuildIndex("users", { access: bed.access, leaseMs }, work({ progress }));
+    expect(await liveVersions(bed)).toEqual(["-v2"]);
+    // For a while after the swap too.
+    const enough = searches + 100;
+    await expect.poll(() => searches, { timeout: 20_000 }).toBeGreaterThan(enough);
+    ending.abort();
+    await Promise.all(running);
+    expect(wrong).toEqual([]);
+    expect(writes).toBeGreaterThan(20);
+    expect([...phases]).toEqual(["filling", "comparing", "swapping"]);
+    await bed.settled("users");
+    // The synchronisation went on; it has filled nothing anew.
+    expect(await bed.access.states.find(bed.indices.alias("users"))).toMatchObject({ resyncs: 1, phase: "following" });
+    expect(await versions(bed)).toEqual(["-v1", "-v2"]);
+  });
+
+  test("the version before comes back with what has changed since, and the one after that goes", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    const [first = "", second = ""] = await users(bed, 50);
+    bed.start();
+    await bed.settled("users");
+    const options = { access: bed.access, leaseMs };
+    const refused: unknown = await rollBackIndex("users", options, work()).catch((error: unknown) => error);
+    expect(reasonOf(refused)?.reason).toBe("SEARCH_NO_PREVIOUS_VERSION");
+    await rebuildIndex("users", options, work());
+    await change(bed.domain, "users", { user_id: first }, { username: "changed" });
+    await bed.domain.collection("users").deleteOne({ user_id: second });
+    await bed.settled("users");
+    await rollBackIndex("users", options, work());
+    expect(await liveVersions(bed)).toEqual(["-v1"]);
+    // At once, before anything else is brought.
+    expect(await found(bed, first)).toBe(2);
+    expect(await found(bed, second)).toBeUndefined();
+    await change(bed.domain, "users", { user_id: first }, { username: "again" });
+    await bed.settled("users");
+    await rebuildIndex("users", options, work());
+    expect(await liveVersions(bed)).toEqual(["-v3"]);
+    expect(await versions(bed)).toEqual(["-v1", "-v3"]);
+    expect(await bed.differences("users")).toEqual([]);
+  });
+
+  test("a rebuild that broke off goes on where it was, and one that was cancelled leaves nothing", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    await users(bed, 1500);
+    bed.start();
+    await bed.settled("users");
+    const options = { access: bed.access, leaseMs };
+    const broken = new AbortController();
+    const first = work({
+      signal: broken.signal,
+      progress: ({ filled }) => {
+        if (filled >= 1000) broken.abort(new Error("The process is gone"));
+      },
+    });
+    await expect(rebuildIndex("users", options, first)).rejects.toThrow("The process is gone");
+    const kept = first.last();
+    const counts: number[] = [];
+    const again = work({ kept, progress: ({ filled }) => void counts.push(filled) });
+    await rebuildIndex("users", options, again);
+    expect(counts[0]).toBe(1000);
+    expect(await liveVersions(bed)).toEqual(["-v2"]);
+    expect(await bed.differences("users")).toEqual([]);
+    // Run again with what it has kept, as after a crash right behind the swap, it does nothing.
+    await rebuildIndex("users", options, work({ kept: again.last() }));
+    expect(await versions(bed)).toEqual(["-v1", "-v2"]);
+    const stop = new AbortController();
+    const cancelled = work({ signal: stop.signal, progress: () => stop.abort(fail("CANCELLED", "It was cancelled")) });
+    await expect(rebuildIndex("users", options, cancelled)).rejects.toThrow("It was cancelled");
+    expect(await versions(bed)).toEqual(["-v1", "-v2"]);
+    await bed.settled("users");
+  });
+
+  test("a new version that refuses what the live one took does not take its place", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    await users(bed, 20);
+    bed.start();
+    await bed.settled("users");
+    const { indices } = bed;
+    // As if a field were declared of another kind now.
+    const makeNext: typeof indices.makeNext = async (name, signal, aliases) => {
+      const index = indices.versioned(name, 2);
+      const properties = { user_id: { type: "keyword" }, [keyField]: { type: "keyword" }, username: { type: "long" } };
+      await bed.search.client.indices.create({ index, mappings: { properties } as object, aliases: aliases ?? {} });
+      return index;
+    };
+    const access = { ...bed.access, indices: { ...indices, makeNext } };
+    const failed: unknown = await rebuildIndex("users", { access, leaseMs }, work()).catch((error: unknown) => error);
+    expect(reasonOf(failed)).toMatchObject({ reason: "SEARCH_COPY_INCOMPLETE", metadata: { refused_count: "20" } });
+    expect(await versions(bed)).toEqual(["-v1"]);
+    expect(await bed.access.deadLetters.count("users")).toBe(0);
+    await bed.settled("users");
+  });
+});

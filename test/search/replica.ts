@@ -1,0 +1,40 @@
+// A process of its own that works on jobs of indices, to be killed by a test: it stops for good at its third bulk request, or just
+// before versions are swapped.
+import { MongoClient } from "mongodb";
+
+import { openJobs } from "../../src/jobs/jobs.ts";
+import { indexCatalog } from "../../src/search/index-catalog.ts";
+import { indexJobs } from "../../src/search/index-jobs.ts";
+import { searchIndices } from "../../src/search/indices.ts";
+import { syncAccess } from "../../src/search/sync/access.ts";
+import { openSearch } from "../../src/stores/search.ts";
+
+const [mongodbUri, searchUri, prefix, domain, system, where] = process.argv.slice(2);
+if (!mongodbUri || !searchUri || !prefix || !domain || !system)
+  throw new Error("usage: replica.ts MONGODB SEARCH PREFIX DOMAIN SYSTEM bulk|swap");
+
+async function stop(): Promise<never> {
+  process.stdout.write("half-way\n");
+  return new Promise<never>(() => undefined);
+}
+
+const client = await MongoClient.connect(mongodbUri);
+const search = openSearch({ uri: searchUri });
+const { transport } = search.client;
+type Request = (params: { readonly path: string }, options: unknown) => Promise<unknown>;
+const request = transport.request.bind(transport) as Request;
+let bulks = 0;
+const counted: Request = async (params, options) => {
+  if (where === "bulk" && params.path.endsWith("_bulk") && ++bulks === 3) return stop();
+  if (where === "swap" && params.path.endsWith("_aliases")) return stop();
+  return request(params, options);
+};
+// It is overloaded by what it returns, which only passes through here.
+transport.request = counted as typeof transport.request;
+
+const log = { info() {}, warn() {}, error() {} };
+const jobs = openJobs({ db: client.db(system), leaseMs: 3000, concurrency: 1, log, translate: (error) => error });
+const indices = searchIndices({ search, prefix });
+const access = syncAccess({ search, indices, domain: client.db(domain), system: client.db(system) });
+indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: 3000 });
+jobs.start();
