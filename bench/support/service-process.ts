@@ -8,7 +8,7 @@ import type { Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 
 import { projectFolder, say } from "../../local/project.ts";
-import { serviceArguments } from "../../local/service.ts";
+import { serviceArguments, serviceEnvironment } from "../../local/service.ts";
 
 /** The service in a process of its own, as it is run: its memory is measured from outside. */
 export interface ServiceProcess extends AsyncDisposable {
@@ -35,7 +35,7 @@ const warning = 40; // among pino's levels
 export async function startService(environment: Readonly<Record<string, string>>): Promise<ServiceProcess> {
   const child = spawn(process.execPath, serviceArguments, {
     cwd: projectFolder,
-    env: { ...process.env, LUCID_GRPC_PORT: "0", LUCID_HTTP_PORT: "0", ...environment },
+    env: { ...process.env, ...serviceEnvironment, LUCID_GRPC_PORT: "0", LUCID_HTTP_PORT: "0", ...environment },
     stdio: ["ignore", "pipe", "inherit"],
   });
   const ended = once(child, "exit");

@@ -10,7 +10,7 @@ import { MongoClient } from "mongodb";
 import { expect, test } from "vitest";
 
 import { projectFolder } from "../../local/project.ts";
-import { serviceNodeOptions } from "../../local/service.ts";
+import { serviceEnvironment, serviceNodeOptions } from "../../local/service.ts";
 import { storeEnvironment } from "../../local/stores.ts";
 import { waitUntil } from "../../local/wait.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
@@ -71,4 +71,6 @@ test("the image runs the service with the options that it is run with here", () 
   const dockerfile = readFileSync(join(projectFolder, "Dockerfile"), "utf8");
   const command = /^CMD (.*)$/m.exec(dockerfile)?.[1] ?? "";
   expect(JSON.parse(command)).toEqual(["node", ...serviceNodeOptions, "src/main.ts"]);
+  for (const [name, value] of Object.entries(serviceEnvironment))
+    expect(dockerfile).toContain(`ENV ${name}=${value}\n`);
 });

@@ -14,10 +14,10 @@ import { RECORD_HEADER_BYTES } from "./record-cutter.ts";
 import type { ObjectStorage } from "./storage.ts";
 
 /** Neighbouring chunks are read together up to this many sealed bytes or this many chunks. */
-const READ_BYTES = 1024 * 1024;
+const READ_BYTES = 512 * 1024;
 /** And up to this many bytes of content, which bounds the memory of what compresses well. */
-const READ_PLAIN_BYTES = 2 * 1024 * 1024;
-/** How many such reads are under way or wait for the consumer: of each stream that is read some 6 MiB are in memory. */
+const READ_PLAIN_BYTES = 1024 * 1024;
+/** How many such reads are under way or wait for the consumer: of each stream that is read some 3 MiB are in memory. */
 const READS_AHEAD = 2;
 /** No chunk of the format is longer; what says so is damaged and would ask for memory without limit. */
 const MOST_CHUNK_BYTES = 16 * 1024 * 1024;
