@@ -23,12 +23,14 @@ test(
   { timeout: 120_000 },
   async () => {
     await using app = await testApp({ LUCID_AUDIT_TAKEOVER_MS: "3600000" });
-    const { database, systemDatabase } = app.config.mongodb;
+    const { mongodb, search } = app.config;
+    const { database, systemDatabase } = mongodb;
     const stores = storeAddresses();
     const environment = {
       LUCID_MONGODB_URI: stores.mongodbUri,
       LUCID_REDIS_URI: stores.redisUri,
       LUCID_SEARCH_URI: stores.searchUri,
+      LUCID_SEARCH_PREFIX: search.prefix,
       LUCID_MONGODB_DATABASE: database,
       LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
       LUCID_AUDIT_TAKEOVER_MS: "3600000",

@@ -148,7 +148,7 @@ test("watches that cannot reach the store for long end with the token to go on w
       yield event;
     }
   };
-  await using near = await MongoClient.connect(wire.uri, { serverSelectionTimeoutMS: 200 });
+  await using near = await MongoClient.connect(wire.uri, { serverSelectionTimeoutMS: 2000 });
   let token = "";
   const failure = await refusalOf(
     Array.fromAsync(
