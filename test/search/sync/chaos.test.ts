@@ -103,6 +103,10 @@ onEveryServer((uri) => {
         return writes;
       };
       const writing = Promise.all([writer(), writer()]);
+      stack.defer(async () => {
+        ending.abort();
+        await writing.catch(() => undefined);
+      });
       for (let step = 0; step < steps; step++) {
         await sleep(100 + pick.whole(0, 799));
         const what = pick.whole(0, 3);
@@ -116,7 +120,10 @@ onEveryServer((uri) => {
           wire.mend();
         } else {
           const { index } = kinds[pick.whole(0, kinds.length - 1)] ?? kinds[0];
-          await bed.search.client.indices.delete({ index: `${bed.indices.alias(index)}-v*` }, { ignore: [404] });
+          const { indices } = bed.search.client;
+          for (const name of Object.keys(await indices.get({ index: `${bed.indices.alias(index)}-v*` }))) {
+            await indices.delete({ index: name }, { ignore: [404] });
+          }
         }
       }
       ending.abort();
