@@ -1,6 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { join } from "node:path";
+import type { ChildProcess } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Long, ObjectId } from "bson";
@@ -10,8 +8,7 @@ import { expect, test } from "vitest";
 import { type Random, random } from "../../../local/seed/random.ts";
 import { cuttable } from "../../jobs/proxy.ts";
 import { onEveryServer } from "../../support/search-servers.ts";
-import { storeAddresses } from "../../support/stores.ts";
-import { newSession, newUser, syncBed, type SyncBed } from "./support.ts";
+import { kill, newSession, newUser, startReplica, syncBed } from "./support.ts";
 
 /** More of them by LUCID_TEST_SYNC_SEEDS. */
 const seeds = Array.from({ length: Number(process.env["LUCID_TEST_SYNC_SEEDS"] ?? 2) }, (_, at) => at + 1);
@@ -23,6 +20,8 @@ const kinds = [
   { index: "users", collection: "users", id: "user_id", make: newUser },
   { index: "sessions", collection: "sessions", id: "session_id", make: newSession },
 ] as const;
+
+const names = kinds.map(({ index }) => index);
 
 /** One thing that happens to documents, as the service, a restore or an operator does it. */
 async function write(db: Db, pick: Random, gone: Document[]): Promise<void> {
@@ -58,26 +57,6 @@ async function write(db: Db, pick: Random, gone: Document[]): Promise<void> {
   }
 }
 
-async function startReplica(bed: SyncBed, searchUri: string): Promise<ChildProcess> {
-  const { mongodbUri } = storeAddresses();
-  const names = kinds.map(({ index }) => index).join(",");
-  const { domain, system, prefix } = bed;
-  const of = [mongodbUri, searchUri, domain.databaseName, system.databaseName, prefix, names, String(leaseMs)];
-  const child = spawn(process.execPath, [join(import.meta.dirname, "replica.ts"), ...of], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  await once(child.stdout, "data");
-  // Nobody reads what it says after that.
-  child.stdout.resume();
-  return child;
-}
-
-async function kill(child: ChildProcess | undefined): Promise<void> {
-  if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-  child.kill("SIGKILL");
-  await once(child, "exit");
-}
-
 onEveryServer((uri) => {
   test.for(seeds)(
     "seed %i: whoever is killed and whatever is cut off or deleted while writers write, both sides are equal at rest",
@@ -94,7 +73,10 @@ onEveryServer((uri) => {
       for (const { collection, make } of kinds) {
         await bed.domain.collection(collection).insertMany(Array.from({ length: 300 }, () => make()));
       }
-      replicas.push(await startReplica(bed, wire.uri), await startReplica(bed, wire.uri));
+      replicas.push(
+        await startReplica(bed, { searchUri: wire.uri, names, leaseMs }),
+        await startReplica(bed, { searchUri: wire.uri, names, leaseMs }),
+      );
       const ending = new AbortController();
       const writer = async (): Promise<number> => {
         const gone: Document[] = [];
@@ -113,7 +95,7 @@ onEveryServer((uri) => {
         if (what < 2) {
           const at = pick.whole(0, 1);
           await kill(replicas[at]);
-          replicas[at] = await startReplica(bed, wire.uri);
+          replicas[at] = await startReplica(bed, { searchUri: wire.uri, names, leaseMs });
         } else if (what === 2) {
           wire.cut();
           await sleep(100 + pick.whole(0, 1499));

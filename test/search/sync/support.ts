@@ -1,3 +1,7 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+
 import { Binary, Long, ObjectId } from "bson";
 import { type Db, type Document, MongoClient } from "mongodb";
 
@@ -26,10 +30,14 @@ export interface SyncBed extends AsyncDisposable {
   settled(name: string, ms?: number): Promise<void>;
 }
 
-export async function syncBed(uri: string, leaseMs = 3000): Promise<SyncBed> {
+export async function syncBed(
+  uri: string,
+  leaseMs = 3000,
+  { mongodbUri }: { readonly mongodbUri: string } = storeAddresses(),
+): Promise<SyncBed> {
   await using stack = new AsyncDisposableStack();
   const { search, prefix } = stack.use(searchPart(uri));
-  const client = await MongoClient.connect(storeAddresses().mongodbUri);
+  const client = await MongoClient.connect(mongodbUri);
   stack.defer(() => client.close());
   const [domain, system] = [client.db(uniqueName("sync")), client.db(uniqueName("sync_system"))];
   stack.defer(async () => {
@@ -110,6 +118,34 @@ function canonical(value: unknown): string {
       ? Object.fromEntries(Object.entries(inner).toSorted(([a], [b]) => (a < b ? -1 : 1)))
       : inner,
   );
+}
+
+/** Starts a process of its own that keeps indices. */
+export async function startReplica(
+  { domain, system, prefix }: SyncBed,
+  {
+    searchUri,
+    names,
+    leaseMs,
+  }: { readonly searchUri: string; readonly names: readonly string[]; readonly leaseMs: number },
+): Promise<ChildProcess> {
+  const { mongodbUri } = storeAddresses();
+  const databases = [domain.databaseName, system.databaseName];
+  const of = [mongodbUri, searchUri, ...databases, prefix, names.join(","), String(leaseMs)];
+  const child = spawn(process.execPath, [join(import.meta.dirname, "replica.ts"), ...of], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(child.stdout, "data");
+  // Nobody reads what it says after that.
+  child.stdout.resume();
+  return child;
+}
+
+/** Kills a process as nothing can catch it. */
+export async function kill(child: ChildProcess | undefined): Promise<void> {
+  if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+  child.kill("SIGKILL");
+  await once(child, "exit");
 }
 
 let made = 0;

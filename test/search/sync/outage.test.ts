@@ -1,0 +1,91 @@
+import { expect, test } from "vitest";
+
+import { startMongodb } from "../../../local/mongodb.ts";
+import { messageOf, searchIndices } from "../../../src/search/indices.ts";
+import { syncAccess } from "../../../src/search/sync/access.ts";
+import { openSearch } from "../../../src/stores/search.ts";
+import { cuttable } from "../../jobs/proxy.ts";
+import { onEveryServer } from "../../support/search-servers.ts";
+import { storeAddresses } from "../../support/stores.ts";
+import { change, kill, newUser, startReplica, syncBed } from "./support.ts";
+
+const messages = [messageOf("users")];
+
+onEveryServer((uri) => {
+  test("while search is away nothing is lost, what waits is counted, and it catches up by itself", async () => {
+    await using bed = await syncBed(uri);
+    await using wire = await cuttable(uri);
+    await using search = openSearch({ uri: wire.uri });
+    const { domain, system, prefix } = bed;
+    const users = domain.collection("users");
+    await users.insertMany(Array.from({ length: 10 }, () => newUser()));
+    const access = syncAccess({ search, indices: searchIndices({ search, prefix }), domain, system });
+    bed.start({ access, messages });
+    await bed.settled("users");
+    wire.cut();
+    await users.insertMany(Array.from({ length: 1500 }, () => newUser()));
+    await change(domain, "users", {}, { status: "BANNED" });
+    await wire.refused();
+    // Asked where search is away too.
+    const status = async () => access.status("users", AbortSignal.timeout(10_000));
+    const { lagDocuments, lagMs, isAtLeast } = await status();
+    // Counting has a time limit too.
+    expect(lagDocuments).toBeGreaterThan(100);
+    if (!isAtLeast) expect(lagDocuments).toBe(3010);
+    expect(lagMs).toBeGreaterThan(0);
+    wire.mend();
+    await bed.settled("users", 60_000);
+    // It went on where it was, and filled nothing anew.
+    expect((await access.states.find(bed.indices.alias("users")))?.resyncs).toBe(1);
+    await expect.poll(status, { timeout: 20_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
+  }, 180_000);
+
+  test("where the process that keeps an index is killed, another goes on", async () => {
+    const leaseMs = 2500;
+    await using bed = await syncBed(uri, leaseMs);
+    await using stack = new AsyncDisposableStack();
+    const of = { searchUri: uri, names: ["users"], leaseMs };
+    const replicas = [await startReplica(bed, of), await startReplica(bed, of)];
+    stack.defer(async () => {
+      for (const replica of replicas) await kill(replica);
+    });
+    const users = bed.domain.collection("users");
+    await users.insertOne(newUser());
+    await bed.settled("users");
+    const before = await bed.access.states.find(bed.indices.alias("users"));
+    const holder = replicas.find(({ pid }) => before?.holder.endsWith(`/${pid}`));
+    expect(holder).toBeDefined();
+    await users.insertMany(Array.from({ length: 50 }, () => newUser()));
+    await kill(holder);
+    await users.insertOne(newUser());
+    const beganMs = performance.now();
+    await bed.settled("users");
+    // The lease, a quarter of it until the other looks, and what the work itself takes on a busy machine.
+    expect(performance.now() - beganMs).toBeLessThan(leaseMs * 1.25 + 10_000);
+    const after = await bed.access.states.find(bed.indices.alias("users"));
+    expect(after?.holder).not.toBe(before?.holder);
+    expect(after?.resyncs).toBe(1);
+  }, 120_000);
+});
+
+test("a history that MongoDB no longer has is noticed, and the index is filled anew", async () => {
+  await using server = await startMongodb({ history: 50 });
+  await using bed = await syncBed(storeAddresses().searchUri, 3000, { mongodbUri: server.uri });
+  const users = bed.domain.collection("users");
+  const all = Array.from({ length: 20 }, () => newUser());
+  await users.insertMany(all);
+  const first = bed.start({ messages });
+  await bed.settled("users");
+  await first[Symbol.asyncDispose]();
+  await users.deleteOne({ user_id: all[0]?.["user_id"] as string });
+  const others = bed.domain.collection("others");
+  const problem = async () => {
+    await others.insertMany(Array.from({ length: 1000 }, (_, number) => ({ number })));
+    return (await bed.access.status("users", AbortSignal.timeout(10_000))).problem;
+  };
+  await expect.poll(problem, { timeout: 60_000 }).toContain("no longer has the changes");
+  bed.start({ messages });
+  await bed.settled("users", 60_000);
+  const state = await bed.access.states.find(bed.indices.alias("users"));
+  expect(state).toMatchObject({ resync_reason: "HISTORY_LOST", resyncs: 2 });
+}, 180_000);
