@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { BackupType, ConflictPolicy, JobPhase, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import { gate, gatedSource, gatedTarget, plainSource, plainTarget } from "./fixtures.ts";
-import { backupRig, eventsOf, reason, refusal, takenBackup } from "./support.ts";
+import { type BackupRig, backupRig, eventsOf, reason, refusal, takenBackup } from "./support.ts";
 
 test("a backup is taken, watched, listed, verified, restored and deleted", async () => {
   await using rig = await backupRig();
@@ -22,8 +22,11 @@ test("a backup is taken, watched, listed, verified, restored and deleted", async
     state: JobState.SUCCEEDED,
     progress: { percent: 100, itemsDone: 301n, itemsTotal: 301n },
   });
-  const phases = new Set(events.map(({ progress }) => progress?.phase));
-  for (const phase of [JobPhase.COPYING, JobPhase.CUTTING, JobPhase.SEALING]) expect(phases).toContain(phase);
+  // One that is over before the store has taken the one before is not told.
+  const phases = [...new Set(events.flatMap(({ progress }) => progress?.phase ?? []))];
+  expect(phases).toContain(JobPhase.COPYING);
+  const inOrder = [JobPhase.COPYING, JobPhase.CUTTING, JobPhase.SEALING];
+  expect(inOrder.filter((phase) => phases.includes(phase))).toEqual(phases);
 
   const { backup } = await client.getBackup({ backupId });
   expect(backup).toMatchObject({
@@ -274,8 +277,8 @@ test("a backup that is cancelled half-way is listed as that and nothing else", a
   );
 });
 
-test("a restore that is cancelled half-way says what is in place", async () => {
-  await using rig = await backupRig();
+/** A restore that stands between its writes and their comparison. */
+async function halfRestored(rig: BackupRig) {
   const db = await rig.filled(20);
   const writing = gate();
   const { client } = await rig.replica({
@@ -290,6 +293,12 @@ test("a restore that is cancelled half-way says what is in place", async () => {
   });
   const restoreId = restore?.restoreId ?? "";
   await writing.reached;
+  return { db, client, to, restoreId, writing };
+}
+
+test("a restore that is cancelled half-way says what is in place", async () => {
+  await using rig = await backupRig();
+  const { client, to, restoreId } = await halfRestored(rig);
   await client.cancelRestore({ restoreId });
   expect((await eventsOf(client.watchRestore({ restoreId }))).at(-1)?.state).toBe(JobState.CANCELLED);
   const { restore: left } = await client.getRestore({ restoreId });
@@ -301,20 +310,7 @@ test("a restore that is cancelled half-way says what is in place", async () => {
 
 test("a restore whose comparison finds a difference fails and says where", async () => {
   await using rig = await backupRig();
-  const db = await rig.filled(20);
-  const writing = gate();
-  const { client } = await rig.replica({
-    sources: [plainSource(db)],
-    targets: [gatedTarget(plainTarget(db.client), writing)],
-  });
-  const backupId = await takenBackup(client);
-  const to = rig.databaseName();
-  const { restore } = await client.createRestore({
-    backupId,
-    renames: [{ store: Store.MONGODB, from: db.databaseName, to }],
-  });
-  const restoreId = restore?.restoreId ?? "";
-  await writing.reached;
+  const { db, client, to, restoreId, writing } = await halfRestored(rig);
   await db.client
     .db(to)
     .collection("first")

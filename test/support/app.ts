@@ -8,6 +8,7 @@ import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect
 import { MongoClient } from "mongodb";
 import { pino } from "pino";
 
+import { waitUntil } from "../../local/wait.ts";
 import { start } from "../../src/app.ts";
 import { type Config, readConfig } from "../../src/config.ts";
 import { openSearch } from "../../src/stores/search.ts";
@@ -72,6 +73,9 @@ export async function testApp(
   const log = logTo === undefined ? pino({ level: "silent" }) : pino({ level: "trace" }, { write: logTo });
   const app = stack.use(await start(config, log));
   const [grpcAddress, httpAddress] = [`127.0.0.1:${app.grpc.port}`, `127.0.0.1:${app.http.port}`];
+  // Calls fail where the driver finds no server within two seconds, which a busy machine may need for the first connection.
+  const isReady = async () => (await fetch(`http://${httpAddress}/readyz`)).ok;
+  if (environment["LUCID_MONGODB_URI"] === undefined) await waitUntil(isReady, { withinMs: 30_000 });
   const transports = {
     grpc: createGrpcTransport({ baseUrl: `http://${grpcAddress}` }),
     http: createConnectTransport({ baseUrl: `http://${httpAddress}`, httpVersion: "1.1" }),
