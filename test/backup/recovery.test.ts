@@ -1,14 +1,12 @@
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
 import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 
 import { expect, test } from "vitest";
 
 import { BackupType, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
+import { startChild } from "../support/child.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { plainSource, plainTarget } from "./fixtures.ts";
 import { type BackupRig, backupRig, eventsOf, reason, refusal, takenBackup } from "./support.ts";
@@ -143,31 +141,9 @@ test("a repository that cannot be used says why, to every call that needs it", a
 
 /** A process that works on the rig's jobs until it is half-way through one. */
 async function childReplica(rig: BackupRig, database: string, { first = 1 } = {}) {
-  const args = [
-    `${import.meta.dirname}/replica.ts`,
-    storeAddresses().mongodbUri,
-    rig.database,
-    database,
-    rig.dir,
-    rig.keyFile,
-    String(first),
-  ];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const said = async (line: string): Promise<void> => {
-    for (let next = await lines.next(); next.value !== line; next = await lines.next()) {
-      if (next.done === true) throw new Error(`the replica went away without saying ${line}`);
-    }
-  };
-  await said("ready");
-  return {
-    said,
-    async [Symbol.asyncDispose]() {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    },
-  };
+  const { mongodbUri } = storeAddresses();
+  const args = [mongodbUri, rig.database, database, rig.dir, rig.keyFile, String(first)];
+  return startChild(`${import.meta.dirname}/replica.ts`, args);
 }
 
 /** Tests that wait for a dead process's lease wait so long; the killed process has the same. */

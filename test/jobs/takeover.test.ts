@@ -1,11 +1,8 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { createInterface } from "node:readline";
-
 import { expect, test } from "vitest";
 
 import { reasonOf } from "../../src/errors.ts";
 import type { JobHandler } from "../../src/jobs/runner.ts";
+import { startChild } from "../support/child.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { aborted, leaseMs, progress } from "./lease.ts";
 import { cuttable } from "./proxy.ts";
@@ -16,30 +13,9 @@ const spec = utf8.encode("spec");
 /** Time that noticing a death may take beyond the lease: one round of the claim loop, and a busy machine. */
 const slackMs = 2500;
 
-/** A replica in a process of its own. `said` resolves with the next line that starts with a word. */
-async function childReplica(r: Rig, onOwnerLost: JobHandler["onOwnerLost"]) {
-  const args = [`${import.meta.dirname}/replica.ts`, storeAddresses().mongodbUri, r.database, onOwnerLost];
-  const child: ChildProcess = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
-  if (child.stdout === null) throw new Error("no output");
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  async function said(word: string): Promise<string> {
-    for (;;) {
-      const { value, done } = await lines.next();
-      if (done === true) throw new Error(`the replica went away without saying ${word}`);
-      if (value.startsWith(word)) return value;
-    }
-  }
-  await said("ready");
-  return {
-    said,
-    kill: (signal: NodeJS.Signals) => child.kill(signal),
-    async [Symbol.asyncDispose]() {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    },
-  };
-}
+/** A replica in a process of its own. */
+const childReplica = (r: Rig, onOwnerLost: JobHandler["onOwnerLost"]) =>
+  startChild(`${import.meta.dirname}/replica.ts`, [storeAddresses().mongodbUri, r.database, onOwnerLost]);
 
 test("a killed process's job is taken over within the lease, and a watcher elsewhere sees every event once", async () => {
   await using r = await rig();

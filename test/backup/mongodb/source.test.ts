@@ -5,8 +5,8 @@ import { expect, test, vi } from "vitest";
 import { SelectionSchema } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { documentChangeOf } from "../../../src/backup/mongodb/change-record.ts";
 import { mongodbSource } from "../../../src/backup/mongodb/source.ts";
+import { cuttable } from "../../jobs/proxy.ts";
 import { storeAddresses } from "../../support/stores.ts";
-import { cuttingProxy } from "./cutting-proxy.ts";
 import { contentNames, rawContent, restore, rig, take } from "./harness.ts";
 import { memoryStreams, quietWork } from "./memory.ts";
 
@@ -26,17 +26,16 @@ test("connections that are cut while documents are read lose and repeat nothing"
       .collection<Doc>("cut")
       .insertMany(Array.from({ length: 500 }, (_, index) => ({ _id: start + index, text, number: 0 })));
   }
-  const address = new URL(storeAddresses().mongodbUri);
-  await using proxy = await cuttingProxy({ host: address.hostname, port: Number(address.port) });
-  address.port = String(proxy.port);
-  await using client = await MongoClient.connect(address.href);
+  await using wire = await cuttable(storeAddresses().mongodbUri);
+  await using client = await MongoClient.connect(wire.uri);
   let writes = 0;
   const streams = memoryStreams({
     async onWrite() {
       writes++;
       if (writes > 6) return;
       await db.collection<Doc>("cut").updateMany({ _id: { $mod: [300, writes] } }, { $inc: { number: 1 } });
-      proxy.cut();
+      wire.cut();
+      wire.mend();
     },
   });
   const { units, cut } = await take({ client, systemDatabase: here.systemDatabase }, [db.databaseName], streams);

@@ -1,7 +1,4 @@
-import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
-import { createInterface } from "node:readline";
 
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Collection, type Db } from "mongodb";
@@ -17,6 +14,7 @@ import { removalJobs, removalKind } from "../../../src/repository/lifecycle/jobs
 import { purge } from "../../../src/repository/lifecycle/purge.ts";
 import type { RemovalWork } from "../../../src/repository/lifecycle/remove.ts";
 import { type Tally, tally } from "../../../src/repository/lifecycle/tally.ts";
+import { startChild } from "../../support/child.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
 import {
   belongings,
@@ -203,24 +201,8 @@ test("what has a part that waits for the audit log waits too, and a thousand oth
 /** A process that works on removals until it has done so many steps. */
 async function childReplica(jobsDatabase: string, steps: number) {
   const { mongodbUri, redisUri, searchUri } = storeAddresses();
-  const script = `${import.meta.dirname}/replica.ts`;
-  const args = [script, mongodbUri, redisUri, searchUri, jobsDatabase, stores.db.databaseName, String(steps)];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const said = async (line: string): Promise<void> => {
-    for (let next = await lines.next(); next.value !== line; next = await lines.next()) {
-      if (next.done === true) throw new Error(`The replica went away without saying ${line}`);
-    }
-  };
-  await said("ready");
-  return {
-    said,
-    async [Symbol.asyncDispose]() {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    },
-  };
+  const args = [mongodbUri, redisUri, searchUri, jobsDatabase, stores.db.databaseName, String(steps)];
+  return startChild(`${import.meta.dirname}/replica.ts`, args);
 }
 
 test.for([1, 6, 15])(
