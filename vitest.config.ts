@@ -8,6 +8,8 @@ export default defineConfig({
     globalSetup: "test/support/global-setup.ts",
     // The stores need processors too. But many tests only wait: for a lease to run out, for a server to start.
     maxWorkers: Math.max(3, Math.floor(availableParallelism() / 2)),
+    // No test changes what others share. Anew in each of 140 files, the modules cost as much as a quarter of the tests.
+    isolate: false,
     testTimeout: 60_000,
     hookTimeout: 120_000,
     teardownTimeout: 30_000,
