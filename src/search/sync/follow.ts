@@ -37,7 +37,7 @@ export interface FollowRight {
 }
 
 /** How long changes wait while a collection is read, and how often an idle index is looked at, in milliseconds. */
-const sectionMs = 1000;
+const sectionMs = 5000;
 const lookMs = 5000;
 /** How often is looked whether a rebuild waits for the index, in milliseconds. */
 const yieldLookMs = 500;
