@@ -71,17 +71,18 @@ function behaves(uri: string): void {
     const caller = new AbortController();
     let heard = 0;
     caller.signal.addEventListener("abort", () => heard++);
-    // The server answers, though never that fast.
-    const late = await failureOf(store.client.search({}, { signal: caller.signal, requestTimeout: 1 }));
+    // The server waits for a second node, which never comes.
+    const wait = { wait_for_nodes: ">=2", timeout: "10s" };
+    const late = await failureOf(store.client.cluster.health(wait, { signal: caller.signal, requestTimeout: 100 }));
     expect(reasonOf(translateStoreError(late))).toMatchObject({
       reason: "DEADLINE_EXCEEDED",
       metadata: { store: "search" },
     });
     expect(heard).toBe(0);
     // The client is as good as before.
-    await store.client.search({ size: 0 }, { signal: caller.signal });
+    await store.client.cluster.health({}, { signal: caller.signal });
     const { search } = latency.report(10_000).scopes;
-    expect(search.find(({ operation }) => operation === "search")).toMatchObject({ count: 2, failures: 1 });
+    expect(search.find(({ operation }) => operation === "cluster.health")).toMatchObject({ count: 2, failures: 1 });
   });
 
   test("a request that is aborted fails with the reason of its signal", async () => {
