@@ -117,7 +117,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     sources: [
       mongodbSource({ client: mongodb.client, systemDatabase }),
       redisSource({ redis }),
-      searchSource({ search }),
+      searchSource({ search, isDerived: (index) => indices.has(index) }),
     ],
     targets: [
       mongodbTarget({ client: mongodb.client, systemDatabase }),

@@ -33,6 +33,8 @@ export interface SearchIndices {
   alias(name: string): string;
   /** Name of a version of an index. */
   versioned(name: string, version: number): string;
+  /** Whether an index of the server is a version of one of these. */
+  has(index: string): boolean;
   /**
    * Sees to the index of a message: makes it, with its alias, where there is none, and adds what its mapping lacks. Touches
    * nothing that it has not made: fails with `SEARCH_INDEX_OCCUPIED` where something else has the name.
@@ -136,6 +138,7 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
 
   return {
     alias,
+    has: (index) => [...searchedMessages.keys()].some((name) => index.startsWith(`${alias(name)}-v`)),
     versioned,
 
     async ensure(name, signal) {

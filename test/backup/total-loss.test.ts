@@ -10,11 +10,15 @@ import { pino } from "pino";
 import { expect, test } from "vitest";
 
 import { BackupService, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
+import { SearchService } from "../../gen/lucid/search/v1/search_service_pb.ts";
 import { startStores, storeEnvironment } from "../../local/stores.ts";
+import { waitUntil } from "../../local/wait.ts";
 import { start } from "../../src/app.ts";
 import { readConfig } from "../../src/config.ts";
 import { latencyRecorder } from "../../src/stores/latency.ts";
 import { openSearch } from "../../src/stores/search.ts";
+import { userInit } from "../repository/support.ts";
 import { eventsOf } from "./support.ts";
 
 /** Three new and empty servers, clients of them, and a service on them that uses the repository. */
@@ -33,9 +37,12 @@ async function freshService(repository: Readonly<Record<string, string>>) {
   stack.defer(() => redis.disconnect());
   const search = stack.use(openSearch({ uri: stores.searchUri }, { latency: latencyRecorder() })).client;
   const app = stack.use(await start(config, pino({ level: "silent" })));
-  const backups = createClient(BackupService, createGrpcTransport({ baseUrl: `http://127.0.0.1:${app.grpc.port}` }));
+  const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${app.grpc.port}` });
+  const backups = createClient(BackupService, transport);
+  const users = createClient(UserService, transport);
+  const searches = createClient(SearchService, transport);
   const running = stack.move();
-  return { mongodb, redis, search, backups, [Symbol.asyncDispose]: () => running.disposeAsync() };
+  return { mongodb, redis, search, backups, users, searches, [Symbol.asyncDispose]: () => running.disposeAsync() };
 }
 
 test(
@@ -57,6 +64,7 @@ test(
       await before.redis.hset("lucid:session:1", { user_id: "ada", status: "ACTIVE" });
       await before.search.index({ index: "orders-1", id: "1", document: { number: 1 }, refresh: true });
       await before.search.indices.putAlias({ index: "orders-1", name: "orders" });
+      await before.users.createUser({ user: userInit({ username: "ada" }) });
       backupId = (await before.backups.createBackup({})).backup?.backupId ?? "";
       const events = await eventsOf(before.backups.watchBackup({ backupId }));
       expect(events.at(-1)).toMatchObject({ state: JobState.SUCCEEDED });
@@ -76,6 +84,10 @@ test(
       expect(await after.redis.hgetall("lucid:session:1")).toEqual({ user_id: "ada", status: "ACTIVE" });
       await after.search.indices.refresh({ index: "orders" });
       expect((await after.search.search({ index: "orders" })).hits.hits).toMatchObject([{ _id: "1" }]);
+      // What the service keeps in search by itself comes from the restored collections.
+      const found = async () => (await after.searches.searchUsers({})).hits.map(({ user }) => user?.username);
+      expect(await waitUntil(async () => (await found()).length > 0, { withinMs: 60_000 })).toBe(true);
+      expect(await found()).toEqual(["ada"]);
     }
     await rm(dir, { recursive: true, force: true });
   },

@@ -22,18 +22,30 @@ const renewalMs = 30_000;
  * cut, when points in time of all indices are opened; and templates, where no indices are selected by name. Data streams, legacy
  * templates, ingest pipelines and what plugins keep are not part of it.
  */
-export function searchSource({ search }: { readonly search: SearchStore }): Source {
+export function searchSource(options: {
+  readonly search: SearchStore;
+  /**
+   * Says which indices the service itself keeps equal to collections: they are not backed up, as they are filled from the restored
+   * collections anew, and would be in the way of that. None where not set.
+   */
+  readonly isDerived?: (index: string) => boolean;
+}): Source {
+  const { search, isDerived = () => false } = options;
+  const namesOf = async (selection: Selection, signal: AbortSignal): Promise<string[]> => {
+    const names = await selectedNames(search.client, selection.searchIndices, signal);
+    return names.filter((name) => !isDerived(name));
+  };
   return {
     store: Store.SEARCH,
     async begin(selection, sink, work) {
       const stop = new AbortController();
       const signal = AbortSignal.any([work.signal, stop.signal]);
       // What cannot be backed up is found before anything is written, though what is there is only fixed by the cut.
-      for (const name of await selectedNames(search.client, selection.searchIndices, signal)) {
+      for (const name of await namesOf(selection, signal)) {
         const { documents } = await describeIndex(search.client, name, signal);
         work.meter.plan(Store.SEARCH, name, documents);
       }
-      return new SearchRun({ search, selection, sink, work, stop, signal });
+      return new SearchRun({ search, selection, namesOf, sink, work, stop, signal });
     },
   };
 }
@@ -41,6 +53,7 @@ export function searchSource({ search }: { readonly search: SearchStore }): Sour
 interface RunOptions {
   readonly search: SearchStore;
   readonly selection: Selection;
+  readonly namesOf: (selection: Selection, signal: AbortSignal) => Promise<string[]>;
   readonly sink: RecordSink;
   readonly work: Work;
   readonly stop: AbortController;
@@ -68,8 +81,8 @@ class SearchRun implements SourceRun {
   async read(): Promise<void> {}
 
   async cut(): Promise<MessageInitShape<typeof ConsistencyPointSchema>> {
-    const { search, selection, signal, work } = this.#options;
-    const names = await selectedNames(search.client, selection.searchIndices, signal);
+    const { search, selection, namesOf, signal, work } = this.#options;
+    const names = await namesOf(selection, signal);
     // Before the refresh: what has a number by then is in what is read.
     const searchSequenceNumbers = await this.#sequenceNumbers(names);
     for (const index of namesInPaths(names)) await search.client.indices.refresh({ index }, this.#limits);

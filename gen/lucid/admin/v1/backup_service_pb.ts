@@ -46,7 +46,8 @@ export type Selection = Message<"lucid.admin.v1.Selection"> & {
   redisKeyPatterns: string[];
 
   /**
-   * Names of indices or aliases, `*` matches any characters. All that are not hidden, where empty.
+   * Names of indices or aliases, `*` matches any characters. All that are not hidden, where empty. Those that the service keeps
+   * equal to collections of MongoDB are never in a backup: after a restore they are filled anew from the restored collections.
    *
    * @generated from field: repeated string search_indices = 4;
    */
