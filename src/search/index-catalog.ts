@@ -3,6 +3,7 @@ import type { estypes } from "@elastic/elasticsearch";
 import { fail } from "../errors.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { requestMs } from "../stores/search/requests.ts";
+import { versionedName } from "./indices.ts";
 import { searchedMessages } from "./messages.ts";
 
 /** An index of the deployment, by its logical name. */
@@ -111,9 +112,6 @@ export function indexNotFound(name: string, cause?: unknown): Error {
     cause,
   });
 }
-
-/** A name that ends as those of versions do. */
-export const versionedName = /^(.+)-v(\d{1,9})$/;
 
 /** Puts together what belongs to one name. */
 function catalogOf(found: Readonly<Record<string, ServerIndex>>, prefix: string): CatalogedIndex[] {

@@ -27,6 +27,9 @@ export interface EnsuredIndex {
   readonly state: "made" | "present" | "extended" | "outdated";
 }
 
+/** A name that ends as those of versions do. */
+export const versionedName = /^(.+)-v(\d{1,9})$/;
+
 /** The indices of this deployment. */
 export interface SearchIndices {
   /** The alias of a logical name. */
@@ -75,11 +78,10 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
 
   /** The number of the newest version; 0 where there is none. Versions without an alias count: they are not written over. */
   const newest = async (name: string, signal: AbortSignal): Promise<number> => {
-    const start = `${alias(name)}-v`;
-    const pattern = { index: `${start}*`, expand_wildcards: "all" as const };
+    const pattern = { index: `${alias(name)}-v*`, expand_wildcards: "all" as const };
     const found = await client.indices.get(pattern, { signal, requestTimeout: requestMs });
-    const numbers = Object.keys(found).map((index) => /^\d{1,9}$/.exec(index.slice(start.length))?.[0]);
-    return Math.max(0, ...numbers.map((number) => Number(number ?? 0)));
+    const versions = Object.keys(found).map((index) => versionedName.exec(index));
+    return Math.max(0, ...versions.map((version) => (version?.[1] === alias(name) ? Number(version[2]) : 0)));
   };
 
   const create = async (name: string, aliases: Record<string, object>, signal: AbortSignal): Promise<string> => {
@@ -138,7 +140,10 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
 
   return {
     alias,
-    has: (index) => [...searchedMessages.keys()].some((name) => index.startsWith(`${alias(name)}-v`)),
+    has: (index) => {
+      const of = versionedName.exec(index)?.[1];
+      return [...searchedMessages.keys()].some((name) => alias(name) === of);
+    },
     versioned,
 
     async ensure(name, signal) {

@@ -1,9 +1,9 @@
 import type { SearchedMessage } from "../schema/search-mapping.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { type AnswerHit, type Call, type NamedIndex, refusal } from "./ask.ts";
-import { indexNotFound, versionedName } from "./index-catalog.ts";
+import { indexNotFound } from "./index-catalog.ts";
 import { fieldsOfMapping, fieldsOfMessage, fieldsTogether, type IndexFields } from "./index-fields.ts";
-import type { SearchIndices } from "./indices.ts";
+import { type SearchIndices, versionedName } from "./indices.ts";
 import { searchedMessages } from "./messages.ts";
 import type { SearchedFields } from "./query.ts";
 import { revisionOf } from "./sync/version.ts";
