@@ -6,7 +6,7 @@ import { parseArgs } from "node:util";
 import { goTool } from "./go-tools.ts";
 import { hasCode, tryLock } from "./lock.ts";
 import { freePort, isFree } from "./ports.ts";
-import { Complaint, localFolder, projectFolder, runCommand, say } from "./project.ts";
+import { Complaint, localFolder, localPath, projectFolder, runCommand, say } from "./project.ts";
 import { startServer, type Server } from "./server.ts";
 import { serviceArguments, serviceEnvironment } from "./service.ts";
 import { namedStores, startStores, storeEnvironment, type Stores } from "./stores.ts";
@@ -27,7 +27,8 @@ await runCommand(async () => {
   await using stores = await startStores({ folder, named: namedStores(process.env) });
   tellStores(stores);
 
-  const listeners = { grpc: await listener("GRPC", 50_051), http: await listener("HTTP", 8080) };
+  using ports = new DisposableStack();
+  const listeners = { grpc: await listener("GRPC", 50_051, ports), http: await listener("HTTP", 8080, ports) };
   say("Starting the service …");
   await using service = await startService(folder, stores, listeners);
   const tool = await grpcurl;
@@ -75,12 +76,19 @@ interface Listener {
   readonly port: number;
 }
 
-/** Gives where the service is to listen: what the environment says, else the usual port, else a free one. */
-async function listener(name: "GRPC" | "HTTP", usual: number): Promise<Listener> {
+/**
+ * Gives where the service is to listen: what the environment says, else the usual port, else a free one. The usual port is locked:
+ * until the service has it, another quick start would find it free as well.
+ */
+async function listener(name: "GRPC" | "HTTP", usual: number, locks: DisposableStack): Promise<Listener> {
   const host = process.env[`LUCID_${name}_HOST`] ?? "127.0.0.1";
   const named = process.env[`LUCID_${name}_PORT`];
   if (named !== undefined) return { host, port: Number(named) };
-  if (await isFree(usual, host)) return { host, port: usual };
+  const lock = tryLock(join(localPath("ports"), String(usual)));
+  if ("path" in lock) {
+    locks.use(lock);
+    if (await isFree(usual, host)) return { host, port: usual };
+  }
   const port = await freePort();
   say(`Port ${usual} is taken; ${name === "GRPC" ? "gRPC" : "HTTP"} listens on ${port} instead`);
   return { host, port };

@@ -67,6 +67,30 @@ test("the quick start takes other ports where its own are taken, and Ctrl-C stop
   }
 });
 
+test("quick starts that look for ports at the same time all come up", async () => {
+  using folders = new DisposableStack();
+  const systemDatabase = uniqueName("start");
+  const starts = [1, 2, 3].map(() => {
+    const { path } = folders.use(ownFolder());
+    return { file: join(path, "env"), ...quickStart(path, systemDatabase) };
+  });
+  try {
+    for (const { child, file } of starts) {
+      await waitUntil(() => existsSync(file) || child.exitCode !== null, { withinMs: 50_000 });
+      expect(child.exitCode).toBe(null);
+    }
+    const addresses = starts.map(({ file }) => parseEnv(readFileSync(file, "utf8")));
+    expect(new Set(addresses.map((address) => address["LUCID_HTTP_URL"])).size).toBe(starts.length);
+    for (const { LUCID_HTTP_URL: url } of addresses) expect((await fetch(`${url}/readyz`)).status).toBe(200);
+  } finally {
+    const ends = starts.map(async ({ child }) => child.exitCode ?? once(child, "exit"));
+    for (const { child } of starts) child.kill("SIGINT");
+    await Promise.all(ends);
+    await using client = new MongoClient(storeAddresses().mongodbUri);
+    await client.db(systemDatabase).dropDatabase();
+  }
+});
+
 test("the image runs the service with the options that it is run with here", () => {
   const dockerfile = readFileSync(join(projectFolder, "Dockerfile"), "utf8");
   const command = /^CMD (.*)$/m.exec(dockerfile)?.[1] ?? "";
