@@ -129,6 +129,21 @@ const reasons = {
   TRUST_RELATIONSHIP_ALREADY_EXISTS: { code: Code.AlreadyExists },
   TRUST_RELATIONSHIP_EXPIRED: { code: Code.FailedPrecondition },
 
+  // Volumes, and the file system that they are in.
+  VOLUMES_NOT_CONFIGURED: { code: Code.FailedPrecondition },
+  VOLUMES_NOT_SUPPORTED: { code: Code.FailedPrecondition },
+  VOLUME_NOT_FOUND: { code: Code.NotFound },
+  VOLUME_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  VOLUME_NOT_EMPTY: { code: Code.FailedPrecondition },
+  VOLUME_IN_USE: { code: Code.FailedPrecondition },
+  VOLUME_TOO_SMALL: { code: Code.FailedPrecondition },
+  VOLUME_DAMAGED: { code: Code.DataLoss },
+  VOLUME_BEING_MEASURED: { code: Code.Unavailable },
+  VOLUME_PATH_REFUSED: { code: Code.FailedPrecondition },
+  VOLUME_ACCESS_DENIED: { code: Code.FailedPrecondition },
+  VOLUME_STORAGE_FULL: { code: Code.ResourceExhausted, registry: "LUCID_ERR_5008" },
+  VOLUME_STORAGE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
+
   // Removals of data for good.
   REMOVAL_NOT_FOUND: { code: Code.NotFound },
   REMOVAL_HELD: { code: Code.Unavailable },

@@ -11,6 +11,7 @@ import {
 } from "mongodb";
 
 import { fail, type FailOptions } from "../errors.ts";
+import { fileFailure } from "./volumes/failures.ts";
 
 /** The stores, by the names that metadata and metrics use. */
 export type StoreName = "mongodb" | "redis" | "search";
@@ -30,7 +31,7 @@ export function translateStoreError(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
   if (error instanceof MongoError) return mongodbFailure(error) ?? error;
   if (error instanceof searchErrors.ElasticsearchClientError) return searchFailure(error) ?? error;
-  return redisFailure(error) ?? networkFailure(error) ?? signalFailure(error) ?? error;
+  return redisFailure(error) ?? networkFailure(error) ?? signalFailure(error) ?? fileFailure(error) ?? error;
 }
 
 /** Codes of MongoDB's `error_codes.yml` that a caller can act on. */

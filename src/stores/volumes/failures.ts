@@ -1,0 +1,42 @@
+import { fail, type Reason } from "../../errors.ts";
+
+/** What a file system says that a caller can act on. */
+const reasons: Readonly<Record<string, readonly [Reason, string]>> = {
+  ENOSPC: ["VOLUME_STORAGE_FULL", "There is no room left where the volume is stored"],
+  EDQUOT: ["VOLUME_STORAGE_FULL", "The quota of where the volume is stored is used up"],
+  EFBIG: ["VOLUME_STORAGE_FULL", "A file would be larger than where the volume is stored takes"],
+  EMLINK: ["VOLUME_STORAGE_FULL", "A file would have more names than where the volume is stored takes"],
+  EROFS: ["VOLUME_ACCESS_DENIED", "Where the volume is stored can only be read"],
+  EACCES: ["VOLUME_ACCESS_DENIED", "The service may not do that where the volume is stored"],
+  EPERM: ["VOLUME_ACCESS_DENIED", "The service may not do that where the volume is stored"],
+  ELOOP: ["VOLUME_PATH_REFUSED", "A symlink is where a directory or a file was expected"],
+  ENOTDIR: ["VOLUME_PATH_REFUSED", "Something else is where a directory was expected"],
+  EIO: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored cannot be read or written"],
+  ESTALE: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
+  ENODEV: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
+  ENXIO: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
+};
+
+/** System calls of sockets have some of these codes too. */
+const socketCalls = new Set(["connect", "listen", "bind", "accept", "read", "write", "getaddrinfo", "spawn", "kill"]);
+const ofFilesOnly = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE"]);
+
+/** What a caller is told of an error of the file system; undefined where it is none of those that one can act on. */
+export function fileFailure(error: Error): unknown {
+  if (!("syscall" in error) || !("code" in error) || typeof error.code !== "string") return undefined;
+  const told = reasons[error.code];
+  if (told === undefined || (socketCalls.has(String(error.syscall)) && !ofFilesOnly.has(error.code))) return undefined;
+  const [reason, message] = told;
+  // The paths in it are those of this process's own open files, and of no use to anybody.
+  return fail(reason, message, { metadata: { file_error: error.code }, cause: error });
+}
+
+/** Whether an error is one of the file system with one of these codes. */
+export function hasFileCode(error: unknown, ...codes: readonly string[]): boolean {
+  return error instanceof Error && "code" in error && typeof error.code === "string" && codes.includes(error.code);
+}
+
+/** What happens to whoever reads a tree that others change: a name is gone, or is something else by now. */
+export function isChangedMeanwhile(error: unknown): boolean {
+  return hasFileCode(error, "ENOENT", "ENOTDIR", "ELOOP", "EISDIR", "ESTALE");
+}
