@@ -1,11 +1,12 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 
 import type * as grpc from "@grpc/grpc-js";
 
-/** User and system time that a process has used, in µs; the kernel counts in hundredths of a second. */
+/** Time that the threads of a process have been running, in µs, to the nanosecond: `ps` counts in hundredths of a second. */
 export function cpuMicros(pid: number | undefined): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
-  return (Number(fields[11]) + Number(fields[12])) * 10_000;
+  const threads = readdirSync(`/proc/${pid}/task`);
+  const nanos = threads.map((thread) => readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0]);
+  return nanos.reduce((sum, ran) => sum + Number(ran), 0) / 1000;
 }
 
 /** One call, again and again. */

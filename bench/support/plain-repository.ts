@@ -38,10 +38,18 @@ export function plainRepository(row: RepositoryRow, db: Db, audit?: PlainAudit):
   const [get, list] = [method(`Get${entity.name}`), method(`List${plural}`)];
   const creating = row.made === undefined ? undefined : method(`Create${entity.name}`);
 
-  const find = async (wanted: string) => collection.findOne({ [id.name]: wanted, ...live });
+  const find = async (wanted: string) => {
+    const [found] = await Promise.all([collection.findOne({ [id.name]: wanted, ...live }), row.beside?.(db, [wanted])]);
+    return found;
+  };
   const findMany = async (size: number) => {
     const found = await collection.find(listed, { sort, limit: size + 1, singleBatch: true }).toArray();
-    return found.slice(0, size);
+    const page = found.slice(0, size);
+    await row.beside?.(
+      db,
+      page.map((document) => document[id.name] as string),
+    );
+    return page;
   };
   /** What the service stores besides what was sent, taken from the newest document that it has stored. */
   let stored: Document | undefined;

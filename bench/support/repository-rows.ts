@@ -36,6 +36,8 @@ export interface RepositoryRow {
   readonly sort: Readonly<Record<string, -1>>;
   /** What is sent to create the one with a number. `lastId` tells the last one of another entity. */
   readonly made?: (number: number, lastId: (entity: DescMessage) => string) => JsonObject;
+  /** What a Get and a List call the driver for besides the documents with these ids. */
+  readonly beside?: (db: Db, ids: readonly string[]) => Promise<unknown>;
   /** What a Create calls the driver for besides the insert. */
   readonly before?: (db: Db, document: Document) => Promise<unknown>;
   readonly after?: (db: Db, document: Document) => Promise<unknown>;
@@ -162,6 +164,18 @@ export const rows: readonly RepositoryRow[] = [
     id: "policy_id",
     plural: "TrustPolicies",
     ...kept,
+    // Counts applications and violations.
+    beside: (db, ids) =>
+      Promise.all([
+        db
+          .collection("trust_policy_activity")
+          .find({ policy_id: { $in: ids } })
+          .toArray(),
+        db
+          .collection("policy_violations")
+          .aggregate([{ $match: { policy_id: { $in: ids } } }, { $group: { _id: "$policy_id", count: { $sum: 1n } } }])
+          .toArray(),
+      ]),
     sort: { created_at: -1, policy_id: -1 },
     made: (number) => ({
       trustPolicy: {

@@ -32,8 +32,8 @@ export function hourOf(time: Date, hoursBefore = 0): Date {
 export interface PolicyActivity {
   /** Counts an application, in one statement. */
   record(policyId: string, evaluationTime: Duration | undefined, context: HandlerContext): Promise<TrustPolicyActivity>;
-  /** Puts the counters into policies, whatever their version, and returns them. */
-  count(policies: readonly TrustPolicy[], context: HandlerContext): Promise<readonly TrustPolicy[]>;
+  /** Reads the counters of policies; what it gives puts them into one, whatever its version. */
+  counters(policyIds: readonly string[], context: HandlerContext): Promise<(policy: TrustPolicy) => TrustPolicy>;
 }
 
 export function policyActivity(db: Db): PolicyActivity {
@@ -61,11 +61,10 @@ export function policyActivity(db: Db): PolicyActivity {
       }
     },
 
-    async count(policies, context) {
-      const ids = policies.map(({ policyId }) => policyId);
-      if (ids.length === 0) return policies;
+    async counters(policyIds, context) {
+      if (policyIds.length === 0) return (policy) => policy;
       const limits = cancellable(context);
-      const filter = { policy_id: { $in: ids } };
+      const filter = { policy_id: { $in: [...policyIds] } };
       const [applications, broken] = await Promise.all([
         activity
           .find<Uint8Array>(filter, {
@@ -85,13 +84,13 @@ export function policyActivity(db: Db): PolicyActivity {
         applications.map((document) => codec.decode(document)).map((one) => [one.policyId, one]),
       );
       const counts = new Map(broken.map(({ _id, count }) => [_id, BigInt(count)]));
-      for (const policy of policies) {
+      return (policy) => {
         const { applicationsCount = 0n, lastApplied } = activities.get(policy.policyId) ?? {};
         policy.applicationsCount = applicationsCount;
         policy.violationsCount = counts.get(policy.policyId) ?? 0n;
         if (lastApplied !== undefined) policy.lastApplied = lastApplied;
-      }
-      return policies;
+        return policy;
+      };
     },
   };
 }

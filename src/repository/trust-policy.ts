@@ -78,8 +78,13 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
 
   /** A policy with its counters. */
   const counted = async (policy: TrustPolicy, context: HandlerContext) => {
-    await activity.count([policy], context);
-    return { trustPolicy: policy };
+    const withCounters = await activity.counters([policy.policyId], context);
+    return { trustPolicy: withCounters(policy) };
+  };
+
+  const allCounted = async (found: readonly TrustPolicy[], context: HandlerContext) => {
+    const ids = found.map(({ policyId }) => policyId);
+    return found.map(await activity.counters([...new Set(ids)], context));
   };
 
   /** The policies to evaluate, in any order. */
@@ -124,14 +129,21 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
       checkEffectiveTime(policy);
       const document = await documentOf(policy, () => true);
       const mark = requestMark(rpc.CreateTrustPolicyRequestSchema, request);
-      const { document: stored } = await policies.insert(document, context, mark);
-      return counted(codec.decode(stored), context);
+      const { document: stored, isNew } = await policies.insert(document, context, mark);
+      const made = codec.decode(stored);
+      return isNew ? { trustPolicy: made } : counted(made, context);
     },
 
     async getTrustPolicy({ policyId, version, showDeleted }, context) {
       const find = showDeleted ? liveOrDeleted : live;
-      const policy = codec.decode(await find(policyId, context));
-      return counted(version === undefined ? policy : await versions.get(policy, version, context), context);
+      const [found, withCounters] = await Promise.all([
+        find(policyId, context),
+        activity.counters([policyId], context),
+      ]);
+      const policy = codec.decode(found);
+      return {
+        trustPolicy: withCounters(version === undefined ? policy : await versions.get(policy, version, context)),
+      };
     },
 
     async getTrustPolicyAsOf({ policyId, asOfTime }, context) {
@@ -142,7 +154,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
     async listTrustPolicyVersions(request, context) {
       const policy = codec.decode(await liveOrDeleted(request.policyId, context));
       const { policies: found, nextPageToken } = await versions.list(policy, request, context);
-      return { trustPolicies: [...(await activity.count(found, context))], nextPageToken };
+      return { trustPolicies: await allCounted(found, context), nextPageToken };
     },
 
     async listTrustPolicies(request, context) {
@@ -153,7 +165,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         context,
       );
       const found = documents.map((document) => codec.decode(document));
-      return { trustPolicies: [...(await activity.count(found, context))], nextPageToken };
+      return { trustPolicies: await allCounted(found, context), nextPageToken };
     },
 
     async updateTrustPolicy({ trustPolicy: sent, updateMask, etag }, context) {
