@@ -3,6 +3,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
+import { DatabaseAdminService } from "../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditRecordSchema } from "../gen/lucid/repository/v1/audit_record_pb.ts";
@@ -17,6 +18,7 @@ import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
 import { SearchSyncService } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
+import { databaseAdminService } from "./admin/database/service.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { isDeleted } from "./backup/catalog.ts";
@@ -35,7 +37,7 @@ import { activeStates } from "./jobs/record.ts";
 import { openAudit } from "./repository/audit/audit.ts";
 import { auditLogService } from "./repository/audit/service.ts";
 import { blockService } from "./repository/block.ts";
-import { countedStates, domainCollections, storedMessages } from "./repository/collections.ts";
+import { countedStates, domainCollections, standardCollections, storedMessages } from "./repository/collections.ts";
 import { foundDocuments } from "./repository/found-documents.ts";
 import { copies } from "./repository/lifecycle/copies.ts";
 import { purgeSchedule, removalJobs } from "./repository/lifecycle/jobs.ts";
@@ -47,7 +49,7 @@ import { trustPolicyService } from "./repository/trust-policy.ts";
 import { userService } from "./repository/user.ts";
 import { walletService } from "./repository/wallet.ts";
 import { watchesOf } from "./repository/watch/watches.ts";
-import { collectionOf } from "./schema/collection.ts";
+import { collectionOf, holdsSecrets } from "./schema/collection.ts";
 import { pageTokens, sharedPageTokens } from "./schema/page-tokens.ts";
 import { indexCatalog } from "./search/index-catalog.ts";
 import { indexJobs } from "./search/index-jobs.ts";
@@ -203,6 +205,18 @@ export async function start(config: Config, log: Logger): Promise<App> {
         latency,
         collections: repositories.collections,
         draining: draining.signal,
+      }),
+    ),
+    serve(
+      DatabaseAdminService,
+      databaseAdminService({
+        client: mongodb.client,
+        domain: mongodb.domain,
+        system: mongodb.system,
+        standard: standardCollections(),
+        secretive: new Set(storedMessages.filter(holdsSecrets).map((schema) => collectionOf(schema).name)),
+        pageTokens: tokens,
+        carryOut: audit.carryOut,
       }),
     ),
     serve(SessionService, sessionService({ ...repositories, watches })),

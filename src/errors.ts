@@ -148,6 +148,16 @@ const reasons = {
   REMOVAL_NOT_FOUND: { code: Code.NotFound },
   REMOVAL_HELD: { code: Code.Unavailable },
 
+  // Collections, indexes and shards, as operators look after them.
+  DATABASE_PROTECTED: { code: Code.FailedPrecondition },
+  COLLECTION_NOT_FOUND: { code: Code.NotFound },
+  COLLECTION_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  COLLECTION_PROTECTED: { code: Code.FailedPrecondition },
+  COLLECTION_IS_VIEW: { code: Code.FailedPrecondition },
+  COLLECTION_DEFINITION_INVALID: { code: Code.InvalidArgument },
+  COLLECTION_FILTER_INVALID: { code: Code.InvalidArgument },
+  MONGODB_FEATURE_MISSING: { code: Code.FailedPrecondition },
+
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   COLLECTION_NOT_READY: { code: Code.Unavailable, registry: "LUCID_ERR_5003" },

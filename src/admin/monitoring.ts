@@ -4,7 +4,6 @@ import type { ServiceImpl } from "@connectrpc/connect";
 
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import {
-  EnsuredState,
   HealthStatus,
   type MonitoringService,
   type OperationPerformanceSchema,
@@ -12,23 +11,15 @@ import {
   type StoreStatsSchema,
 } from "../../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { fail } from "../errors.ts";
+import type { Ensured } from "../schema/collection-keeper.ts";
 import { type StoreName, storeTitles } from "../stores/errors.ts";
 import type { HealthMonitor } from "../stores/health-monitor.ts";
 import { checkStore, type Health, overall, problemOf, type StoreHealth, type Stores } from "../stores/health.ts";
 import type { LatencyRecorder, OperationLatency } from "../stores/latency.ts";
 import { abortable, pause } from "../stores/waiting.ts";
+import { ensuredThing } from "./ensured.ts";
 import { sampled } from "./sampled.ts";
 import { mongodbStats, redisStats, searchStats } from "./store-stats.ts";
-
-/** How a collection stands: its validator and indexes. */
-interface CollectionReport {
-  readonly collection: string;
-  readonly things: readonly {
-    readonly name: string;
-    readonly state: keyof typeof ensuredStates;
-    readonly problem?: string;
-  }[];
-}
 
 /** What the handlers need. */
 export interface MonitoringOptions {
@@ -36,7 +27,7 @@ export interface MonitoringOptions {
   readonly monitor: HealthMonitor;
   readonly latency: LatencyRecorder;
   /** Tells how the domain's collections stand. */
-  readonly collections: { report(): readonly CollectionReport[] };
+  readonly collections: { report(): readonly { readonly collection: string; readonly things: readonly Ensured[] }[] };
   /** Aborted when the process stops taking calls: watches end. */
   readonly draining: AbortSignal;
 }
@@ -129,9 +120,7 @@ export function monitoringService({
     getCollections({ states }) {
       const found = collections.report().map(({ collection, things }) => ({
         collection,
-        things: things
-          .map(({ name, state, problem }) => ({ name, state: ensuredStates[state], problem: problem ?? "" }))
-          .filter(({ state }) => states.length === 0 || states.includes(state)),
+        things: things.map(ensuredThing).filter(({ state }) => states.length === 0 || states.includes(state)),
       }));
       return { collections: found.filter(({ things }) => things.length > 0) };
     },
@@ -189,14 +178,6 @@ async function askStats(
       return { case: name, value: await searchStats(stores.search, signal) };
   }
 }
-
-const ensuredStates = {
-  waiting: EnsuredState.WAITING,
-  building: EnsuredState.BUILDING,
-  created: EnsuredState.CREATED,
-  existing: EnsuredState.EXISTING,
-  conflicting: EnsuredState.CONFLICTING,
-} as const;
 
 const statuses = {
   healthy: HealthStatus.HEALTHY,

@@ -7,12 +7,10 @@ import type {
   RedisStatsSchema,
   SearchStatsSchema,
 } from "../../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { serverDatabases } from "../stores/mongodb.ts";
 import { askPrimaries } from "../stores/redis-info.ts";
 import type { RedisStore } from "../stores/redis.ts";
 import type { SearchStore } from "../stores/search.ts";
-
-/** Databases of the server's own. */
-const ownDatabases = new Set(["admin", "config", "local"]);
 
 /** Databases whose statistics are asked for at once. */
 const databasesAtOnce = 8;
@@ -28,7 +26,7 @@ export async function mongodbStats(
     admin.command({ listDatabases: 1, nameOnly: true }, { signal }),
   ]);
   // What is not listed here of the two replies is not read.
-  const names = (databases as { name: string }[]).map(({ name }) => name).filter((name) => !ownDatabases.has(name));
+  const names = (databases as { name: string }[]).map(({ name }) => name).filter((name) => !serverDatabases.has(name));
   const total = { collections: 0, objects: 0, dataSize: 0, storageSize: 0, indexSize: 0 };
   for (let first = 0; first < names.length; first += databasesAtOnce) {
     const batch = names.slice(first, first + databasesAtOnce);

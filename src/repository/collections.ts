@@ -26,7 +26,7 @@ import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { WalletBalanceSchema, WalletSchema, WalletTransactionSchema } from "../../gen/lucid/repository/v1/wallet_pb.ts";
 import { WalletSecretsSchema } from "../../gen/lucid/repository/v1/wallet_secrets_pb.ts";
 import { WorkProofSchema } from "../../gen/lucid/repository/v1/work_proof_pb.ts";
-import { wantedCollection } from "../schema/collection-keeper.ts";
+import { type WantedCollection, wantedCollection } from "../schema/collection-keeper.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 import { carrierIndex } from "./audit/carriers.ts";
 import { type CollectionReport, type KeptCollections, keptCollections, type KeptOptions } from "./kept-collections.ts";
@@ -70,14 +70,18 @@ export interface Repositories {
   readonly pageTokens: () => Promise<PageTokens>;
 }
 
+/** What the collections of the domain must have. */
+export function standardCollections(): WantedCollection[] {
+  return storedMessages.map((schema) => wantedCollection(schema, [carrierIndex]));
+}
+
 /** The collections of the domain. `tell` gets what conflicts with something that is there. */
 export function domainCollections(
   db: Db,
   tell: KeptOptions["conflict"],
   options: Omit<KeptOptions, "conflict"> = {},
 ): KeptCollections {
-  const wanted = storedMessages.map((schema) => wantedCollection(schema, [carrierIndex]));
-  return keptCollections(db, wanted, { ...options, conflict: tell });
+  return keptCollections(db, standardCollections(), { ...options, conflict: tell });
 }
 
 /** How many validators and indexes there are in each state. */

@@ -44,6 +44,36 @@ export function wantedCollection(schema: DescMessage, more: readonly StoredIndex
   return { name, indexes: [...indexes, ...more], validator: validatorOf(schema) };
 }
 
+/** What a collection's validator is called beside its indexes. */
+const validatorName = "validator";
+
+/**
+ * How a collection stands now beside what it must have. Changes nothing: what is missing, or would be changed, is `waiting`.
+ */
+export async function standingOf(
+  db: Db,
+  { name, indexes, validator }: WantedCollection,
+  options: StandingOptions,
+): Promise<Ensured[]> {
+  const info = await infoOf(db, name, options);
+  if (info !== undefined && info.type !== "collection") {
+    const names = [...(validator === undefined ? [] : [validatorName]), ...indexes.map((index) => index.name)];
+    return names.map((each) => ({ name: each, state: "conflicting", problem: occupied(info.type) }));
+  }
+  const found = info === undefined ? [] : await indexesOf(db.collection(name), options);
+  const validated = isSame(info?.options?.["validator"], validator) ? "existing" : "waiting";
+  return [
+    ...(validator === undefined ? [] : [{ name: validatorName, state: validated } as const]),
+    ...indexes.map((index) => compare(index, found) ?? ({ name: index.name, state: "waiting" } as const)),
+  ];
+}
+
+/** How long looking may take. */
+interface StandingOptions {
+  readonly maxTimeMS?: number;
+  readonly signal?: AbortSignal;
+}
+
 /** How long making indexes may take. Reads and writes go on meanwhile. */
 const buildMs = 6 * 3_600_000;
 
@@ -57,7 +87,7 @@ export function collectionKeeper(
   { smallDocuments }: { readonly smallDocuments: number },
 ): CollectionKeeper {
   const collection = db.collection(name);
-  const names = [...(validator === undefined ? [] : ["validator"]), ...indexes.map((index) => index.name)];
+  const names = [...(validator === undefined ? [] : [validatorName]), ...indexes.map((index) => index.name)];
   const states = new Map<string, Ensured>(names.map((each) => [each, { name: each, state: "waiting" }]));
   const note = (ensured: Ensured): void => void states.set(ensured.name, ensured);
   const open = (): StoredIndex[] =>
@@ -117,29 +147,46 @@ function problemOf(error: unknown): string {
   return error.code === 11_000 ? "Documents hold the same values" : error.message;
 }
 
-async function ensureValidator(db: Db, name: string, validator: Document): Promise<Ensured> {
+/** Makes a collection with its validator, or gives one that is there the validator. Several replicas may do so at once. */
+export async function ensureValidator(
+  db: Db,
+  name: string,
+  validator: Document,
+  limits: { readonly maxTimeMS?: number } = {},
+): Promise<Ensured> {
   // Documents that are there already may be changed even where they do not fit.
   const options = { validator, validationLevel: "moderate", validationAction: "error" } as const;
-  const find = async () => (await db.listCollections({ name }, { nameOnly: false }).toArray())[0];
   // Looked at first: servers since 7.0 take it for success where the same collection is there.
-  let found = await find();
+  let found = await infoOf(db, name, limits);
   if (found === undefined) {
     try {
-      await db.createCollection(name, options);
-      return { name: "validator", state: "created" };
+      await db.createCollection(name, { ...options, ...limits });
+      return { name: validatorName, state: "created" };
     } catch (error) {
       if (!(error instanceof MongoServerError) || error.code !== 48) throw error; // another replica was faster
-      found = await find();
+      found = await infoOf(db, name, limits);
     }
   }
-  if (isSame(found?.options?.["validator"], validator)) return { name: "validator", state: "existing" };
-  await db.command({ collMod: name, ...options });
-  return { name: "validator", state: "created" };
+  if (found !== undefined && found.type !== "collection") {
+    return { name: validatorName, state: "conflicting", problem: occupied(found.type) };
+  }
+  if (isSame(found?.options?.["validator"], validator)) return { name: validatorName, state: "existing" };
+  await db.command({ collMod: name, ...options, ...limits });
+  return { name: validatorName, state: "created" };
 }
 
-async function indexesOf(collection: Collection): Promise<IndexDescriptionInfo[]> {
+async function infoOf(db: Db, name: string, options: StandingOptions) {
+  const [found] = await db.listCollections({ name }, { nameOnly: false, ...options }).toArray();
+  return found;
+}
+
+function occupied(type = "view"): string {
+  return `Something of that name is a ${type === "timeseries" ? "time series" : type}`;
+}
+
+async function indexesOf(collection: Collection, options: StandingOptions = {}): Promise<IndexDescriptionInfo[]> {
   try {
-    return await collection.indexes();
+    return await collection.indexes(options);
   } catch (error) {
     if (error instanceof MongoServerError && error.code === 26) return []; // there is no such collection
     throw error;

@@ -33,6 +33,11 @@ export function collectionOf(schema: DescMessage): StoredCollection {
   return collection;
 }
 
+/** Whether documents of a message hold what nobody may read. */
+export function holdsSecrets(schema: DescMessage): boolean {
+  return schema.fields.some((field) => field.proto.options?.debugRedact === true);
+}
+
 function storedCollection(schema: DescMessage): StoredCollection {
   const { name, indexes, keepsRequestId } = getOption(schema, collectionOption);
   if (name === "") throw new Error(`${schema.typeName} is stored in no collection`);

@@ -4,6 +4,9 @@ import type { Config } from "../config.ts";
 import type { LatencyRecorder } from "./latency.ts";
 import { measured } from "./measured-db.ts";
 
+/** Databases of the server's own. */
+export const serverDatabases: ReadonlySet<string> = new Set(["admin", "config", "local"]);
+
 /** What the server can do. It may change while the process runs: a standalone becomes a replica set. */
 export interface MongodbFeatures {
   readonly version: string;

@@ -107,7 +107,7 @@ function filledOne(
 ): JsonValue {
   if (rules?.type.case === "duration") return durationOf(BigInt(boundsOf(rules).least ?? 60_000_000_000));
   // What has expired is removed.
-  if (field.name.startsWith("expire")) return "2126-01-02T03:04:05Z";
+  if (field.name.startsWith("expire") && field.message !== undefined) return "2126-01-02T03:04:05Z";
   if (field.message !== undefined) return filledMessage(field.message, choose, path, depth);
   if (field.enum !== undefined) {
     const excluded = rules?.type.case === "enum" ? rules.type.value.notIn : [];

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { BackupService, JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditEffect } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { type Block, BlockStatus } from "../../../gen/lucid/repository/v1/block_pb.ts";
@@ -55,6 +56,7 @@ interface Clients {
   readonly lifecycle: Client<typeof DataLifecycleService>;
   readonly indices: Client<typeof SearchIndexService>;
   readonly sync: Client<typeof SearchSyncService>;
+  readonly admin: Client<typeof DatabaseAdminService>;
   readonly system: Db;
   readonly db: Db;
 }
@@ -376,6 +378,22 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     return { of: ["Removal", removalId], call: () => lifecycle.cancelRemoval({ removalId }) };
   },
 
+  "DatabaseAdminService.CreateCollection": async ({ admin, db }) => {
+    const collection = uniqueName();
+    const name = `${db.databaseName}.${collection}`;
+    return { of: ["Collection", name], call: () => admin.createCollection({ collection }) };
+  },
+  "DatabaseAdminService.DropCollection": ofCollection(({ admin }, collection) =>
+    admin.dropCollection({ collection, confirmCollection: collection }),
+  ),
+  "DatabaseAdminService.RenameCollection": ofCollection(({ admin }, collection) =>
+    admin.renameCollection({ collection, newCollection: uniqueName() }),
+  ),
+  "DatabaseAdminService.EnsureCollections": async ({ admin }) => ({
+    of: ["Collection", "users,wallets"],
+    call: () => admin.ensureCollections({ collections: ["users", "wallets"] }),
+  }),
+
   "SearchIndexService.CreateIndex": async ({ indices }) => {
     const index = indexName();
     return { of: ["Index", index], call: () => indices.createIndex({ index }) };
@@ -455,6 +473,16 @@ function ofRelationship(call: Call) {
     return made.trustRelationship?.relationshipId ?? "";
   };
   return of("TrustRelationship", make, call);
+}
+
+/** What is changed is a collection of an operator's. */
+function ofCollection(call: Call) {
+  return async (clients: Clients): Promise<Entry> => {
+    const collection = uniqueName();
+    await clients.admin.createCollection({ collection });
+    const name = `${clients.db.databaseName}.${collection}`;
+    return { of: ["Collection", name], call: () => call(clients, collection) };
+  };
 }
 
 function ofIndex(call: Call) {
@@ -570,6 +598,7 @@ beforeAll(async () => {
     lifecycle: app.client(DataLifecycleService),
     indices: app.client(SearchIndexService),
     sync: app.client(SearchSyncService),
+    admin: app.client(DatabaseAdminService),
     system: app.mongodb.db(app.config.mongodb.systemDatabase),
     db,
   };

@@ -1,0 +1,38 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import type { Db, MongoClient } from "mongodb";
+
+import type { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
+import type { CarryOut } from "../../schema/audited-call.ts";
+import type { WantedCollection } from "../../schema/collection-keeper.ts";
+import type { PageTokens } from "../../schema/page-tokens.ts";
+import { collectionAdmin } from "./collections.ts";
+import { namesOf } from "./names.ts";
+import { standardAdmin } from "./standard.ts";
+
+/** What the handlers need. */
+export interface DatabaseAdminOptions {
+  readonly client: MongoClient;
+  /** The domain's database. */
+  readonly domain: Db;
+  /** The service's own. */
+  readonly system: Db;
+  /** What the collections of the domain must have. */
+  readonly standard: readonly WantedCollection[];
+  /** Those of them whose documents hold what nobody may read. */
+  readonly secretive: ReadonlySet<string>;
+  readonly pageTokens: () => Promise<PageTokens>;
+  /** Tells the audit log of a change. */
+  readonly carryOut: CarryOut;
+}
+
+/** The handlers of `DatabaseAdminService`. */
+export function databaseAdminService(options: DatabaseAdminOptions): ServiceImpl<typeof DatabaseAdminService> {
+  const { client, domain, system, standard } = options;
+  const names = namesOf({
+    client,
+    domainDatabase: domain.databaseName,
+    systemDatabase: system.databaseName,
+    standard: new Set(standard.map(({ name }) => name)),
+  });
+  return { ...collectionAdmin({ ...options, names }), ...standardAdmin({ ...options, names }) };
+}

@@ -1,0 +1,38 @@
+import { randomUUIDv7 } from "node:crypto";
+
+import type { Db } from "mongodb";
+
+const prefix = "trial_";
+/** A trial takes no longer, so what is older is left of a process that died. */
+const oldMs = 3_600_000;
+
+/**
+ * Runs what makes an empty collection of a name in the service's own database, and removes it again: so the server itself says
+ * what it takes and what it lacks, whatever its product and version, before anything of an operator's is touched.
+ */
+export async function tryOut(system: Db, run: (name: string) => Promise<unknown>): Promise<void> {
+  const name = `${prefix}${randomUUIDv7()}`;
+  await removeOld(system);
+  try {
+    await run(name);
+  } finally {
+    await system.dropCollection(name).catch(leave);
+  }
+}
+
+/** The next trial finds it. */
+const leave = (): void => {};
+
+async function removeOld(system: Db): Promise<void> {
+  const oldest = `${prefix}${idOf(Date.now() - oldMs)}`;
+  const filter = { name: { $gte: prefix, $lt: oldest } };
+  for (const { name } of await system.listCollections(filter, { nameOnly: true }).toArray()) {
+    await system.dropCollection(name).catch(leave);
+  }
+}
+
+/** How a UUID of version 7 that was made at a time begins. */
+function idOf(ms: number): string {
+  const hex = ms.toString(16).padStart(12, "0");
+  return `${hex.slice(0, 8)}-${hex.slice(8)}`;
+}
