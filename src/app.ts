@@ -3,6 +3,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
+import { CacheService } from "../gen/lucid/admin/v1/cache_service_pb.ts";
 import { DatabaseAdminService } from "../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb.ts";
@@ -18,6 +19,7 @@ import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
 import { SearchSyncService } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
+import { cacheService } from "./admin/cache/service.ts";
 import { databaseAdminService } from "./admin/database/service.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
@@ -218,6 +220,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
         pageTokens: tokens,
         carryOut: audit.carryOut,
       }),
+    ),
+    serve(
+      CacheService,
+      cacheService({ redis, pageTokens: tokens, carryOut: audit.carryOut, draining: draining.signal }),
     ),
     serve(SessionService, sessionService({ ...repositories, watches })),
     serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),

@@ -144,6 +144,13 @@ const reasons = {
   VOLUME_STORAGE_FULL: { code: Code.ResourceExhausted, registry: "LUCID_ERR_5008" },
   VOLUME_STORAGE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
 
+  // The cache.
+  CACHE_KEY_NOT_FOUND: { code: Code.NotFound },
+  CACHE_KEY_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  CACHE_KEY_PROTECTED: { code: Code.FailedPrecondition },
+  CACHE_VALUE_TOO_LARGE: { code: Code.FailedPrecondition },
+  CACHE_POSITION_EXPIRED: { code: Code.OutOfRange },
+
   // Removals of data for good.
   REMOVAL_NOT_FOUND: { code: Code.NotFound },
   REMOVAL_HELD: { code: Code.Unavailable },

@@ -8,7 +8,7 @@ import type {
   SearchStatsSchema,
 } from "../../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { serverDatabases } from "../stores/mongodb.ts";
-import { askPrimaries } from "../stores/redis-info.ts";
+import { askAllPrimaries, type RedisInfo } from "../stores/redis-info.ts";
 import type { RedisStore } from "../stores/redis.ts";
 import type { SearchStore } from "../stores/search.ts";
 
@@ -62,10 +62,11 @@ function count(value: unknown): number {
 
 /** Sizes and counters of Redis, summed over the primaries of a cluster. Fails where one of them does not answer. */
 export async function redisStats({ client }: RedisStore): Promise<MessageInitShape<typeof RedisStatsSchema>> {
-  const infos = (await askPrimaries(client)).map((asked) => {
-    if (asked.status === "rejected") throw asked.reason;
-    return asked.value;
-  });
+  return redisStatsOf(await askAllPrimaries(client));
+}
+
+/** The same of what the primaries have said. */
+export function redisStatsOf(infos: readonly RedisInfo[]): MessageInitShape<typeof RedisStatsSchema> {
   const sum = (field: string): number => infos.reduce((total, info) => total + count(info.number(field)), 0);
   const [hits, misses] = [sum("keyspace_hits"), sum("keyspace_misses")];
   return {

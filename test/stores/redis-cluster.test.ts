@@ -1,39 +1,13 @@
-import { Cluster, Redis } from "ioredis";
+import { Cluster } from "ioredis";
 import { expect, test } from "vitest";
 
-import { startRedis } from "../../local/redis.ts";
-import type { Server } from "../../local/server.ts";
 import { waitUntil } from "../../local/wait.ts";
 import { reasonOf } from "../../src/errors.ts";
 import { translateStoreError } from "../../src/stores/errors.ts";
 import { latencyRecorder } from "../../src/stores/latency.ts";
 import { askPrimaries } from "../../src/stores/redis-info.ts";
 import { openRedis } from "../../src/stores/redis.ts";
-
-/** Makes a cluster of three primaries out of three servers. */
-async function startCluster(stack: AsyncDisposableStack): Promise<readonly [Server, Server, Server]> {
-  const start = async () => stack.use(await startRedis({ cluster: true }));
-  const servers = await Promise.all([start(), start(), start()]);
-  const admins = servers.map(({ uri }) => new Redis(uri));
-  try {
-    const slots = 16_384;
-    for (const [index, admin] of admins.entries()) {
-      const first = Math.floor((index * slots) / 3);
-      const last = Math.floor(((index + 1) * slots) / 3);
-      // One command for the range exists since Redis 7.
-      await admin.cluster("ADDSLOTS", ...Array.from({ length: last - first }, (_, slot) => first + slot));
-      for (const { port } of servers) await admin.cluster("MEET", "127.0.0.1", port);
-    }
-    const agree = async () => {
-      const states = await Promise.all(admins.map((admin) => admin.cluster("INFO")));
-      return states.every((state) => state.includes("cluster_state:ok") && state.includes("cluster_known_nodes:3"));
-    };
-    if (!(await waitUntil(agree, { withinMs: 30_000 }))) throw new Error("The nodes do not find each other");
-  } finally {
-    for (const admin of admins) admin.disconnect();
-  }
-  return servers;
-}
+import { startRedisCluster } from "../support/redis-cluster.ts";
 
 async function reasonOfFailure(operation: Promise<unknown>): Promise<string | undefined> {
   const [outcome] = await Promise.allSettled([operation]);
@@ -42,7 +16,7 @@ async function reasonOfFailure(operation: Promise<unknown>): Promise<string | un
 
 test("a cluster serves, is measured, ends and comes back", { timeout: 120_000 }, async () => {
   await using stack = new AsyncDisposableStack();
-  const servers = await startCluster(stack);
+  const servers = await startRedisCluster(stack);
   const latency = latencyRecorder();
   const store = stack.use(openRedis({ uri: servers[0].uri, mode: "cluster" }, { latency }));
   expect(store.client).toBeInstanceOf(Cluster);

@@ -7,6 +7,7 @@ import type { Db } from "mongodb";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { BackupService, JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { CacheService } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
@@ -57,6 +58,7 @@ interface Clients {
   readonly indices: Client<typeof SearchIndexService>;
   readonly sync: Client<typeof SearchSyncService>;
   readonly admin: Client<typeof DatabaseAdminService>;
+  readonly cache: Client<typeof CacheService>;
   readonly system: Db;
   readonly db: Db;
 }
@@ -441,6 +443,14 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const jobId = (await clients.indices.reindex(request)).job?.jobId ?? "";
     return { of: ["IndexJob", jobId], call: () => clients.indices.cancelIndexJob({ jobId }) };
   },
+
+  "CacheService.SetKey": ofKey(({ cache }, key) =>
+    cache.setKey({ name: { case: "key", value: key }, value: { case: "text", value: "1" }, ttl: { seconds: 60n } }),
+  ),
+  "CacheService.DeleteKeys": ofKey(({ cache }, key) => cache.deleteKeys({ keys: [key] })),
+  "CacheService.FlushKeys": ofKey(({ cache }, key) =>
+    Array.fromAsync(cache.flushKeys({ pattern: key, confirmPattern: key })),
+  ),
 };
 
 type Call = (clients: Clients, id: string) => Promise<object>;
@@ -483,6 +493,10 @@ function ofCollection(call: Call) {
     const name = `${clients.db.databaseName}.${collection}`;
     return { of: ["Collection", name], call: () => call(clients, collection) };
   };
+}
+
+function ofKey(call: Call) {
+  return of("CacheKey", async () => uniqueName("audited"), call);
 }
 
 function ofIndex(call: Call) {
@@ -599,6 +613,7 @@ beforeAll(async () => {
     indices: app.client(SearchIndexService),
     sync: app.client(SearchSyncService),
     admin: app.client(DatabaseAdminService),
+    cache: app.client(CacheService),
     system: app.mongodb.db(app.config.mongodb.systemDatabase),
     db,
   };

@@ -1,0 +1,164 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Cluster, Redis } from "ioredis";
+
+import type { ContentFormat, GetKeyResponseSchema } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
+import { fail } from "../../errors.ts";
+import { formOf, pageBytes, teller, wholeCharacters } from "./content.ts";
+import type { KeyFacts } from "./keys.ts";
+
+/** A page of a value. */
+interface ValuePage {
+  readonly length: number;
+  readonly value: NonNullable<MessageInitShape<typeof GetKeyResponseSchema>["value"]>;
+  /** Where the next page begins: an index, a cursor or an id, by the type; undefined at the end. */
+  readonly next: string | undefined;
+}
+
+/** What is read. */
+export interface ValueRequest {
+  readonly facts: KeyFacts;
+  /** Where the page begins; undefined for the first one. */
+  readonly from: string | undefined;
+  /** Wanted elements. */
+  readonly size: number;
+  readonly format: ContentFormat;
+}
+
+type Client = Redis | Cluster;
+type Reader = (client: Client, request: ValueRequest) => Promise<ValuePage>;
+
+/** Bytes of a string in a page. */
+const pieceBytes = 1024 * 1024;
+/** Most memory that a value takes which can only be read whole. */
+const wholeBytes = 4 * 1024 * 1024;
+
+/** Types whose pages are found by a cursor of the server's, which means nothing once the server was restarted. */
+export const scannedTypes: ReadonlySet<string> = new Set(["set", "hash"]);
+
+/** Reads a page of a value. Bounded in bytes too, so that it may have fewer elements than are wanted. */
+export function readValue(client: Client, request: ValueRequest): Promise<ValuePage> {
+  return (readers[request.facts.type] ?? readDump)(client, request);
+}
+
+/** As many elements as are wanted and probably have room. */
+function countFor({ facts, size }: ValueRequest, length: number): number {
+  const elementBytes = Math.max(1, facts.sizeBytes / Math.max(1, length));
+  return Math.max(1, Math.min(size, Math.floor(pageBytes / elementBytes)));
+}
+
+const readers: Readonly<Record<string, Reader>> = {
+  async string(client, { facts: { key }, from, format }) {
+    const offset = Number(from ?? 0);
+    const length = await client.strlen(key);
+    const read = await client.getrangeBuffer(key, offset, offset + pieceBytes - 1);
+    const isLast = offset + read.length >= length;
+    const piece = isLast ? read : wholeCharacters(read);
+    const content = { form: formOf(piece, format, offset > 0 || !isLast) };
+    return {
+      length,
+      value: { case: "string", value: { offsetBytes: BigInt(offset), content } },
+      next: isLast || piece.length === 0 ? undefined : String(offset + piece.length),
+    };
+  },
+
+  async list(client, request) {
+    const { key } = request.facts;
+    const first = Number(request.from ?? 0);
+    const length = await client.llen(key);
+    const elements = await client.lrangeBuffer(key, first, first + countFor(request, length) - 1);
+    const tell = teller(request.format, elements);
+    return {
+      length,
+      value: { case: "list", value: { firstIndex: BigInt(first), elements: elements.map(tell) } },
+      next: nextIndex(first, elements.length, length),
+    };
+  },
+
+  async set(client, request) {
+    const { key } = request.facts;
+    const length = await client.scard(key);
+    const [cursor, members] = await client.sscanBuffer(key, request.from ?? "0", "COUNT", countFor(request, length));
+    return {
+      length,
+      value: { case: "set", value: { members: members.map(teller(request.format, members)) } },
+      next: nextCursor(cursor),
+    };
+  },
+
+  async hash(client, request) {
+    const { key } = request.facts;
+    const length = await client.hlen(key);
+    const [cursor, flat] = await client.hscanBuffer(key, request.from ?? "0", "COUNT", countFor(request, length));
+    const tell = teller(request.format, flat);
+    const fields = pairs(flat).map(([field, value]) => ({ field: tell(field), value: tell(value) }));
+    return { length, value: { case: "hash", value: { fields } }, next: nextCursor(cursor) };
+  },
+
+  async zset(client, request) {
+    const { key } = request.facts;
+    const first = Number(request.from ?? 0);
+    const length = await client.zcard(key);
+    const last = String(first + countFor(request, length) - 1);
+    const flat = pairs(await client.zrangeBuffer(key, first, last, "WITHSCORES"));
+    const tell = teller(
+      request.format,
+      flat.map(([member]) => member),
+    );
+    const members = flat.map(([member, score]) => ({ member: tell(member), score: scoreOf(score) }));
+    return {
+      length,
+      value: { case: "sortedSet", value: { firstRank: BigInt(first), members } },
+      next: nextIndex(first, members.length, length),
+    };
+  },
+
+  async stream(client, request) {
+    const { key } = request.facts;
+    const length = await client.xlen(key);
+    const count = countFor(request, length);
+    const found = await client.xrangeBuffer(key, request.from ?? "-", "+", "COUNT", String(count + 1));
+    const page = found.slice(0, count);
+    const tell = teller(
+      request.format,
+      page.flatMap(([, fields]) => fields),
+    );
+    const entries = page.map(([id, fields]) => ({
+      entryId: id.toString(),
+      fields: pairs(fields).map(([field, value]) => ({ field: tell(field), value: tell(value) })),
+    }));
+    return { length, value: { case: "stream", value: { entries } }, next: found[count]?.[0].toString() };
+  },
+};
+
+async function readDump(client: Client, { facts: { key, sizeBytes, type } }: ValueRequest): Promise<ValuePage> {
+  if (sizeBytes > wholeBytes) {
+    const metadata = { type, size_bytes: String(sizeBytes), limit_bytes: String(wholeBytes) };
+    throw fail("CACHE_VALUE_TOO_LARGE", `A value of the type ${type} is read whole, and this one is too large`, {
+      metadata,
+    });
+  }
+  return { length: 0, value: { case: "dump", value: await client.dumpBuffer(key) }, next: undefined };
+}
+
+function nextIndex(first: number, read: number, length: number): string | undefined {
+  return read === 0 || first + read >= length ? undefined : String(first + read);
+}
+
+function nextCursor(cursor: Buffer): string | undefined {
+  const text = cursor.toString();
+  return text === "0" ? undefined : text;
+}
+
+/** Replies have what belongs together one after the other. */
+function pairs(flat: readonly Buffer[]): [Buffer, Buffer][] {
+  return Array.from({ length: Math.floor(flat.length / 2) }, (_, index) => [
+    flat[2 * index] ?? Buffer.alloc(0),
+    flat[2 * index + 1] ?? Buffer.alloc(0),
+  ]);
+}
+
+function scoreOf(text: Buffer): number {
+  const score = text.toString();
+  if (score === "inf") return Infinity;
+  return score === "-inf" ? -Infinity : Number(score);
+}
