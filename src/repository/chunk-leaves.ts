@@ -18,6 +18,14 @@ export interface ChunkLeaf {
 
 const { name: chunkCollection } = collectionOf(ChunkSchema);
 
+interface StoredLeaf {
+  readonly chunk_index: unknown;
+  readonly hash: unknown;
+  readonly size_bytes: unknown;
+}
+
+const leafFields = { _id: 0, chunk_index: 1, hash: 1, size_bytes: 1 };
+
 type Context = Pick<HandlerContext, "timeoutMs" | "signal">;
 
 /**
@@ -44,12 +52,7 @@ export async function* chunkLeaves(
     const end = Math.min(count, index + windowChunks);
     const found = await chunks
       .find({ session_id: sessionId, chunk_index: { $gte: index, $lt: end } }, cancellable(context))
-      .project<{ chunk_index: unknown; hash: unknown; size_bytes: unknown }>({
-        _id: 0,
-        chunk_index: 1,
-        hash: 1,
-        size_bytes: 1,
-      })
+      .project<StoredLeaf>(leafFields)
       .sort({ session_id: 1, chunk_index: 1 })
       .batchSize(windowChunks + 1)
       .toArray();
@@ -65,6 +68,22 @@ export async function* chunkLeaves(
       });
     }
   }
+}
+
+/** The leaves of those chunks of a session that there are of some, few enough for one window, by their indexes. */
+export async function chunkLeavesAt(
+  db: Db,
+  { sessionId, indexes }: { readonly sessionId: string; readonly indexes: readonly number[] },
+  context: Context,
+): Promise<ReadonlyMap<number, Uint8Array>> {
+  const found = await db
+    .collection(chunkCollection)
+    .find({ session_id: sessionId, chunk_index: { $in: [...indexes] } }, cancellable(context))
+    .project<StoredLeaf>(leafFields)
+    .toArray();
+  return new Map(
+    found.map(({ chunk_index: at, hash }) => [Number(at), hashOf(hash, { sessionId, index: Number(at) })]),
+  );
 }
 
 /** What the first chunks of a session come to. */

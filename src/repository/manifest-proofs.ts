@@ -6,11 +6,15 @@ import type { ManifestService } from "../../gen/lucid/repository/v1/manifest_ser
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { fail } from "../errors.ts";
 import { badRequest } from "../schema/refusals.ts";
-import { chunkLeaves } from "./chunk-leaves.ts";
+import { chunkLeaves, chunkLeavesAt } from "./chunk-leaves.ts";
+import { keptTrees, type Place, type ProvenLeaf } from "./kept-trees.ts";
 import { needKnownTree } from "./manifest-validation.ts";
 import { leafHash, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from "./merkle.ts";
 
 const algorithm = MerkleAlgorithm.RFC6962_SHA256;
+
+/** Bytes of trees that are kept: those of some 16 million chunks. */
+const keptBytes = 8 * 2 ** 20;
 
 type Proofs = Pick<
   ServiceImpl<typeof ManifestService>,
@@ -22,20 +26,43 @@ export function manifestProofs(
   db: Db,
   manifestOf: (manifestId: string, context: HandlerContext) => Promise<Manifest>,
 ): Proofs {
-  async function* hashesOf(sessionId: string, count: number, context: HandlerContext): AsyncGenerator<Uint8Array> {
-    for await (const { hash } of chunkLeaves(db, { sessionId, count }, context)) yield hash;
+  const trees = keptTrees(keptBytes);
+
+  async function* hashesOf(
+    sessionId: string,
+    count: number,
+    context: HandlerContext,
+    seen: (hash: Uint8Array) => void = () => {},
+  ): AsyncGenerator<Uint8Array> {
+    for await (const { hash } of chunkLeaves(db, { sessionId, count }, context)) {
+      seen(hash);
+      yield hash;
+    }
   }
+
+  /** Proves a chunk by all chunks of the session. */
+  const proveByAll = async (
+    manifest: Manifest,
+    { index, size }: Place,
+    context: HandlerContext,
+  ): Promise<ProvenLeaf> => {
+    const tree = trees.grow(size);
+    const hashes = hashesOf(manifest.sessionId, size, context, (hash) => tree.add(hash));
+    const { proof, leaf, root } = await proveInclusion(hashes, { index, size });
+    needSameRoot(manifest, hex(root));
+    tree.keep(root);
+    return { proof, leaf };
+  };
 
   return {
     async getInclusionProof({ manifestId, chunkIndex }, context) {
       const manifest = await manifestOf(manifestId, context);
       needKnownTree(manifest);
-      const { sessionId, chunkCount } = manifest;
+      const { sessionId, chunkCount, merkleRoot } = manifest;
       if (chunkIndex >= chunkCount) throw outOfRange(manifest, chunkIndex);
-      const place = { index: Number(chunkIndex), size: Number(chunkCount) };
-      const { proof, leaf, root } = await proveInclusion(hashesOf(sessionId, place.size, context), place);
-      const merkleRoot = hex(root);
-      needSameRoot(manifest, merkleRoot);
+      const place = { root: bytes(merkleRoot), index: Number(chunkIndex), size: Number(chunkCount) };
+      const leavesAt = (indexes: readonly number[]) => chunkLeavesAt(db, { sessionId, indexes }, context);
+      const { proof, leaf } = (await trees.prove(place, leavesAt)) ?? (await proveByAll(manifest, place, context));
       return {
         proof: { algorithm, leafIndex: chunkIndex, treeSize: chunkCount, hashes: proof.hashes.map(hex) },
         chunkHash: hex(leaf),

@@ -82,3 +82,30 @@ function rootOfAll(leaves: readonly Uint8Array[]): Uint8Array {
   }
   return row[0] ?? emptyRoot;
 }
+
+/** The cells above the leaves of one tree. */
+export interface CellTable {
+  /** What it takes of memory. */
+  readonly bytes: number;
+  put(cell: HashedCell): void;
+  /** The hash of a cell that was put. */
+  hashOf(cell: Cell): Uint8Array;
+}
+
+/** Room for the cells of a tree of so many leaves: half a byte for each. */
+export function cellTable(size: number): CellTable {
+  const levels: Buffer[] = [];
+  for (let cells = Math.floor(size / fanOut); cells > 0; cells = Math.floor(cells / fanOut)) {
+    levels.push(Buffer.alloc(cells * emptyRoot.length));
+  }
+  const slot = ({ level, index }: Cell): Buffer => {
+    const place = levels[level - 1]?.subarray(index * emptyRoot.length, (index + 1) * emptyRoot.length);
+    if (place?.length !== emptyRoot.length) throw new RangeError(`The tree has no cell ${index} of level ${level}`);
+    return place;
+  };
+  return {
+    bytes: levels.reduce((sum, { length }) => sum + length, 0),
+    put: (cell) => slot(cell).set(cell.hash),
+    hashOf: slot,
+  };
+}

@@ -119,6 +119,31 @@ test("trees of all sizes of a session are consistent with each other, also beyon
   expect(new Set(roots.values()).size).toBe(12);
 });
 
+test("a chunk of a tree that was read before is proven by few others, and never by what is no longer there", async () => {
+  const { manifests, db } = service;
+  const size = 3 * 64 + 5;
+  const sessionId = await newSession(db, upTo(size));
+  const { manifestId, merkleRoot } = await newManifest(manifests, { sessionId });
+  const proofOf = (index: number) => manifests.getInclusionProof({ manifestId, chunkIndex: BigInt(index) });
+  for (const index of [0, 1, 63, 64, 191, 192, size - 1]) {
+    expect(rootOfJson(await proofOf(index))).toBe(merkleRoot);
+  }
+  const chunks = db.collection("chunks");
+  const setHash = (index: number, hash: string) =>
+    chunks.updateOne({ session_id: sessionId, chunk_index: BigInt(index) }, { $set: { hash } });
+  // What lies far away is not read: the proof is still one of the manifest's tree.
+  await setHash(100, hashOf("another"));
+  expect(rootOfJson(await proofOf(10))).toBe(merkleRoot);
+  expect(await refusalOf(proofOf(100))).toMatchObject({ reason: "MANIFEST_ROOT_MISMATCH" });
+  await setHash(100, hashOf(100));
+  expect(rootOfJson(await proofOf(100))).toBe(merkleRoot);
+  await chunks.deleteOne({ session_id: sessionId, chunk_index: 101n });
+  expect(await refusalOf(proofOf(100))).toMatchObject({
+    reason: "CHUNK_MISSING",
+    metadata: { session_id: sessionId, chunk_index: "101" },
+  });
+});
+
 test("what is not there is not proven", async () => {
   const { manifests, db } = service;
   const sessionId = await newSession(db, [0, 1, 2, 4, 5]);

@@ -973,8 +973,9 @@ export const ManifestService: GenService<{
    * Proves that a chunk is one of those that a manifest commits to. The proof leads to the manifest's root: where the chunks
    * no longer do, it fails with `FAILED_PRECONDITION` (`MANIFEST_ROOT_MISMATCH`, metadata `computed_root`). Fails also with
    * `OUT_OF_RANGE` (`CHUNK_OUT_OF_RANGE`) for an index that the manifest has no chunk for, `FAILED_PRECONDITION`
-   * (`CHUNK_MISSING`, metadata `chunk_index`: the first one), and as ValidateManifest does for another algorithm. May be
-   * repeated freely.
+   * (`CHUNK_MISSING`, metadata `chunk_index`: the first one), and as ValidateManifest does for another algorithm. The first
+   * proof of a tree reads all chunks; those that follow read fewer than 128, as long as the process keeps what it has seen of
+   * the tree. May be repeated freely.
    *
    * @generated from rpc lucid.repository.v1.ManifestService.GetInclusionProof
    */

@@ -1,0 +1,82 @@
+import { createHash } from "node:crypto";
+
+import fc from "fast-check";
+import { expect, test } from "vitest";
+
+import { keptTrees } from "../../src/repository/kept-trees.ts";
+import { fanOut } from "../../src/repository/merkle-cells.ts";
+import { merkleRoot, proveInclusion } from "../../src/repository/merkle.ts";
+
+/** More than one cell of the second level. */
+const most = fanOut ** 2 + 3 * fanOut + 5;
+const leaves = Array.from({ length: most }, (_, at) => createHash("sha256").update(`leaf ${at}`).digest());
+
+/** Keeps the tree of the first leaves; returns its root. */
+async function keepTree(trees: ReturnType<typeof keptTrees>, size: number): Promise<Uint8Array> {
+  const { root } = await merkleRoot(leaves.slice(0, size));
+  const tree = trees.grow(size);
+  for (const leaf of leaves.slice(0, size)) tree.add(leaf);
+  tree.keep(root);
+  return root;
+}
+
+/** Gives leaves as a store does, with those that were changed; counts how many it is asked for. */
+function store(changed: ReadonlyMap<number, Buffer> = new Map()) {
+  const asked = new Set<number>();
+  const leavesAt = async (indexes: readonly number[]) => {
+    for (const index of indexes) asked.add(index);
+    return new Map(indexes.map((index) => [index, changed.get(index) ?? leaves[index] ?? Buffer.alloc(0)]));
+  };
+  return { asked, leavesAt };
+}
+
+const places = fc
+  .integer({ min: 1, max: most })
+  .chain((size) => fc.record({ size: fc.constant(size), index: fc.integer({ min: 0, max: size - 1 }) }));
+
+test("the proof of a kept tree is that of all its leaves, and asks for few of them", async () => {
+  const examples = [fanOut - 1, fanOut, fanOut + 1, fanOut ** 2, most].map((size) => [{ size, index: size - 1 }]);
+  await fc.assert(
+    fc.asyncProperty(places, async ({ size, index }) => {
+      const trees = keptTrees(1_000_000);
+      const root = await keepTree(trees, size);
+      const { asked, leavesAt } = store();
+      const { proof, leaf } = await proveInclusion(leaves, { size, index });
+      expect(await trees.prove({ root, size, index }, leavesAt)).toEqual({ proof, leaf });
+      expect(asked.size).toBeLessThan(2 * fanOut);
+    }),
+    { numRuns: 50, examples: examples as [{ size: number; index: number }][] },
+  );
+});
+
+test("leaves that are no longer those of the tree prove nothing, and the tree is forgotten", async () => {
+  await fc.assert(
+    fc.asyncProperty(places, async ({ size, index }) => {
+      const trees = keptTrees(1_000_000);
+      const root = await keepTree(trees, size);
+      const changed = store(new Map([[index, Buffer.alloc(32)]]));
+      expect(await trees.prove({ root, size, index }, changed.leavesAt)).toBeUndefined();
+      const whole = store();
+      expect(await trees.prove({ root, size, index }, whole.leavesAt)).toBeUndefined();
+      expect(whole.asked.size).toBe(0);
+    }),
+    { numRuns: 20 },
+  );
+});
+
+test("of more trees than there is room for, those that were used last are kept", async () => {
+  const [size, index] = [most, 7];
+  const bytes = Math.floor(size / fanOut) * 32 + Math.floor(size / fanOut ** 2) * 32;
+  const trees = keptTrees(2 * bytes);
+  const isKept = async (at: { size: number; root: Uint8Array }) =>
+    (await trees.prove({ ...at, index }, store().leavesAt)) !== undefined;
+  const made = [];
+  for (const less of [0, 1, 2]) {
+    const tree = { size: size - less, root: await keepTree(trees, size - less) };
+    made.push(tree);
+    // The first one is used again, so the second one is the one to go.
+    expect(await isKept(made[0] ?? tree)).toBe(true);
+  }
+  const [first, second, third] = await Promise.all(made.map(isKept));
+  expect([first, second, third]).toEqual([true, false, true]);
+});
