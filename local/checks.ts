@@ -26,6 +26,7 @@ const checks: readonly Check[] = [
   { name: "contracts: compatible with main (buf)", run: breaksMain },
   { name: "gen/ is fresh", run: generatedIsStale },
   { name: "docs/configuration.md is fresh", run: [process.execPath, "docs/configuration.ts", "--check"] },
+  { name: "docs/cli.md is fresh", run: [process.execPath, "docs/cli.ts", "--check"] },
 ];
 
 /** Runs every check and tells each result; true where all passed. */

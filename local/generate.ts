@@ -1,12 +1,13 @@
 import { runInForeground } from "./foreground.ts";
 import { runCommand } from "./project.ts";
 
-/** Everything that is made from `proto/` and from the settings. */
+/** Everything that is made from `proto/`, from the settings and from the command line. */
 const commands: readonly (readonly [string, ...string[]])[] = [
   ["buf", "generate"],
   // With comments, which reflection shows and generated code leaves out.
   ["buf", "build", "--as-file-descriptor-set", "-o", "gen/descriptors.binpb"],
   [process.execPath, "docs/configuration.ts"],
+  [process.execPath, "docs/cli.ts"],
 ];
 
 await runCommand(async () => {

@@ -1,0 +1,442 @@
+import { randomUUID } from "node:crypto";
+
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { type Command, InvalidArgumentError, Option } from "commander";
+
+import {
+  type Backup,
+  BackupSchema,
+  BackupService,
+  ConflictPolicy,
+  CreateBackupResponseSchema,
+  CreateRestoreResponseSchema,
+  DeleteBackupResponseSchema,
+  GetBackupResponseSchema,
+  GetVerificationResponseSchema,
+  JobState,
+  VerifyBackupResponseSchema,
+  type WatchBackupResponse,
+  WatchBackupResponseSchema,
+  type WatchVerificationResponse,
+  WatchVerificationResponseSchema,
+} from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { withExamples } from "../examples.ts";
+import {
+  followJob,
+  followOptions,
+  stateName,
+  storeName,
+  styleOf,
+  viewOf,
+  type WatchOptions,
+  whyNot,
+  withWatchOptions,
+} from "../jobs.ts";
+import { showList, withLimit } from "../lists.ts";
+import type { Column } from "../output.ts";
+import type { Session } from "../session.ts";
+import { between, bytes, count, many, nothing, readMoment, readNumber, time } from "../units.ts";
+import { followRestore, showRestore } from "./restore.ts";
+
+/** The stores by the names that options take. */
+const stores = { mongodb: Store.MONGODB, redis: Store.REDIS, search: Store.SEARCH } as const;
+
+const states = {
+  pending: JobState.PENDING,
+  running: JobState.RUNNING,
+  succeeded: JobState.SUCCEEDED,
+  failed: JobState.FAILED,
+  cancelled: JobState.CANCELLED,
+} as const;
+
+const policies = {
+  fail: ConflictPolicy.FAIL,
+  drop: ConflictPolicy.DROP,
+  overwrite: ConflictPolicy.OVERWRITE,
+  skip: ConflictPolicy.SKIP,
+} as const;
+
+interface Selected {
+  readonly store?: readonly (keyof typeof stores)[];
+  readonly namespace?: readonly string[];
+  readonly keys?: readonly string[];
+  readonly index?: readonly string[];
+}
+
+/** `lucid backup …`. */
+export function define(backup: Command, session: Session): void {
+  const client = () => session.client(BackupService);
+
+  withExamples(
+    withSelection(backup.command("create"))
+      .description("Take a backup")
+      .option("--description <text>", "a note for people")
+      .addOption(
+        new Option("--keep <days>", "how many days it is kept; 0 keeps it until it is deleted")
+          .argParser(readNumber(0, 365))
+          .default(0),
+      )
+      .option("-w, --watch", "show how far it is until it has ended, and end as it did")
+      .action(async (options: Selected & { description?: string; keep: number; watch?: boolean }) => {
+        const { description = "", keep: retentionDays } = options;
+        const request = { selection: selectionOf(options), description, retentionDays, requestId: randomUUID() };
+        const response = await client().createBackup(request, session.call());
+        const backupId = response.backup?.backupId ?? "";
+        if (session.output.json) await session.output.message(CreateBackupResponseSchema, response);
+        if (options.watch !== true) {
+          if (session.output.json) return;
+          await session.output.line(backupId);
+          session.output.note(`It is being taken; \`lucid backup watch ${backupId}\` shows how far it is.`);
+          return;
+        }
+        await followBackup(session, backupId, {});
+        await showBackup(session, backupId);
+      }),
+    "lucid backup create --watch",
+    "lucid backup create --store mongodb --namespace lucid --description 'before the move'",
+    "ID=$(lucid backup create)   # the id alone goes to stdout",
+  );
+
+  withExamples(
+    withLimit(backup.command("ls"))
+      .description("List backups, the newest first")
+      .addOption(new Option("--store <store>", "only those that hold this store").choices(Object.keys(stores)))
+      .addOption(new Option("--state <state>", "only those in this state").choices(Object.keys(states)))
+      .option("--after <time>", "only those of this time or later: 2026-11-28, or 7d for seven days ago", readMoment)
+      .option("--before <time>", "only those of before this time", readMoment)
+      .action(
+        async (options: {
+          limit: number;
+          store?: keyof typeof stores;
+          state?: keyof typeof states;
+          after?: Date;
+          before?: Date;
+        }) => {
+          const { limit, store, state, after, before } = options;
+          const filter = {
+            ...(store && { store: stores[store] }),
+            ...(state && { state: states[state] }),
+            ...(after && { createdAfter: timestampFromDate(after) }),
+            ...(before && { createdBefore: timestampFromDate(before) }),
+          };
+          await showList(session, {
+            schema: BackupSchema,
+            limit,
+            columns: backupColumns,
+            none: "There are no such backups; `lucid backup create` takes one.",
+            async page(page) {
+              const response = await client().listBackups({ ...filter, ...page }, session.call());
+              if (response.repositoryOnly && page.pageToken === "") {
+                session.output.note("MongoDB is away: only backups in the repository are shown.");
+              }
+              return { items: response.backups, nextPageToken: response.nextPageToken };
+            },
+          });
+        },
+      ),
+    "lucid backup ls",
+    "lucid backup ls --state failed --after 7d",
+    "lucid backup ls --json | jq -r .backupId",
+  );
+
+  withExamples(
+    backup
+      .command("show")
+      .description("Show one backup")
+      .argument("<backup>", "id of the backup")
+      .action(async (backupId: string) => showBackup(session, backupId)),
+    "lucid backup show 019ab0f2-…",
+  );
+
+  withExamples(
+    withWatchOptions(backup.command("watch"))
+      .description("Show how far a backup is until it has ended, and end as it did")
+      .argument("<backup>", "id of the backup")
+      .action(async (backupId: string, options: WatchOptions) => {
+        await followBackup(session, backupId, options);
+      }),
+    "lucid backup watch 019ab0f2-…",
+    "lucid backup watch 019ab0f2-… --after 7 --json   # goes on behind event 7",
+  );
+
+  withExamples(
+    backup
+      .command("cancel")
+      .description("Stop a backup that is being taken")
+      .argument("<backup>", "id of the backup")
+      .action(async (backupId: string) => {
+        const { backup: cancelled } = await client().cancelBackup({ backupId }, session.call());
+        if (cancelled === undefined) return;
+        if (session.output.json) await session.output.message(BackupSchema, cancelled);
+        else session.output.note(`The backup is ${stateName(cancelled.state)}.`);
+      }),
+    "lucid backup cancel 019ab0f2-…",
+  );
+
+  withExamples(
+    backup
+      .command("verify")
+      .description("Read a whole backup again, and check every checksum")
+      .argument("<backup>", "id of the backup")
+      .option("-w, --watch", "show how far it is until it has ended, and end as it did")
+      .action(async (backupId: string, { watch }: { watch?: boolean }) => {
+        const response = await client().verifyBackup({ backupId, requestId: randomUUID() }, session.call());
+        const verificationId = response.verification?.verificationId ?? "";
+        if (session.output.json) await session.output.message(VerifyBackupResponseSchema, response);
+        if (watch === true) {
+          await followVerification(session, verificationId, {});
+        } else if (!session.output.json) {
+          await session.output.line(verificationId);
+          session.output.note(
+            `It is being verified; \`lucid backup verification watch ${verificationId}\` shows how far it is.`,
+          );
+        }
+      }),
+    "lucid backup verify 019ab0f2-… --watch",
+  );
+
+  defineVerification(backup.command("verification").description("Show, watch and cancel verifications"), session);
+
+  withExamples(
+    withSelection(backup.command("restore"))
+      .description("Bring the data of a backup back, whole or in part, into the same or other names")
+      .argument("<backup>", "id of the backup")
+      .option("--rename <store:from=to>", "restore under another name, for example mongodb:lucid=lucid_new", readRename)
+      .addOption(
+        new Option(
+          "--conflict <policy>",
+          "what becomes of what is there already; drop and overwrite need a confirmation",
+        )
+          .choices(Object.keys(policies))
+          .default("fail"),
+      )
+      .option("--dry-run", "check all that can be checked, and change nothing")
+      .option("-w, --watch", "show how far it is until it has ended, and end as it did")
+      .action(async (backupId: string, options: RestoreOptions) => restore(session, backupId, options)),
+    "lucid backup restore 019ab0f2-… --rename mongodb:lucid=lucid_restored --store mongodb --watch",
+    "lucid backup restore 019ab0f2-… --namespace lucid.users --store mongodb --conflict drop --dry-run",
+    "lucid backup restore 019ab0f2-… --conflict drop --yes --watch   # after a loss",
+  );
+
+  withExamples(
+    backup
+      .command("rm")
+      .description("Delete a backup, and what no other backup needs of its data")
+      .argument("<backup>", "id of the backup")
+      .option("--dry-run", "only say what would become free")
+      .action(async (backupId: string, { dryRun = false }: { dryRun?: boolean }) => {
+        const asked = { backupId, confirmBackupId: backupId };
+        const would = await client().deleteBackup({ backupId, validateOnly: true }, session.call());
+        if (!dryRun) await session.confirm(`This deletes the backup and frees ${bytes(would.freedBytes)}`, backupId);
+        const response = dryRun ? would : await client().deleteBackup(asked, session.call());
+        if (session.output.json) await session.output.message(DeleteBackupResponseSchema, response);
+        else session.output.note(`${dryRun ? "It would free" : "Deleted; freed"} ${bytes(response.freedBytes)}.`);
+      }),
+    "lucid backup rm 019ab0f2-…",
+    "lucid backup rm 019ab0f2-… --yes",
+  );
+}
+
+/** `lucid backup verification …`. */
+function defineVerification(command: Command, session: Session): void {
+  const client = () => session.client(BackupService);
+  withExamples(
+    command
+      .command("show")
+      .description("Show one verification")
+      .argument("<verification>", "id of the verification")
+      .action(async (verificationId: string) => {
+        const response = await client().getVerification({ verificationId }, session.call());
+        const { output } = session;
+        if (output.json) return output.message(GetVerificationResponseSchema, response);
+        const { verification } = response;
+        if (verification === undefined) return;
+        await output.facts([
+          ["verification", verification.verificationId],
+          ["backup", verification.backupId],
+          ["state", stateName(verification.state), styleOf(verification.state)],
+          ["read", `${count(verification.progress?.itemsDone ?? 0n)} items`],
+          ["begun", time(verification.startTime)],
+          ["took", between(verification.startTime, verification.endTime)],
+          verification.error === undefined ? undefined : ["problem", whyNot(verification.error), "red"],
+        ]);
+      }),
+    "lucid backup verification show 019ab0f2-…",
+  );
+  withExamples(
+    withWatchOptions(command.command("watch"))
+      .description("Show how far a verification is until it has ended, and end as it did")
+      .argument("<verification>", "id of the verification")
+      .action(async (verificationId: string, options: WatchOptions) => {
+        await followVerification(session, verificationId, options);
+      }),
+    "lucid backup verification watch 019ab0f2-…",
+  );
+  withExamples(
+    command
+      .command("cancel")
+      .description("Stop a verification")
+      .argument("<verification>", "id of the verification")
+      .action(async (verificationId: string) => {
+        const { verification } = await client().cancelVerification({ verificationId }, session.call());
+        session.output.note(`The verification is ${stateName(verification?.state ?? JobState.UNSPECIFIED)}.`);
+      }),
+    "lucid backup verification cancel 019ab0f2-…",
+  );
+}
+
+async function followBackup(session: Session, backupId: string, options: WatchOptions): Promise<void> {
+  const client = session.client(BackupService);
+  const job = {
+    kind: "backup",
+    id: backupId,
+    watch: (afterSequence: bigint) => client.watchBackup({ backupId, afterSequence }, session.stream()),
+    view: ({ event }: WatchBackupResponse) => viewOf(event),
+    write: (response: WatchBackupResponse) => session.output.message(WatchBackupResponseSchema, response),
+    watchCommand: `lucid backup watch ${backupId}`,
+    cancelCommand: `lucid backup cancel ${backupId}`,
+  };
+  await followJob(session, job, followOptions(options));
+}
+
+async function followVerification(session: Session, verificationId: string, options: WatchOptions): Promise<void> {
+  const client = session.client(BackupService);
+  const job = {
+    kind: "verification",
+    id: verificationId,
+    watch: (afterSequence: bigint) => client.watchVerification({ verificationId, afterSequence }, session.stream()),
+    view: ({ event }: WatchVerificationResponse) => viewOf(event),
+    write: (response: WatchVerificationResponse) => session.output.message(WatchVerificationResponseSchema, response),
+    watchCommand: `lucid backup verification watch ${verificationId}`,
+    cancelCommand: `lucid backup verification cancel ${verificationId}`,
+  };
+  await followJob(session, job, followOptions(options));
+}
+
+async function showBackup(session: Session, backupId: string): Promise<void> {
+  const { output } = session;
+  const response = await session.client(BackupService).getBackup({ backupId }, session.call());
+  if (output.json) return output.message(GetBackupResponseSchema, response);
+  const { backup } = response;
+  if (backup === undefined) return;
+  const { selection, consistencyPoint } = backup;
+  const selected = [
+    ...(selection?.mongodbNamespaces ?? []),
+    ...(selection?.redisKeyPatterns ?? []),
+    ...(selection?.searchIndices ?? []),
+  ];
+  await output.facts([
+    ["backup", backup.backupId],
+    ["state", stateName(backup.state), styleOf(backup.state)],
+    ["stores", storesOf(backup)],
+    selected.length === 0 ? undefined : ["selected", selected.join(", ")],
+    backup.description === "" ? undefined : ["description", backup.description],
+    ["created", time(backup.createTime)],
+    ["took", between(backup.startTime, backup.endTime)],
+    ["items", count(backup.itemCount)],
+    ["size", `${bytes(backup.logicalBytes)}, of which ${bytes(backup.storedBytes)} were added to the repository`],
+    backup.state === JobState.SUCCEEDED ? ["encrypted", backup.encrypted ? "yes" : "no"] : undefined,
+    ["kept until", backup.expireTime === undefined ? "it is deleted" : time(backup.expireTime)],
+    consistencyPoint?.mongodbTime && ["MongoDB as of", time(consistencyPoint.mongodbTime)],
+    consistencyPoint && ["consistent", consistencyPoint.mongodbConsistent ? "yes" : "no: the server tells no changes"],
+    backup.rootHash === "" ? undefined : ["root hash", backup.rootHash],
+    backup.error && ["problem", whyNot(backup.error), "red"],
+  ]);
+}
+
+function storesOf({ selection }: Backup): string {
+  return (selection?.stores ?? []).map(storeName).join(", ") || "all";
+}
+
+const backupColumns: readonly Column<Backup>[] = [
+  { title: "BACKUP", of: ({ backupId }) => backupId },
+  { title: "STATE", of: ({ state }) => stateName(state), style: ({ state }) => styleOf(state) },
+  { title: "CREATED", of: ({ createTime }) => time(createTime) },
+  { title: "TOOK", of: ({ startTime, endTime }) => between(startTime, endTime), align: "right" },
+  { title: "ITEMS", of: ({ itemCount }) => count(itemCount), align: "right" },
+  { title: "SIZE", of: ({ logicalBytes }) => bytes(logicalBytes), align: "right" },
+  { title: "STORED", of: ({ storedBytes }) => bytes(storedBytes), align: "right" },
+  { title: "STORES", of: storesOf },
+  {
+    title: "DESCRIPTION",
+    of: ({ description, error }) => (error === undefined ? description : error.reason) || nothing,
+    mayBeCut: true,
+  },
+];
+
+interface RestoreOptions extends Selected {
+  readonly rename?: readonly { readonly store: Store; readonly from: string; readonly to: string }[];
+  readonly conflict: keyof typeof policies;
+  readonly dryRun?: boolean;
+  readonly watch?: boolean;
+}
+
+async function restore(session: Session, backupId: string, options: RestoreOptions): Promise<void> {
+  const { output } = session;
+  const { rename = [], conflict, dryRun = false, watch = false } = options;
+  const changesWhatIsThere = conflict === "drop" || conflict === "overwrite";
+  if (changesWhatIsThere && !dryRun) {
+    const what =
+      conflict === "drop" ? "drops what is there under these names" : "overwrites documents and keys that are there";
+    await session.confirm(`This restore ${what}`, backupId);
+  }
+  const request = {
+    backupId,
+    selection: selectionOf(options),
+    renames: [...rename],
+    conflictPolicy: policies[conflict],
+    confirmBackupId: changesWhatIsThere ? backupId : "",
+    ...(dryRun ? { validateOnly: true } : { requestId: randomUUID() }),
+  };
+  const response = await session.client(BackupService).createRestore(request, session.call());
+  if (output.json) await output.message(CreateRestoreResponseSchema, response);
+  if (dryRun) {
+    if (!output.json) output.note("The restore could begin; nothing was changed.");
+    return;
+  }
+  const restoreId = response.restore?.restoreId ?? "";
+  if (watch) {
+    await followRestore(session, restoreId, {});
+    await showRestore(session, restoreId);
+  } else if (!output.json) {
+    await output.line(restoreId);
+    output.note(`It is being restored; \`lucid restore watch ${restoreId}\` shows how far it is.`);
+  }
+}
+
+/** Adds the options that say what of the stores is meant. */
+function withSelection(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--store <store>", "only this store; may be given many times").argParser(
+        (value, all?: readonly string[]) => {
+          if (!(value in stores)) throw new InvalidArgumentError(`Stores are ${Object.keys(stores).join(", ")}.`);
+          return many(value, all);
+        },
+      ),
+    )
+    .option(
+      "--namespace <name>",
+      "only this database, or database.collection, of MongoDB; may be given many times",
+      many,
+    )
+    .option("--keys <pattern>", "only keys of Redis that match this pattern; may be given many times", many)
+    .option("--index <name>", "only search indices of this name, * for any characters; may be given many times", many);
+}
+
+function selectionOf({ store = [], namespace = [], keys = [], index = [] }: Selected) {
+  return {
+    stores: store.map((name) => stores[name]),
+    mongodbNamespaces: [...namespace],
+    redisKeyPatterns: [...keys],
+    searchIndices: [...index],
+  };
+}
+
+function readRename(text: string, all: RestoreOptions["rename"] = []): RestoreOptions["rename"] {
+  const [, name = "", from = "", to = ""] = /^(mongodb|redis|search):([^=]*)=(.*)$/s.exec(text) ?? [];
+  if (!(name in stores))
+    throw new InvalidArgumentError("Write it as mongodb:FROM=TO, redis:FROM=TO or search:FROM=TO.");
+  return [...all, { store: stores[name as keyof typeof stores], from, to }]; // it is one of them
+}

@@ -1,0 +1,139 @@
+import type { Command } from "commander";
+
+import { type Backup, BackupSchema, BackupService, JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import {
+  GetHealthResponseSchema,
+  HealthStatus,
+  HealthStatusSchema,
+  MonitoringService,
+  type StoreHealth,
+} from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import {
+  GetSyncStatusResponseSchema,
+  type IndexSync,
+  SearchSyncService,
+  SyncPhase,
+  SyncPhaseSchema,
+} from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
+import { withExamples } from "../examples.ts";
+import { tell, toldLines } from "../failure.ts";
+import { stateName, storeName, styleOf } from "../jobs.ts";
+import { jsonOf, type Column, type Style } from "../output.ts";
+import type { Session } from "../session.ts";
+import { safe } from "../text.ts";
+import { age, bytes, count, duration, nameOf, nothing } from "../units.ts";
+
+/** `lucid status`. */
+export function define(status: Command, session: Session): void {
+  withExamples(
+    status.action(async () => showStatus(session)),
+    "lucid status",
+    "lucid status --json | jq .health.status",
+    "lucid status > /dev/null || echo 'something is not healthy'   # ends with 4 then",
+  );
+}
+
+/** What a part of the screen is made of, or why there is none: one store that is away must not hide the others. */
+type Found<T> = { readonly value: T } | { readonly problem: string };
+
+async function showStatus(session: Session): Promise<void> {
+  const { output } = session;
+  const call = session.call();
+  // Without health there is no service, and nothing to show.
+  const asked = session.client(MonitoringService).getHealth({}, call);
+  const [health, sync, backups] = await Promise.all([
+    asked,
+    found(session, session.client(SearchSyncService).getSyncStatus({}, call)),
+    found(session, session.client(BackupService).listBackups({ pageSize: 20 }, call)),
+  ]);
+  if (health.status !== HealthStatus.HEALTHY) session.ending = "found";
+  if (output.json) {
+    return output.object({
+      health: jsonOf(GetHealthResponseSchema, health),
+      sync: "value" in sync ? jsonOf(GetSyncStatusResponseSchema, sync.value) : { problem: sync.problem },
+      backups:
+        "value" in backups
+          ? { last: lastOf(backups.value.backups).map((backup) => jsonOf(BackupSchema, backup)) }
+          : { problem: backups.problem },
+    });
+  }
+  const state = nameOf(HealthStatusSchema, health.status);
+  await output.line(`${safe(session.options.address)} is ${output.paint(state, healthStyle(health.status))}`);
+  await section(session, "Stores", { value: health.stores }, (stores) => output.table(stores, storeColumns));
+  const syncs = "value" in sync ? { value: sync.value.indices } : sync;
+  await section(session, "Search follows MongoDB", syncs, (indices) => output.table(indices, syncColumns));
+  const last = "value" in backups ? { value: lastOf(backups.value.backups) } : backups;
+  await section(session, "Last backups", last, (all) => output.table(all, lastColumns));
+}
+
+async function found<T>(session: Session, call: Promise<T>): Promise<Found<T>> {
+  try {
+    return { value: await call };
+  } catch (error) {
+    session.signal.throwIfAborted();
+    const [first = ""] = toldLines(tell(error, session.options.address));
+    return { problem: first.replace(/^lucid: /, "") };
+  }
+}
+
+async function section<T>(
+  { output }: Session,
+  title: string,
+  part: Found<readonly T[]>,
+  show: (rows: readonly T[]) => Promise<void>,
+): Promise<void> {
+  await output.line();
+  await output.line(output.paint(title, "bold"));
+  if ("problem" in part) await output.line(output.paint(part.problem, "yellow"));
+  else if (part.value.length === 0) await output.line("none");
+  else await show(part.value);
+}
+
+/** The last one that succeeded, and what is newer than that. */
+function lastOf(backups: readonly Backup[]): readonly Backup[] {
+  const place = backups.findIndex(({ state }) => state === JobState.SUCCEEDED);
+  return place === -1 ? backups.slice(0, 1) : backups.slice(Math.max(0, place - 2), place + 1);
+}
+
+function healthStyle(status: HealthStatus): Style {
+  return status === HealthStatus.HEALTHY ? "green" : status === HealthStatus.DEGRADED ? "yellow" : "red";
+}
+
+const storeColumns: readonly Column<StoreHealth>[] = [
+  { title: "STORE", of: ({ store }) => storeName(store) },
+  {
+    title: "HEALTH",
+    of: ({ status }) => nameOf(HealthStatusSchema, status),
+    style: ({ status }) => healthStyle(status),
+  },
+  { title: "SERVER", of: ({ product, version }) => `${product} ${version}`.trim() || nothing },
+  { title: "LATENCY", of: ({ latency }) => duration(latency), align: "right" },
+  { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
+];
+
+const syncColumns: readonly Column<IndexSync>[] = [
+  { title: "INDEX", of: ({ index }) => index },
+  {
+    title: "STATE",
+    of: ({ phase }) => nameOf(SyncPhaseSchema, phase),
+    style: ({ phase }) => (phase === SyncPhase.FOLLOWING ? "green" : "yellow"),
+  },
+  {
+    title: "BEHIND",
+    of: ({ lagDocuments, lagIsAtLeast, lag }) =>
+      lag === undefined && lagDocuments === 0n
+        ? "0"
+        : `${lagIsAtLeast ? "at least " : ""}${count(lagDocuments)} (${duration(lag)})`,
+    align: "right",
+  },
+  { title: "DEAD LETTERS", of: ({ deadLetters }) => count(deadLetters), align: "right" },
+  { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
+];
+
+const lastColumns: readonly Column<Backup>[] = [
+  { title: "BACKUP", of: ({ backupId }) => backupId },
+  { title: "STATE", of: ({ state }) => stateName(state), style: ({ state }) => styleOf(state) },
+  { title: "CREATED", of: ({ createTime }) => age(createTime) },
+  { title: "SIZE", of: ({ logicalBytes }) => bytes(logicalBytes), align: "right" },
+  { title: "PROBLEM", of: ({ error }) => error?.reason ?? nothing, mayBeCut: true },
+];

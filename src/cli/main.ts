@@ -1,0 +1,51 @@
+import process from "node:process";
+
+import { type Ending, exitCodes } from "./exit-codes.ts";
+import { jsonLine, tell, toldLines } from "./failure.ts";
+import { buildProgram, isTold } from "./program.ts";
+import { openSession, type Session } from "./session.ts";
+
+/** Runs `lucid` with the arguments of this process, and ends with the exit code of what became of it. */
+await run(process.argv.slice(2));
+
+async function run(argv: readonly string[]): Promise<void> {
+  const stop = new AbortController();
+  let stoppedBy: Ending | undefined;
+  let askedAt = 0;
+  const leave = () => {
+    // Ctrl-C may arrive from the terminal and once more through npx; somebody who asks later again does not want to wait.
+    if (askedAt > 0 && performance.now() - askedAt > 500) process.exit(exitCodes.interrupted.code);
+    askedAt ||= performance.now();
+    stoppedBy ??= "interrupted";
+    stop.abort();
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, leave);
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+      stoppedBy = "unread";
+      process.exitCode = exitCodes.unread.code; // it may be that nothing else is done
+      stop.abort();
+    });
+  }
+  const { stdin, stdout, stderr, env: environment } = process;
+  await using session = openSession({ stdin, stdout, stderr, environment }, stop.signal);
+  const ending = await endOf(session, argv);
+  process.exitCode = exitCodes[stoppedBy ?? ending].code;
+  if (stoppedBy === "interrupted" && session.leaves !== undefined) stderr.write(`${session.leaves}\n`);
+}
+
+async function endOf(session: Session, argv: readonly string[]): Promise<Ending> {
+  try {
+    const program = await buildProgram(session, argv);
+    await program.parseAsync(argv, { from: "user" });
+    return session.ending;
+  } catch (error) {
+    if (isTold(error)) return error.exitCode === 0 ? "done" : "usage";
+    if (session.signal.aborted) return "interrupted";
+    const told = tell(error, session.options.address);
+    const { stderr } = session.terminal;
+    stderr.write(session.output.json ? jsonLine(told) : `${toldLines(told).join("\n")}\n`);
+    return told.ending;
+  }
+}

@@ -1,0 +1,99 @@
+import { Command, CommanderError, Option } from "commander";
+
+import { allCommands, pathOf } from "./command-tree.ts";
+import { exitCodes } from "./exit-codes.ts";
+import type { GlobalOptions, Session } from "./session.ts";
+import { readSpan } from "./units.ts";
+
+/** A group of commands. Its file is read only where it is called for: that is what makes `lucid` start quickly. */
+interface Group {
+  readonly name: string;
+  readonly summary: string;
+  readonly load: () => Promise<{ define(command: Command, session: Session): void }>;
+}
+
+/** What `lucid` can do, in the order of its help. */
+const groups: readonly Group[] = [
+  {
+    name: "status",
+    summary: "Show on one screen how the stores, search, and backups are doing",
+    load: () => import("./commands/status.ts"),
+  },
+  {
+    name: "backup",
+    summary: "Take, watch, verify, restore and delete backups",
+    load: () => import("./commands/backup.ts"),
+  },
+  { name: "restore", summary: "Show, watch and cancel restores", load: () => import("./commands/restore.ts") },
+  {
+    name: "completion",
+    summary: "Print what makes a shell complete commands of lucid",
+    load: () => import("./commands/completion.ts"),
+  },
+];
+
+/** Builds the commands: of the groups that `argv` names, or all of them, with their own; of the others only the names. */
+export async function buildProgram(session: Session, wanted: readonly string[] | "all"): Promise<Command> {
+  const { environment } = session.terminal;
+  const program = new Command("lucid")
+    .description("The command line of Lucid Data: looks after the stores, their backups and their search indices.")
+    .addOption(
+      new Option("--address <address>", "where the service listens for gRPC: HOST:PORT, or https://HOST:PORT")
+        .env("LUCID_ADDRESS")
+        .default("localhost:50051"),
+    )
+    .addOption(
+      new Option(
+        "--timeout <time>",
+        "longest time for an answer, for example 5s or 2m; watches last as long as they like",
+      )
+        .argParser(readSpan)
+        .default(30_000, "30s"),
+    )
+    .option("--json", "print one JSON object a line, and errors as JSON to stderr")
+    .option("--no-color", "use no colours; they are used only on a terminal, and not where NO_COLOR is set")
+    .option("-y, --yes", "confirm what cannot be undone, instead of being asked")
+    .configureHelp({ showGlobalOptions: true, subcommandTerm })
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void session.terminal.stdout.write(text),
+      writeErr: (text) => void session.terminal.stderr.write(text),
+      outputError: (text, write) =>
+        write(text.replace(/^error: (.)/, (_, first: string) => `lucid: ${first.toUpperCase()}`)),
+      getOutHelpWidth: () => Math.min(session.terminal.stdout.columns ?? 100, 120),
+      getErrHelpWidth: () => Math.min(session.terminal.stderr.columns ?? 100, 120),
+    })
+    .addHelpText("after", () => `\nExit codes:\n${exitCodeLines().join("\n")}\n\nStart with: lucid status`);
+  program.hook("preAction", (_, action) => session.configure(action.optsWithGlobals<GlobalOptions>()));
+  // An empty setting is none.
+  if (environment["LUCID_ADDRESS"] === "") program.setOptionValue("address", "localhost:50051");
+  const named = wanted === "all" ? groups.map(({ name }) => name) : program.parseOptions([...wanted]).operands;
+  const isWanted = (name: string) =>
+    named[0] === name || (named[0] === "help" && named[1] === name) || wanted === "all";
+  for (const { name, summary, load } of groups) {
+    const command = program.command(name).description(summary);
+    if (isWanted(name)) (await load()).define(command, session);
+  }
+  for (const command of allCommands(program)) {
+    if (command.commands.length === 0)
+      command.showHelpAfterError(`\`${pathOf(command)} --help\` shows how it is used.`);
+  }
+  return program;
+}
+
+/** Whether a command line was only wrong, or only asked for help: the parser has said so already. */
+export function isTold(error: unknown): error is CommanderError {
+  return error instanceof CommanderError;
+}
+
+function subcommandTerm(command: Command): string {
+  const [first] = command.registeredArguments;
+  const rest = command.registeredArguments.map((argument) =>
+    argument.required ? `<${argument.name()}>` : `[${argument.name()}]`,
+  );
+  return first === undefined ? command.name() : `${command.name()} ${rest.join(" ")}`;
+}
+
+function exitCodeLines(): readonly string[] {
+  return Object.values(exitCodes).map(({ code, meaning }) => `  ${String(code).padStart(3)}  ${meaning}`);
+}

@@ -1,0 +1,141 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { text } from "node:stream/consumers";
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { freePort } from "../../local/ports.ts";
+import { type TestApp, testApp } from "../support/app.ts";
+import { lucid, type Lucid } from "./support.ts";
+
+let app: TestApp;
+let command: Lucid;
+
+beforeAll(async () => {
+  app = await testApp();
+  command = lucid(app.grpcAddress);
+});
+afterAll(() => app[Symbol.asyncDispose]());
+
+test("status shows every part, and says so by its exit code", async () => {
+  const [{ code, stdout, stderr }, { objects }] = await Promise.all([command.run("status"), command.json("status")]);
+  expect([code, stderr]).toEqual([0, ""]);
+  for (const part of ["is healthy", "MongoDB", "Redis", "search", "Search follows MongoDB", "Last backups"]) {
+    expect(stdout).toContain(part);
+  }
+  expect(stdout).not.toContain("\u001b");
+  expect(objects).toMatchObject([
+    {
+      health: { status: "HEALTH_STATUS_HEALTHY", stores: [{ store: "STORE_MONGODB" }, {}, {}] },
+      sync: { indices: expect.any(Array) as unknown },
+      backups: { last: [] },
+    },
+  ]);
+});
+
+test("a store that is away is found, and the rest of the screen is there", async () => {
+  const nowhere = `redis://127.0.0.1:${await freePort()}`;
+  await using other = await testApp({ LUCID_REDIS_URI: nowhere });
+  const { code, stdout } = await lucid(other.grpcAddress).run("status");
+  expect(code).toBe(4);
+  expect(stdout).toMatch(/is degraded/);
+  expect(stdout).toMatch(/Redis +unhealthy/);
+  expect(stdout).toMatch(/MongoDB +healthy/);
+});
+
+test.for([
+  [["bogus"], 2, /Unknown command 'bogus'/],
+  [["backup"], 2, /Usage: lucid backup/],
+  [["backup", "show"], 2, /Missing required argument 'backup'/],
+  [["backup", "ls", "--limit", "-1"], 2, /It must be a whole number/],
+  [["backup", "ls", "--bogus"], 2, /Unknown option '--bogus'/],
+  [["status", "--timeout", "soon"], 2, /A time is a number and a unit/],
+  [["--address", "ftp://x", "status"], 2, /ftp:\/\/x is no address/],
+  [["backup", "create", "--namespace", "x\u0001y", "--store", "mongodb"], 2, /mongodb_namespaces/],
+  [["backup", "show", "\u001b[2Jnobody"], 3, /There is no backup \\x1b\[2Jnobody \(BACKUP_NOT_FOUND\)/],
+] as const)("%j ends with %i and says why", async ([args, exitCode, says]) => {
+  const { code, stdout, stderr } = await command.run(...args);
+  expect([code, stdout]).toEqual([exitCode, ""]);
+  expect(stderr).toMatch(says);
+  expect(stderr).not.toContain("\u001b");
+});
+
+test("where nobody answers, it says what to do", async () => {
+  const address = `127.0.0.1:${await freePort()}`;
+  const [people, script] = await Promise.all([
+    command.run("--address", address, "backup", "ls"),
+    command.run("--address", address, "backup", "watch", "any", "--json"),
+  ]);
+  expect([people.code, script.code]).toEqual([1, 1]);
+  expect(people.stderr).toContain(`lucid: No service answers at ${address}.\nStart it`);
+  expect(JSON.parse(script.stderr)).toMatchObject({ error: { code: "UNAVAILABLE", reason: "" }, exitCode: 1 });
+});
+
+test("an error is one object of JSON, with what the service said", async () => {
+  const { code, objects, stderr } = await command.json("backup", "show", "nobody");
+  expect([code, objects]).toEqual([3, []]);
+  expect(JSON.parse(stderr)).toMatchObject({
+    error: { code: "NOT_FOUND", reason: "BACKUP_NOT_FOUND", metadata: { backup_id: "nobody" }, fields: [] },
+    exitCode: 3,
+  });
+});
+
+test("a reader that goes away ends it without a word", async () => {
+  const child = command.start("backup", "create", "--help");
+  child.stdout.destroy();
+  const [stderr, [code]] = await Promise.all([text(child.stderr), once(child, "close")]);
+  expect([stderr, code]).toEqual(["", 141]);
+});
+
+test("colours are only for terminals, and only where they are wanted", async () => {
+  const painted = async (lucidThere: Lucid, ...args: string[]) => {
+    await using terminal = lucidThere.inTerminal(["status", ...args]);
+    expect(await terminal.ended()).toBe(0);
+    return terminal.screen.isPainted;
+  };
+  const unpainted = lucid(app.grpcAddress, { NO_COLOR: "1" });
+  expect(await Promise.all([painted(command), painted(command, "--no-color"), painted(unpainted)])).toEqual([
+    true,
+    false,
+    false,
+  ]);
+});
+
+test("help is quick, has examples, and names the exit codes", async () => {
+  const [all, one] = await Promise.all([command.run("--help"), command.run("backup", "restore", "--help")]);
+  expect([all.code, one.code]).toEqual([0, 0]);
+  for (const part of ["backup", "restore", "status", "Exit codes:", "130"]) expect(all.stdout).toContain(part);
+  expect(one.stdout).toContain("Examples:\n  lucid backup restore");
+  expect(one.stdout).toContain("--address");
+});
+
+test("bash completes commands, options and their values", async () => {
+  const { stdout } = await command.run("completion", "bash");
+  const lines = [
+    ["lucid", "ba"],
+    ["lucid", "--json", "backup", "c"],
+    ["lucid", "backup", "ls", "--store", ""],
+    ["lucid", "completion", "z"],
+    ["lucid", "--address", "backup", "res"],
+    ["lucid", "backup", "create", "--descr"],
+  ];
+  const tries = lines.map(
+    (words) =>
+      `COMP_WORDS=(${words.map((word) => `'${word}'`).join(" ")}); COMP_CWORD=${words.length - 1}; _lucid; echo "\${COMPREPLY[*]}"`,
+  );
+  const bash = spawn("bash", ["-euc", `${stdout}\n${tries.join("\n")}`], { stdio: ["ignore", "pipe", "inherit"] });
+  expect((await text(bash.stdout)).trimEnd().split("\n")).toEqual([
+    "backup",
+    "create cancel",
+    "mongodb redis search",
+    "zsh",
+    "restore",
+    "--description",
+  ]);
+});
+
+test.for(["zsh", "fish"])("%s is given every command", async (shell) => {
+  const { code, stdout } = await command.run("completion", shell);
+  expect(code).toBe(0);
+  for (const word of ["status", "backup create", "restore watch", "dry-run"]) expect(stdout).toContain(word);
+});
