@@ -45,7 +45,6 @@ const endings: Readonly<Partial<Record<Code, Ending>>> = {
   [Code.OutOfRange]: "refused",
   [Code.PermissionDenied]: "refused",
   [Code.Unauthenticated]: "refused",
-  [Code.Canceled]: "interrupted",
 };
 
 /** What an operator can do about a reason, where its sentence does not say it. */
@@ -93,11 +92,14 @@ export function tell(error: unknown, address: string): Told {
   // What the service has said has a reason. The rest was found out here, on the way.
   if (info !== undefined) return { ...told, message: error.rawMessage, advice: advices[info.reason] };
   if (isConnectionLost(error)) {
+    const isNobody = error.code === Code.Unavailable;
     return {
       ...told,
       ending: "failure",
-      message: `No service answers at ${address}`,
-      advice: "Start it (npm start), or name another address with --address or LUCID_ADDRESS.",
+      message: isNobody
+        ? `No service answers at ${address}`
+        : `The connection to ${address} broke: ${error.rawMessage}`,
+      advice: "Start the service (npm start), or name another address with --address or LUCID_ADDRESS.",
     };
   }
   if (error.code === Code.DeadlineExceeded) {
@@ -113,11 +115,13 @@ export function tell(error: unknown, address: string): Told {
   return { ...told, message: error.rawMessage, advice: undefined };
 }
 
-/** Whether a call ended because the way to the service is broken, or nobody is at its end. */
+/**
+ * Whether a call ended because the way to the service is broken, or nobody is at its end. What the service says itself has a
+ * reason; what is found out on the way has one of these codes. A stream whose socket closes ends as if it had been cancelled.
+ */
 export function isConnectionLost(error: unknown): boolean {
   if (!(error instanceof ConnectError) || error.findDetails(ErrorInfoSchema).length > 0) return false;
-  // What Node says of a socket or a stream that broke has one of these codes; a service's own answer has a reason.
-  return [Code.Unavailable, Code.Aborted, Code.Internal, Code.Unknown].includes(error.code);
+  return [Code.Unavailable, Code.Aborted, Code.Internal, Code.Unknown, Code.Canceled].includes(error.code);
 }
 
 /** What scripts read. */

@@ -67,7 +67,7 @@ test("where nobody answers, it says what to do", async () => {
     command.run("--address", address, "backup", "watch", "any", "--json"),
   ]);
   expect([people.code, script.code]).toEqual([1, 1]);
-  expect(people.stderr).toContain(`lucid: No service answers at ${address}.\nStart it`);
+  expect(people.stderr).toContain(`lucid: No service answers at ${address}.\nStart the service`);
   expect(JSON.parse(script.stderr)).toMatchObject({ error: { code: "UNAVAILABLE", reason: "" }, exitCode: 1 });
 });
 
