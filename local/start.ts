@@ -109,6 +109,7 @@ async function startService(
         environment: {
           ...serviceEnvironment,
           ...backupSettings(folder),
+          ...volumeSettings(folder),
           ...storeEnvironment(stores),
           LUCID_GRPC_HOST: grpc.host,
           LUCID_GRPC_PORT: String(grpc.port),
@@ -137,6 +138,14 @@ function backupSettings(folder: string): Record<string, string> {
   const repository = join(folder, "backups");
   mkdirSync(repository, { recursive: true, mode: 0o700 });
   return { LUCID_BACKUP_DIR: repository, LUCID_BACKUP_KEY_FILE: keyFile };
+}
+
+/** Volumes are on from the first start, unless the user names a folder for them. */
+function volumeSettings(folder: string): Record<string, string> {
+  if (process.env["LUCID_VOLUME_DIR"] !== undefined) return {};
+  const volumes = join(folder, "volumes");
+  mkdirSync(volumes, { recursive: true, mode: 0o700 });
+  return { LUCID_VOLUME_DIR: volumes };
 }
 
 /** Leaves the addresses for `npm run seed` and others, as long as they are true. */

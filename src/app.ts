@@ -6,6 +6,7 @@ import { BackupService } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import { CacheService } from "../gen/lucid/admin/v1/cache_service_pb.ts";
 import { DatabaseAdminService } from "../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { MonitoringService } from "../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { VolumeService } from "../gen/lucid/admin/v1/volume_service_pb.ts";
 import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditRecordSchema } from "../gen/lucid/repository/v1/audit_record_pb.ts";
 import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
@@ -22,6 +23,9 @@ import { SearchSyncService } from "../gen/lucid/search/v1/search_sync_service_pb
 import { cacheService } from "./admin/cache/service.ts";
 import { databaseAdminService } from "./admin/database/service.ts";
 import { monitoringService } from "./admin/monitoring.ts";
+import { volumeKeeper } from "./admin/volume/keeper.ts";
+import { openMeasures } from "./admin/volume/measures.ts";
+import { volumeService } from "./admin/volume/service.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { isDeleted } from "./backup/catalog.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
@@ -81,6 +85,7 @@ import { latencyRecorder } from "./stores/latency.ts";
 import { openMongodb } from "./stores/mongodb.ts";
 import { openRedis } from "./stores/redis.ts";
 import { openSearch } from "./stores/search.ts";
+import { openVolumes } from "./stores/volumes/volumes.ts";
 
 /** The running service. Disposing it closes everything at once; `drain` lets what runs come to an end before. */
 export interface App extends AsyncDisposable {
@@ -131,6 +136,9 @@ export async function start(config: Config, log: Logger): Promise<App> {
     parallelism: config.backup.parallelism,
   };
   backupJobs(backups);
+
+  const volumes = openVolumes(config.volumes);
+  const measures = parts.use(openMeasures(volumes));
 
   const tokens = sharedPageTokens(config.server.pageTokenSecret, mongodb.system);
   const repositories = {
@@ -225,6 +233,16 @@ export async function start(config: Config, log: Logger): Promise<App> {
       CacheService,
       cacheService({ redis, pageTokens: tokens, carryOut: audit.carryOut, draining: draining.signal }),
     ),
+    serve(
+      VolumeService,
+      volumeService({
+        volumes,
+        measures,
+        pageTokens: pageTokens(config.server.pageTokenSecret),
+        carryOut: audit.carryOut,
+        requireUnused: async () => {},
+      }),
+    ),
     serve(SessionService, sessionService({ ...repositories, watches })),
     serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),
     serve(UserService, userService({ ...repositories, settings: config.users, watches })),
@@ -282,6 +300,9 @@ export async function start(config: Config, log: Logger): Promise<App> {
   jobs.start();
   const { purgeEveryHours: everyHours, purgeAfterDays: afterDays } = config.lifecycle;
   parts.use(purgeSchedule({ jobs, everyHours, afterDays, log }));
+  if (config.volumes.dir !== "") {
+    parts.use(volumeKeeper({ volumes, measures, everyMinutes: config.volumes.measureMinutes, log }));
+  }
   if (config.search.sync === "on") {
     sync.start();
     lag.start();

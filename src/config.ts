@@ -162,6 +162,19 @@ export const settings = {
       "Readers of MongoDB ranges and writers of restores at once.",
     ),
   },
+  volumes: {
+    dir: text(
+      "LUCID_VOLUME_DIR",
+      "",
+      "Folder that volumes lie in, each a folder of its own; on Linux only. Several replicas may share it. Empty: volumes are refused.",
+    ),
+    measureMinutes: integer(
+      "LUCID_VOLUME_MEASURE_MINUTES",
+      5,
+      [0, 1440],
+      "Minutes between two measures of each volume, of which its history is made. 0: only when one is asked for.",
+    ),
+  },
   jobs: {
     leaseMs: integer(
       "LUCID_JOB_LEASE_MS",

@@ -52,6 +52,7 @@ export class Directory implements AsyncDisposable {
   readonly #handle: FileHandle;
   readonly #at: Buffer;
   readonly #place: string;
+  #isClosed = false;
 
   private constructor(handle: FileHandle, stat: BigIntStats, place: string) {
     this.#handle = handle;
@@ -214,17 +215,25 @@ export class Directory implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
     await this.#handle.close();
   }
 
   /** A path that is right as long as the directory is open, for system calls that this class has no method for. */
   get place(): string {
+    this.#requireOpen();
     return this.#at.toString();
   }
 
   #path(name: Name): Buffer {
     requireName(name);
+    this.#requireOpen();
     return Buffer.concat([this.#at, name]);
+  }
+
+  /** The number of a file that is closed is soon that of another. */
+  #requireOpen(): void {
+    if (this.#isClosed) throw new Error("The directory was closed before it was used");
   }
 }
 

@@ -10,6 +10,8 @@ import { BackupService, JobState } from "../../../gen/lucid/admin/v1/backup_serv
 import { CacheService } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
+import { VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
+import { VolumeService } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
 import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditEffect } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { type Block, BlockStatus } from "../../../gen/lucid/repository/v1/block_pb.ts";
@@ -33,6 +35,7 @@ import { isMutating } from "../../../src/server/interceptors/audit.ts";
 import { eventsOf } from "../../backup/support.ts";
 import { endOf, indexName, newIndex, once } from "../../search/index-support.ts";
 import { searchPart } from "../../search/support.ts";
+import { temporaryFolder } from "../../stores/volumes/support.ts";
 import { type TestApp, testApp } from "../../support/app.ts";
 import { platformServices } from "../../support/requests.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
@@ -59,6 +62,7 @@ interface Clients {
   readonly sync: Client<typeof SearchSyncService>;
   readonly admin: Client<typeof DatabaseAdminService>;
   readonly cache: Client<typeof CacheService>;
+  readonly volumes: Client<typeof VolumeService>;
   readonly system: Db;
   readonly db: Db;
 }
@@ -366,6 +370,22 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const comparisonId = (await sync.compareIndex({ index: "users" })).comparison?.comparisonId ?? "";
     return { of: ["Comparison", comparisonId], call: () => sync.cancelComparison({ comparisonId }) };
   },
+  "VolumeService.CreateVolume": async ({ volumes }) => {
+    const name = `a${randomUUID()}`;
+    return { of: ["Volume", name], call: () => volumes.createVolume({ volume: volumeInit(name) }) };
+  },
+  "VolumeService.UpdateVolume": ofVolume(({ volumes }, name) =>
+    volumes.updateVolume({ volume: { name, description: "new" } }),
+  ),
+  "VolumeService.ResizeVolume": ofVolume(({ volumes }, name) => volumes.resizeVolume({ name, declaredBytes: 1n })),
+  "VolumeService.DeleteVolume": ofVolume(({ volumes }, name) => volumes.deleteVolume({ name, confirmName: name })),
+  "VolumeService.MeasureVolumePerformance": ofVolume(({ volumes }, name) =>
+    volumes.measureVolumePerformance({ name, bytes: 1_048_576n }),
+  ),
+  "VolumeService.CleanUpVolume": ofVolume(({ volumes }, name) =>
+    volumes.cleanUpVolume({ name, confirmName: name, olderThan: { seconds: 1n } }),
+  ),
+  "VolumeService.OptimiseVolume": ofVolume(({ volumes }, name) => volumes.optimiseVolume({ name, confirmName: name })),
   "DataLifecycleService.PurgeDeleted": async ({ lifecycle }) => ({
     of: ["Removal"],
     call: () => lifecycle.purgeDeleted({ afterDays: 3000 }),
@@ -454,6 +474,17 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
 };
 
 type Call = (clients: Clients, id: string) => Promise<object>;
+
+function ofVolume(call: Call) {
+  return of("Volume", ({ volumes }) => newVolume(volumes), call);
+}
+async function newVolume(volumes: Clients["volumes"], name = `a${randomUUID()}`): Promise<string> {
+  await volumes.createVolume({ volume: volumeInit(name) });
+  return name;
+}
+function volumeInit(name: string) {
+  return { name, type: VolumeType.LOGS, declaredBytes: 1000n };
+}
 
 function ofUser(call: Call) {
   return of("User", async ({ users }) => (await newUser(users)).userId, call);
@@ -567,6 +598,7 @@ const redis = new Redis(storeAddresses().redisUri, { lazyConnect: true });
 
 const part = searchPart(storeAddresses().searchUri);
 
+let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let app: TestApp;
 let clients: Clients;
 /** As if some process had begun to keep the index of users, since here none does. */
@@ -596,7 +628,12 @@ async function letter(system: Db): Promise<string> {
 }
 
 beforeAll(async () => {
-  app = await testApp({ LUCID_JOB_CONCURRENCY: "1", LUCID_SEARCH_PREFIX: part.prefix });
+  folder = await temporaryFolder();
+  app = await testApp({
+    LUCID_JOB_CONCURRENCY: "1",
+    LUCID_SEARCH_PREFIX: part.prefix,
+    LUCID_VOLUME_DIR: folder.path,
+  });
   await redis.set(`${prefix}key`, "value");
   const { database } = app.config.mongodb;
   const db = app.mongodb.db(database, { useBigInt64: true });
@@ -614,6 +651,7 @@ beforeAll(async () => {
     sync: app.client(SearchSyncService),
     admin: app.client(DatabaseAdminService),
     cache: app.client(CacheService),
+    volumes: app.client(VolumeService),
     system: app.mongodb.db(app.config.mongodb.systemDatabase),
     db,
   };
@@ -623,6 +661,7 @@ afterAll(async () => {
   redis.disconnect();
   await app[Symbol.asyncDispose]();
   await part[Symbol.asyncDispose]();
+  await folder[Symbol.asyncDispose]();
 });
 
 const mutating = platformServices()

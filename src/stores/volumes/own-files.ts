@@ -1,0 +1,74 @@
+import { randomUUID } from "node:crypto";
+import type { FileHandle } from "node:fs/promises";
+
+import { fail } from "../../errors.ts";
+import type { Directory } from "./directory.ts";
+import { hasFileCode } from "./failures.ts";
+
+/** What files are called that are being written. */
+const temporaryPrefix = "tmp-";
+
+/**
+ * Writes a file of the service's own: it is there whole or not at all, also after a crash. With `ifAbsent` it returns false and
+ * changes nothing where a file has that name; otherwise it takes its place.
+ */
+export async function writeOwnFile(
+  own: Directory,
+  name: string,
+  bytes: Uint8Array,
+  { ifAbsent }: { readonly ifAbsent: boolean },
+): Promise<boolean> {
+  const temporary = Buffer.from(`${temporaryPrefix}${randomUUID()}`);
+  const file = await own.createFile(temporary);
+  try {
+    await writeDurably(file, bytes);
+    await (ifAbsent ? own.link(temporary, own, Buffer.from(name)) : own.rename(temporary, own, Buffer.from(name)));
+    await own.sync();
+    return true;
+  } catch (error) {
+    if (ifAbsent && hasFileCode(error, "EEXIST")) return false;
+    throw error;
+  } finally {
+    await removeOwnFile(own, temporary.toString());
+  }
+}
+
+async function writeDurably(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  try {
+    await file.writeFile(bytes);
+    await file.datasync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Reads such a file; undefined where there is none. Fails with `VOLUME_DAMAGED` where it is larger than any that was written. */
+export async function readOwnFile(
+  own: Directory,
+  name: string,
+  { mostBytes }: { readonly mostBytes: number },
+): Promise<Buffer | undefined> {
+  let file: FileHandle;
+  try {
+    file = await own.openFile(Buffer.from(name));
+  } catch (error) {
+    if (hasFileCode(error, "ENOENT")) return undefined;
+    throw error;
+  }
+  try {
+    const { size } = await file.stat();
+    if (size > mostBytes) throw fail("VOLUME_DAMAGED", "A file of the service's own in the volume is too large");
+    const bytes = Buffer.alloc(size);
+    const { bytesRead } = await file.read(bytes, 0, size, 0);
+    return bytes.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Removes such a file where it is there. */
+export async function removeOwnFile(own: Directory, name: string): Promise<void> {
+  await own.remove(Buffer.from(name)).catch((error: unknown) => {
+    if (!hasFileCode(error, "ENOENT")) throw error;
+  });
+}
