@@ -125,7 +125,7 @@ function redisFailure(error: Error): unknown {
   if (redisAway.has(code) || error.message.startsWith("ERR max number of clients")) return away("redis", error);
   if (redisRefused.has(code)) return refused("redis", error, code);
   // Another client has put something else under the key.
-  if (code === "WRONGTYPE") return conflict("redis", error, code);
+  if (code === "WRONGTYPE" || error.message.includes(" WRONGTYPE ")) return conflict("redis", error, code);
   if (/^ERR (?:unknown command|unknown subcommand|This instance has cluster support disabled)/i.test(error.message)) {
     return refused("redis", error, "UNKNOWN_COMMAND");
   }

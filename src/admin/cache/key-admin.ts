@@ -19,7 +19,8 @@ import { badRequest } from "../../schema/refusals.ts";
 import type { RedisStore } from "../../stores/redis.ts";
 import { pause } from "../../stores/waiting.ts";
 import { flushed, flushMessage, type FlushProgress } from "./flush.ts";
-import { keyspaceOf, positionExpired, scanPage, type ScanPosition, scanStart } from "./key-scan.ts";
+import { keyPages } from "./key-pages.ts";
+import { keyspaceOf, positionExpired } from "./key-scan.ts";
 import { readValue, scannedTypes } from "./key-value.ts";
 import {
   bytesOfName,
@@ -62,6 +63,7 @@ export function keyAdmin({
   "scanKeys" | "getKey" | "setKey" | "deleteKeys" | "flushKeys"
 > {
   const { client } = redis;
+  const pageOf = keyPages({ client, pageTokens });
 
   /** How many of each key there are afterwards removed, or there now: 1 or 0. */
   const askEach = async (command: "unlink" | "exists", keys: readonly Buffer[]): Promise<number[]> => {
@@ -85,23 +87,14 @@ export function keyAdmin({
 
   return {
     async scanKeys(request, { signal }) {
-      const query = queryOf(ScanKeysRequestSchema, request);
-      const tokens = await pageTokens();
-      const keyspace = await keyspaceOf(client);
       const { pattern, type } = request;
-      const { found, next } = await scanPage(keyspace, {
-        from: scanPositionOf(tokens.decode(query, request.pageToken), keyspace.version),
-        filter: { pattern, type },
-        size: pageSizeOf(request.pageSize),
-        signal,
-      });
+      const page = await pageOf(ScanKeysRequestSchema, request, { filter: { pattern, type }, signal });
       const keys = [];
-      for (const [node, names] of found) {
+      for (const [node, names] of page.found) {
         if (request.namesOnly) keys.push(...names.map((key) => ({ name: nameOf(key), origin: originOf(key) })));
         else keys.push(...(await factsOf(node, names)).map(keyMessage));
       }
-      const position = next && JSON.stringify([keyspace.version, next.server, next.cursor]);
-      return { keys, nextPageToken: position === undefined ? "" : tokens.encode(query, position) };
+      return { keys, nextPageToken: page.nextPageToken };
     },
 
     async getKey(request) {
@@ -186,14 +179,6 @@ export function keyAdmin({
       }
     },
   };
-}
-
-/** Reads what `scanKeys` has put into a token. */
-function scanPositionOf(position: string | undefined, version: string): ScanPosition {
-  if (position === undefined) return scanStart;
-  const [then, server, cursor] = JSON.parse(position) as [string, number, string]; // sealed by this service
-  if (then !== version) throw positionExpired("servers or slots have changed");
-  return { server, cursor };
 }
 
 /** Reads what `getKey` has put into a token. */

@@ -3,6 +3,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { CacheService } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { askAllPrimaries, type RedisInfo } from "../../stores/redis-info.ts";
 import { redisStatsOf } from "../store-stats.ts";
+import { coordination } from "./coordination.ts";
 import { keyAdmin, type KeyAdminOptions } from "./key-admin.ts";
 
 /** The handlers of `CacheService`. */
@@ -10,6 +11,7 @@ export function cacheService(options: KeyAdminOptions): ServiceImpl<typeof Cache
   const { client } = options.redis;
   return {
     ...keyAdmin(options),
+    ...coordination(options),
 
     async getCacheStats() {
       const infos = await askAllPrimaries(client);

@@ -2,6 +2,7 @@ import type { Document } from "bson";
 import { Cluster } from "ioredis";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { startingWith } from "../../stores/redis-pattern.ts";
 import type { RedisStore } from "../../stores/redis.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import type { StoredKind } from "./stored-kinds.ts";
@@ -39,7 +40,7 @@ export function copies({
   /** Removes the keys that start with one of `starts`, all of which start with `common`. */
   const unlinkAll = async (common: string, starts: readonly string[], signal: AbortSignal): Promise<number> => {
     const nodes = redis.client instanceof Cluster ? redis.client.nodes("master") : [redis.client];
-    const match = `${common.replaceAll(/[\\*?[\]]/g, String.raw`\$&`)}*`;
+    const match = startingWith(common);
     let removed = 0;
     for (const node of nodes) {
       let cursor = "0";

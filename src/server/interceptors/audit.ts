@@ -5,26 +5,28 @@ import {
   type DescField,
   type DescMessage,
   type DescMethod,
+  getOption,
   type Message,
   toBinary,
 } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, type Interceptor, type StreamRequest, type UnaryRequest } from "@connectrpc/connect";
 
+import { unaudited } from "../../../gen/lucid/options/v1/options_pb.ts";
 import { type AuditedCall, auditedCall, doubtful, type EndedCall } from "../../schema/audited-call.ts";
 import { peerAddress } from "../peer.ts";
 
 type Request = UnaryRequest | StreamRequest;
 
 /**
- * Begins the record of every call that may change something: what is not marked as free of side effects. The handler's writes
- * carry it; `ended` gets the call when it is over. To be outside of what translates errors, so that it sees how the call
- * ended.
+ * Begins the record of every call that may change something: what is not marked as free of side effects, or left out for a
+ * reason that stands beside it. The handler's writes carry it; `ended` gets the call when it is over. To be outside of what
+ * translates errors, so that it sees how the call ended.
  */
 export function auditInterceptor({ ended }: { readonly ended: (call: EndedCall) => void }): Interceptor {
   const plans = new Map<DescMethod, Plan | undefined>();
   const planFor = (method: DescMethod): Plan | undefined => {
-    if (!plans.has(method)) plans.set(method, isMutating(method) ? planOf(method) : undefined);
+    if (!plans.has(method)) plans.set(method, isAudited(method) ? planOf(method) : undefined);
     return plans.get(method);
   };
   return (next) => async (request) => {
@@ -54,6 +56,11 @@ export function auditInterceptor({ ended }: { readonly ended: (call: EndedCall) 
 /** Whether an rpc of this platform may change something. The standard services of gRPC change nothing. */
 export function isMutating({ idempotency, parent }: DescMethod): boolean {
   return idempotency !== Idempotency.NO_SIDE_EFFECTS && parent.typeName.startsWith("lucid.");
+}
+
+/** Whether the log tells of calls of an rpc: of all that may change something, but where the proto says why not. */
+export function isAudited(method: DescMethod): boolean {
+  return isMutating(method) && getOption(method, unaudited) === "";
 }
 
 async function* followed<T>(

@@ -31,7 +31,7 @@ import { WalletService } from "../../../gen/lucid/repository/v1/wallet_service_p
 import { IndexFieldType } from "../../../gen/lucid/search/v1/search_index_pb.ts";
 import { SearchIndexService } from "../../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchSyncService } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
-import { isMutating } from "../../../src/server/interceptors/audit.ts";
+import { isAudited } from "../../../src/server/interceptors/audit.ts";
 import { eventsOf } from "../../backup/support.ts";
 import { endOf, indexName, newIndex, once } from "../../search/index-support.ts";
 import { searchPart } from "../../search/support.ts";
@@ -468,6 +468,10 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     cache.setKey({ name: { case: "key", value: key }, value: { case: "text", value: "1" }, ttl: { seconds: 60n } }),
   ),
   "CacheService.DeleteKeys": ofKey(({ cache }, key) => cache.deleteKeys({ keys: [key] })),
+  "CacheService.ClearRateLimit": async ({ cache }) => {
+    const name = uniqueName("limited");
+    return { of: ["RateLimit", name], call: () => cache.clearRateLimit({ name, window: { seconds: 1n } }) };
+  },
   "CacheService.FlushKeys": ofKey(({ cache }, key) =>
     Array.fromAsync(cache.flushKeys({ pattern: key, confirmPattern: key })),
   ),
@@ -666,7 +670,7 @@ afterAll(async () => {
 
 const mutating = platformServices()
   .flatMap(({ methods }) => methods)
-  .filter(isMutating);
+  .filter(isAudited);
 
 test("every rpc that may change something has an entry here", () => {
   const missing = mutating.map(({ parent, name }) => `${parent.name}.${name}`).filter((name) => !(name in entries));

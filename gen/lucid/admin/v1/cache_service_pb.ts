@@ -5,17 +5,18 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { Duration, Value } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration, file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp, Value } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { RedisStats } from "./monitoring_service_pb.ts";
 import { file_lucid_admin_v1_monitoring_service } from "./monitoring_service_pb.ts";
+import { file_lucid_options_v1_options } from "../../options/v1/options_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/admin/v1/cache_service.proto.
  */
 export const file_lucid_admin_v1_cache_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJsdWNpZC9hZG1pbi92MS9jYWNoZV9zZXJ2aWNlLnByb3RvEg5sdWNpZC5hZG1pbi52MSKpAQoIQ2FjaGVLZXkSDQoDa2V5GAEgASgJSAASEQoHcmF3X2tleRgCIAEoDEgAEgwKBHR5cGUYAyABKAkSJgoDdHRsGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCnNpemVfYnl0ZXMYBSABKAMSKQoGb3JpZ2luGAYgASgOMhkubHVjaWQuYWRtaW4udjEuS2V5T3JpZ2luQgYKBG5hbWUifwoHQ29udGVudBImCgRqc29uGAEgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASDgoEdGV4dBgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEhAKBmJhc2U2NBgEIAEoCUgAEhMKC3dob2xlX2J5dGVzGAUgASgDQgYKBGZvcm0iFgoUR2V0Q2FjaGVTdGF0c1JlcXVlc3QivgEKFUdldENhY2hlU3RhdHNSZXNwb25zZRIPCgdwcm9kdWN0GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSFQoNcHJpbWFyeV9jb3VudBgDIAEoBRIpCgVzdGF0cxgEIAEoCzIaLmx1Y2lkLmFkbWluLnYxLlJlZGlzU3RhdHMSFQoNZXhwaXJpbmdfa2V5cxgFIAEoAxIUCgxleHBpcmVkX2tleXMYBiABKAMSFAoMZXZpY3RlZF9rZXlzGAcgASgDIhcKFUdldENhY2hlTWVtb3J5UmVxdWVzdCLkAQoMU2VydmVyTWVtb3J5Eg4KBnJ1bl9pZBgBIAEoCRISCgp1c2VkX2J5dGVzGAIgASgDEhIKCnBlYWtfYnl0ZXMYAyABKAMSFgoOcmVzaWRlbnRfYnl0ZXMYBCABKAMSFQoNZGF0YXNldF9ieXRlcxgFIAEoAxIWCg5vdmVyaGVhZF9ieXRlcxgGIAEoAxIRCgltYXhfYnl0ZXMYByABKAMSFwoPZXZpY3Rpb25fcG9saWN5GAggASgJEhsKE2ZyYWdtZW50YXRpb25fcmF0aW8YCSABKAESDAoEa2V5cxgKIAEoAyJHChZHZXRDYWNoZU1lbW9yeVJlc3BvbnNlEi0KB3NlcnZlcnMYASADKAsyHC5sdWNpZC5hZG1pbi52MS5TZXJ2ZXJNZW1vcnkipwEKD1NjYW5LZXlzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoHcGF0dGVybhgDIAEoCUIIukgFcgMogAQSKwoEdHlwZRgEIAEoCUIdukgachgyFl5bQS1aYS16MC05Xy4tXXswLDY0fSQSEgoKbmFtZXNfb25seRgFIAEoCCJTChBTY2FuS2V5c1Jlc3BvbnNlEiYKBGtleXMYASADKAsyGC5sdWNpZC5hZG1pbi52MS5DYWNoZUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkixwEKDUdldEtleVJlcXVlc3QSFwoDa2V5GAEgASgJQgi6SAVyAyiAIEgAEhsKB3Jhd19rZXkYAiABKAxCCLpIBXoDGIAgSAASNwoGZm9ybWF0GAMgASgOMh0ubHVjaWQuYWRtaW4udjEuQ29udGVudEZvcm1hdEIIukgFggECEAESGgoJcGFnZV9zaXplGAQgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBSABKAlCCLpIBXIDKIAQQg0KBG5hbWUSBbpIAggBIkwKClN0cmluZ1BhZ2USFAoMb2Zmc2V0X2J5dGVzGAEgASgDEigKB2NvbnRlbnQYAiABKAsyFy5sdWNpZC5hZG1pbi52MS5Db250ZW50IkoKCExpc3RQYWdlEhMKC2ZpcnN0X2luZGV4GAEgASgDEikKCGVsZW1lbnRzGAIgAygLMhcubHVjaWQuYWRtaW4udjEuQ29udGVudCIzCgdTZXRQYWdlEigKB21lbWJlcnMYASADKAsyFy5sdWNpZC5hZG1pbi52MS5Db250ZW50IlsKCUhhc2hGaWVsZBImCgVmaWVsZBgBIAEoCzIXLmx1Y2lkLmFkbWluLnYxLkNvbnRlbnQSJgoFdmFsdWUYAiABKAsyFy5sdWNpZC5hZG1pbi52MS5Db250ZW50IjUKCEhhc2hQYWdlEikKBmZpZWxkcxgBIAMoCzIZLmx1Y2lkLmFkbWluLnYxLkhhc2hGaWVsZCJGCgxTY29yZWRNZW1iZXISJwoGbWVtYmVyGAEgASgLMhcubHVjaWQuYWRtaW4udjEuQ29udGVudBINCgVzY29yZRgCIAEoASJSCg1Tb3J0ZWRTZXRQYWdlEhIKCmZpcnN0X3JhbmsYASABKAMSLQoHbWVtYmVycxgCIAMoCzIcLmx1Y2lkLmFkbWluLnYxLlNjb3JlZE1lbWJlciJKCgtTdHJlYW1FbnRyeRIQCghlbnRyeV9pZBgBIAEoCRIpCgZmaWVsZHMYAiADKAsyGS5sdWNpZC5hZG1pbi52MS5IYXNoRmllbGQiOgoKU3RyZWFtUGFnZRIsCgdlbnRyaWVzGAEgAygLMhsubHVjaWQuYWRtaW4udjEuU3RyZWFtRW50cnkihgMKDkdldEtleVJlc3BvbnNlEiUKA2tleRgBIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkNhY2hlS2V5Eg4KBmxlbmd0aBgCIAEoAxIsCgZzdHJpbmcYAyABKAsyGi5sdWNpZC5hZG1pbi52MS5TdHJpbmdQYWdlSAASKAoEbGlzdBgEIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkxpc3RQYWdlSAASJgoDc2V0GAUgASgLMhcubHVjaWQuYWRtaW4udjEuU2V0UGFnZUgAEigKBGhhc2gYBiABKAsyGC5sdWNpZC5hZG1pbi52MS5IYXNoUGFnZUgAEjMKCnNvcnRlZF9zZXQYByABKAsyHS5sdWNpZC5hZG1pbi52MS5Tb3J0ZWRTZXRQYWdlSAASLAoGc3RyZWFtGAggASgLMhoubHVjaWQuYWRtaW4udjEuU3RyZWFtUGFnZUgAEg4KBGR1bXAYCSABKAxIABIXCg9uZXh0X3BhZ2VfdG9rZW4YCiABKAlCBwoFdmFsdWUiqwMKDVNldEtleVJlcXVlc3QSFwoDa2V5GAEgASgJQgi6SAVyAyiAIEgAEhsKB3Jhd19rZXkYAiABKAxCCLpIBXoDGIAgSAASGgoEdGV4dBgDIAEoCUIKukgHcgUogICAAkgBEhkKA3JhdxgEIAEoDEIKukgHegUYgICAAkgBEiYKBGpzb24YBSABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWVIARI8CgN0dGwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CFLpIEaoBDiIGCMCdvZYBMgQQwIQ9EhAKCGtlZXBfdHRsGAcgASgIEjkKCWNvbmRpdGlvbhgIIAEoDjIcLmx1Y2lkLmFkbWluLnYxLlNldENvbmRpdGlvbkIIukgFggECEAE6W7pIWBpWCgtzZXRfa2V5LnR0bBIldHRsIG11c3Qgbm90IGJlIHNldCB3aGVyZSBrZWVwX3R0bCBpcxogIXRoaXMua2VlcF90dGwgfHwgIWhhcyh0aGlzLnR0bClCDQoEbmFtZRIFukgCCAFCDgoFdmFsdWUSBbpIAggBIhAKDlNldEtleVJlc3BvbnNlItMBChFEZWxldGVLZXlzUmVxdWVzdBIeCgRrZXlzGAEgAygJQhC6SA2SAQoQ6AciBXIDKIAgEiIKCHJhd19rZXlzGAIgAygMQhC6SA2SAQoQ6AciBXoDGIAgEhUKDXZhbGlkYXRlX29ubHkYAyABKAg6Y7pIYBpeCg9kZWxldGVfa2V5cy5hbnkSIGtleXMgb3IgcmF3X2tleXMgbXVzdCBuYW1lIGEga2V5GilzaXplKHRoaXMua2V5cykgKyBzaXplKHRoaXMucmF3X2tleXMpID4gMCJFCgpEZWxldGVkS2V5Eg0KA2tleRgBIAEoCUgAEhEKB3Jhd19rZXkYAiABKAxIABINCgVmb3VuZBgDIAEoCEIGCgRuYW1lIlMKEkRlbGV0ZUtleXNSZXNwb25zZRIoCgRrZXlzGAEgAygLMhoubHVjaWQuYWRtaW4udjEuRGVsZXRlZEtleRITCgtmb3VuZF9jb3VudBgCIAEoBSJpChBGbHVzaEtleXNSZXF1ZXN0EhsKB3BhdHRlcm4YASABKAlCCrpIB3IFEAEogAQSIQoPY29uZmlybV9wYXR0ZXJuGAIgASgJQgi6SAVyAyiABBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIowBChFGbHVzaEtleXNSZXNwb25zZRIRCglrZXlfY291bnQYASABKAMSFQoNbWF0Y2hlZF9jb3VudBgCIAEoAxIVCg1kZWxldGVkX2NvdW50GAMgASgDEhcKD3Byb3RlY3RlZF9jb3VudBgEIAEoAxIPCgdwZXJjZW50GAUgASgBEgwKBGRvbmUYBiABKAgqbAoJS2V5T3JpZ2luEhoKFktFWV9PUklHSU5fVU5TUEVDSUZJRUQQABITCg9LRVlfT1JJR0lOX0NPUFkQARIZChVLRVlfT1JJR0lOX1JBVEVfTElNSVQQAhITCg9LRVlfT1JJR0lOX0xPQ0sQAyp7Cg1Db250ZW50Rm9ybWF0Eh4KGkNPTlRFTlRfRk9STUFUX1VOU1BFQ0lGSUVEEAASFwoTQ09OVEVOVF9GT1JNQVRfSlNPThABEhYKEkNPTlRFTlRfRk9STUFUX1JBVxACEhkKFUNPTlRFTlRfRk9STUFUX0JBU0U2NBADKmgKDFNldENvbmRpdGlvbhIdChlTRVRfQ09ORElUSU9OX1VOU1BFQ0lGSUVEEAASGwoXU0VUX0NPTkRJVElPTl9JRl9BQlNFTlQQARIcChhTRVRfQ09ORElUSU9OX0lGX1BSRVNFTlQQAjLrBAoMQ2FjaGVTZXJ2aWNlEmEKDUdldENhY2hlU3RhdHMSJC5sdWNpZC5hZG1pbi52MS5HZXRDYWNoZVN0YXRzUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkdldENhY2hlU3RhdHNSZXNwb25zZSIDkAIBEmQKDkdldENhY2hlTWVtb3J5EiUubHVjaWQuYWRtaW4udjEuR2V0Q2FjaGVNZW1vcnlSZXF1ZXN0GiYubHVjaWQuYWRtaW4udjEuR2V0Q2FjaGVNZW1vcnlSZXNwb25zZSIDkAIBElIKCFNjYW5LZXlzEh8ubHVjaWQuYWRtaW4udjEuU2NhbktleXNSZXF1ZXN0GiAubHVjaWQuYWRtaW4udjEuU2NhbktleXNSZXNwb25zZSIDkAIBEkwKBkdldEtleRIdLmx1Y2lkLmFkbWluLnYxLkdldEtleVJlcXVlc3QaHi5sdWNpZC5hZG1pbi52MS5HZXRLZXlSZXNwb25zZSIDkAIBEkcKBlNldEtleRIdLmx1Y2lkLmFkbWluLnYxLlNldEtleVJlcXVlc3QaHi5sdWNpZC5hZG1pbi52MS5TZXRLZXlSZXNwb25zZRJTCgpEZWxldGVLZXlzEiEubHVjaWQuYWRtaW4udjEuRGVsZXRlS2V5c1JlcXVlc3QaIi5sdWNpZC5hZG1pbi52MS5EZWxldGVLZXlzUmVzcG9uc2USUgoJRmx1c2hLZXlzEiAubHVjaWQuYWRtaW4udjEuRmx1c2hLZXlzUmVxdWVzdBohLmx1Y2lkLmFkbWluLnYxLkZsdXNoS2V5c1Jlc3BvbnNlMAFCgQEKEmNvbS5sdWNpZC5hZG1pbi52MUIRQ2FjaGVTZXJ2aWNlUHJvdG9QAaICA0xBWKoCDkx1Y2lkLkFkbWluLlYxygIOTHVjaWRcQWRtaW5cVjHiAhpMdWNpZFxBZG1pblxWMVxHUEJNZXRhZGF0YeoCEEx1Y2lkOjpBZG1pbjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_lucid_admin_v1_monitoring_service]);
+  fileDesc("CiJsdWNpZC9hZG1pbi92MS9jYWNoZV9zZXJ2aWNlLnByb3RvEg5sdWNpZC5hZG1pbi52MSKpAQoIQ2FjaGVLZXkSDQoDa2V5GAEgASgJSAASEQoHcmF3X2tleRgCIAEoDEgAEgwKBHR5cGUYAyABKAkSJgoDdHRsGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCnNpemVfYnl0ZXMYBSABKAMSKQoGb3JpZ2luGAYgASgOMhkubHVjaWQuYWRtaW4udjEuS2V5T3JpZ2luQgYKBG5hbWUifwoHQ29udGVudBImCgRqc29uGAEgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASDgoEdGV4dBgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEhAKBmJhc2U2NBgEIAEoCUgAEhMKC3dob2xlX2J5dGVzGAUgASgDQgYKBGZvcm0iFgoUR2V0Q2FjaGVTdGF0c1JlcXVlc3QivgEKFUdldENhY2hlU3RhdHNSZXNwb25zZRIPCgdwcm9kdWN0GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSFQoNcHJpbWFyeV9jb3VudBgDIAEoBRIpCgVzdGF0cxgEIAEoCzIaLmx1Y2lkLmFkbWluLnYxLlJlZGlzU3RhdHMSFQoNZXhwaXJpbmdfa2V5cxgFIAEoAxIUCgxleHBpcmVkX2tleXMYBiABKAMSFAoMZXZpY3RlZF9rZXlzGAcgASgDIhcKFUdldENhY2hlTWVtb3J5UmVxdWVzdCLkAQoMU2VydmVyTWVtb3J5Eg4KBnJ1bl9pZBgBIAEoCRISCgp1c2VkX2J5dGVzGAIgASgDEhIKCnBlYWtfYnl0ZXMYAyABKAMSFgoOcmVzaWRlbnRfYnl0ZXMYBCABKAMSFQoNZGF0YXNldF9ieXRlcxgFIAEoAxIWCg5vdmVyaGVhZF9ieXRlcxgGIAEoAxIRCgltYXhfYnl0ZXMYByABKAMSFwoPZXZpY3Rpb25fcG9saWN5GAggASgJEhsKE2ZyYWdtZW50YXRpb25fcmF0aW8YCSABKAESDAoEa2V5cxgKIAEoAyJHChZHZXRDYWNoZU1lbW9yeVJlc3BvbnNlEi0KB3NlcnZlcnMYASADKAsyHC5sdWNpZC5hZG1pbi52MS5TZXJ2ZXJNZW1vcnkipwEKD1NjYW5LZXlzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoHcGF0dGVybhgDIAEoCUIIukgFcgMogAQSKwoEdHlwZRgEIAEoCUIdukgachgyFl5bQS1aYS16MC05Xy4tXXswLDY0fSQSEgoKbmFtZXNfb25seRgFIAEoCCJTChBTY2FuS2V5c1Jlc3BvbnNlEiYKBGtleXMYASADKAsyGC5sdWNpZC5hZG1pbi52MS5DYWNoZUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkixwEKDUdldEtleVJlcXVlc3QSFwoDa2V5GAEgASgJQgi6SAVyAyiAIEgAEhsKB3Jhd19rZXkYAiABKAxCCLpIBXoDGIAgSAASNwoGZm9ybWF0GAMgASgOMh0ubHVjaWQuYWRtaW4udjEuQ29udGVudEZvcm1hdEIIukgFggECEAESGgoJcGFnZV9zaXplGAQgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBSABKAlCCLpIBXIDKIAQQg0KBG5hbWUSBbpIAggBIkwKClN0cmluZ1BhZ2USFAoMb2Zmc2V0X2J5dGVzGAEgASgDEigKB2NvbnRlbnQYAiABKAsyFy5sdWNpZC5hZG1pbi52MS5Db250ZW50IkoKCExpc3RQYWdlEhMKC2ZpcnN0X2luZGV4GAEgASgDEikKCGVsZW1lbnRzGAIgAygLMhcubHVjaWQuYWRtaW4udjEuQ29udGVudCIzCgdTZXRQYWdlEigKB21lbWJlcnMYASADKAsyFy5sdWNpZC5hZG1pbi52MS5Db250ZW50IlsKCUhhc2hGaWVsZBImCgVmaWVsZBgBIAEoCzIXLmx1Y2lkLmFkbWluLnYxLkNvbnRlbnQSJgoFdmFsdWUYAiABKAsyFy5sdWNpZC5hZG1pbi52MS5Db250ZW50IjUKCEhhc2hQYWdlEikKBmZpZWxkcxgBIAMoCzIZLmx1Y2lkLmFkbWluLnYxLkhhc2hGaWVsZCJGCgxTY29yZWRNZW1iZXISJwoGbWVtYmVyGAEgASgLMhcubHVjaWQuYWRtaW4udjEuQ29udGVudBINCgVzY29yZRgCIAEoASJSCg1Tb3J0ZWRTZXRQYWdlEhIKCmZpcnN0X3JhbmsYASABKAMSLQoHbWVtYmVycxgCIAMoCzIcLmx1Y2lkLmFkbWluLnYxLlNjb3JlZE1lbWJlciJKCgtTdHJlYW1FbnRyeRIQCghlbnRyeV9pZBgBIAEoCRIpCgZmaWVsZHMYAiADKAsyGS5sdWNpZC5hZG1pbi52MS5IYXNoRmllbGQiOgoKU3RyZWFtUGFnZRIsCgdlbnRyaWVzGAEgAygLMhsubHVjaWQuYWRtaW4udjEuU3RyZWFtRW50cnkihgMKDkdldEtleVJlc3BvbnNlEiUKA2tleRgBIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkNhY2hlS2V5Eg4KBmxlbmd0aBgCIAEoAxIsCgZzdHJpbmcYAyABKAsyGi5sdWNpZC5hZG1pbi52MS5TdHJpbmdQYWdlSAASKAoEbGlzdBgEIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkxpc3RQYWdlSAASJgoDc2V0GAUgASgLMhcubHVjaWQuYWRtaW4udjEuU2V0UGFnZUgAEigKBGhhc2gYBiABKAsyGC5sdWNpZC5hZG1pbi52MS5IYXNoUGFnZUgAEjMKCnNvcnRlZF9zZXQYByABKAsyHS5sdWNpZC5hZG1pbi52MS5Tb3J0ZWRTZXRQYWdlSAASLAoGc3RyZWFtGAggASgLMhoubHVjaWQuYWRtaW4udjEuU3RyZWFtUGFnZUgAEg4KBGR1bXAYCSABKAxIABIXCg9uZXh0X3BhZ2VfdG9rZW4YCiABKAlCBwoFdmFsdWUiqwMKDVNldEtleVJlcXVlc3QSFwoDa2V5GAEgASgJQgi6SAVyAyiAIEgAEhsKB3Jhd19rZXkYAiABKAxCCLpIBXoDGIAgSAASGgoEdGV4dBgDIAEoCUIKukgHcgUogICAAkgBEhkKA3JhdxgEIAEoDEIKukgHegUYgICAAkgBEiYKBGpzb24YBSABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWVIARI8CgN0dGwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CFLpIEaoBDiIGCMCdvZYBMgQQwIQ9EhAKCGtlZXBfdHRsGAcgASgIEjkKCWNvbmRpdGlvbhgIIAEoDjIcLmx1Y2lkLmFkbWluLnYxLlNldENvbmRpdGlvbkIIukgFggECEAE6W7pIWBpWCgtzZXRfa2V5LnR0bBIldHRsIG11c3Qgbm90IGJlIHNldCB3aGVyZSBrZWVwX3R0bCBpcxogIXRoaXMua2VlcF90dGwgfHwgIWhhcyh0aGlzLnR0bClCDQoEbmFtZRIFukgCCAFCDgoFdmFsdWUSBbpIAggBIhAKDlNldEtleVJlc3BvbnNlItMBChFEZWxldGVLZXlzUmVxdWVzdBIeCgRrZXlzGAEgAygJQhC6SA2SAQoQ6AciBXIDKIAgEiIKCHJhd19rZXlzGAIgAygMQhC6SA2SAQoQ6AciBXoDGIAgEhUKDXZhbGlkYXRlX29ubHkYAyABKAg6Y7pIYBpeCg9kZWxldGVfa2V5cy5hbnkSIGtleXMgb3IgcmF3X2tleXMgbXVzdCBuYW1lIGEga2V5GilzaXplKHRoaXMua2V5cykgKyBzaXplKHRoaXMucmF3X2tleXMpID4gMCJFCgpEZWxldGVkS2V5Eg0KA2tleRgBIAEoCUgAEhEKB3Jhd19rZXkYAiABKAxIABINCgVmb3VuZBgDIAEoCEIGCgRuYW1lIlMKEkRlbGV0ZUtleXNSZXNwb25zZRIoCgRrZXlzGAEgAygLMhoubHVjaWQuYWRtaW4udjEuRGVsZXRlZEtleRITCgtmb3VuZF9jb3VudBgCIAEoBSJpChBGbHVzaEtleXNSZXF1ZXN0EhsKB3BhdHRlcm4YASABKAlCCrpIB3IFEAEogAQSIQoPY29uZmlybV9wYXR0ZXJuGAIgASgJQgi6SAVyAyiABBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIowBChFGbHVzaEtleXNSZXNwb25zZRIRCglrZXlfY291bnQYASABKAMSFQoNbWF0Y2hlZF9jb3VudBgCIAEoAxIVCg1kZWxldGVkX2NvdW50GAMgASgDEhcKD3Byb3RlY3RlZF9jb3VudBgEIAEoAxIPCgdwZXJjZW50GAUgASgBEgwKBGRvbmUYBiABKAgioAIKFUNoZWNrUmF0ZUxpbWl0UmVxdWVzdBIYCgRuYW1lGAEgASgJQgq6SAdyBRABKIACEhwKBWxpbWl0GAIgASgDQg26SAoiCBiAlOvcAygBEkIKBndpbmRvdxgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIXukgUyAEBqgEOIgUIgL2jATIFEIDC1y8SGgoEY29zdBgEIAEoA0IHukgEIgIoAEgAiAEBOma6SGMaYQoVY2hlY2tfcmF0ZV9saW1pdC5jb3N0Ehxjb3N0IG11c3Qgbm90IGJlIGFib3ZlIGxpbWl0GiohaGFzKHRoaXMuY29zdCkgfHwgdGhpcy5jb3N0IDw9IHRoaXMubGltaXRCBwoFX2Nvc3QinAEKFkNoZWNrUmF0ZUxpbWl0UmVzcG9uc2USDwoHYWxsb3dlZBgBIAEoCBIRCglyZW1haW5pbmcYAiABKAMSLgoLcmV0cnlfYWZ0ZXIYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLgoLcmVzZXRfYWZ0ZXIYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ikQEKCVJhdGVMaW1pdBIMCgRuYW1lGAEgASgJEikKBndpbmRvdxgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhINCgVsaW1pdBgDIAEoAxIMCgR1c2VkGAQgASgDEi4KC3Jlc2V0X2FmdGVyGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uInAKFUxpc3RSYXRlTGltaXRzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASHQoLbmFtZV9wcmVmaXgYAyABKAlCCLpIBXIDKIACImEKFkxpc3RSYXRlTGltaXRzUmVzcG9uc2USLgoLcmF0ZV9saW1pdHMYASADKAsyGS5sdWNpZC5hZG1pbi52MS5SYXRlTGltaXQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInUKFUNsZWFyUmF0ZUxpbWl0UmVxdWVzdBIYCgRuYW1lGAEgASgJQgq6SAdyBRABKIACEkIKBndpbmRvdxgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIXukgUyAEBqgEOIgUIgL2jATIFEIDC1y8iJwoWQ2xlYXJSYXRlTGltaXRSZXNwb25zZRINCgVmb3VuZBgBIAEoCCKWAQoETG9jaxIMCgRuYW1lGAEgASgJEg4KBmhvbGRlchgCIAEoCRIWCg5mZW5jaW5nX251bWJlchgDIAEoAxIwCgxhY3F1aXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKA3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKpAQoSQWNxdWlyZUxvY2tSZXF1ZXN0EhgKBG5hbWUYASABKAlCCrpIB3IFEAEogAISPgoDdHRsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQha6SBPIAQGqAQ0iBAiAowUyBRCAreIEEhgKBmhvbGRlchgDIAEoCUIIukgFcgMogAISHwoKcmVxdWVzdF9pZBgEIAEoCUILukgI2AEBcgOwAQEiXwoTQWNxdWlyZUxvY2tSZXNwb25zZRIQCghhY3F1aXJlZBgBIAEoCBIiCgRsb2NrGAIgASgLMhQubHVjaWQuYWRtaW4udjEuTG9jaxISCgV0b2tlbhgDIAEoCUIDgAEBIooBChFFeHRlbmRMb2NrUmVxdWVzdBIYCgRuYW1lGAEgASgJQgq6SAdyBRABKIACEhsKBXRva2VuGAIgASgJQgyAAQG6SAZyBBABKEASPgoDdHRsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQha6SBPIAQGqAQ0iBAiAowUyBRCAreIEIjgKEkV4dGVuZExvY2tSZXNwb25zZRIiCgRsb2NrGAEgASgLMhQubHVjaWQuYWRtaW4udjEuTG9jayJLChJSZWxlYXNlTG9ja1JlcXVlc3QSGAoEbmFtZRgBIAEoCUIKukgHcgUQASiAAhIbCgV0b2tlbhgCIAEoCUIMgAEBukgGcgQQAShAIicKE1JlbGVhc2VMb2NrUmVzcG9uc2USEAoIcmVsZWFzZWQYASABKAgiKgoOR2V0TG9ja1JlcXVlc3QSGAoEbmFtZRgBIAEoCUIKukgHcgUQASiAAiI1Cg9HZXRMb2NrUmVzcG9uc2USIgoEbG9jaxgBIAEoCzIULmx1Y2lkLmFkbWluLnYxLkxvY2siawoQTGlzdExvY2tzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASHQoLbmFtZV9wcmVmaXgYAyABKAlCCLpIBXIDKIACIlEKEUxpc3RMb2Nrc1Jlc3BvbnNlEiMKBWxvY2tzGAEgAygLMhQubHVjaWQuYWRtaW4udjEuTG9jaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqbAoJS2V5T3JpZ2luEhoKFktFWV9PUklHSU5fVU5TUEVDSUZJRUQQABITCg9LRVlfT1JJR0lOX0NPUFkQARIZChVLRVlfT1JJR0lOX1JBVEVfTElNSVQQAhITCg9LRVlfT1JJR0lOX0xPQ0sQAyp7Cg1Db250ZW50Rm9ybWF0Eh4KGkNPTlRFTlRfRk9STUFUX1VOU1BFQ0lGSUVEEAASFwoTQ09OVEVOVF9GT1JNQVRfSlNPThABEhYKEkNPTlRFTlRfRk9STUFUX1JBVxACEhkKFUNPTlRFTlRfRk9STUFUX0JBU0U2NBADKmgKDFNldENvbmRpdGlvbhIdChlTRVRfQ09ORElUSU9OX1VOU1BFQ0lGSUVEEAASGwoXU0VUX0NPTkRJVElPTl9JRl9BQlNFTlQQARIcChhTRVRfQ09ORElUSU9OX0lGX1BSRVNFTlQQAjLgDQoMQ2FjaGVTZXJ2aWNlEmEKDUdldENhY2hlU3RhdHMSJC5sdWNpZC5hZG1pbi52MS5HZXRDYWNoZVN0YXRzUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkdldENhY2hlU3RhdHNSZXNwb25zZSIDkAIBEmQKDkdldENhY2hlTWVtb3J5EiUubHVjaWQuYWRtaW4udjEuR2V0Q2FjaGVNZW1vcnlSZXF1ZXN0GiYubHVjaWQuYWRtaW4udjEuR2V0Q2FjaGVNZW1vcnlSZXNwb25zZSIDkAIBElIKCFNjYW5LZXlzEh8ubHVjaWQuYWRtaW4udjEuU2NhbktleXNSZXF1ZXN0GiAubHVjaWQuYWRtaW4udjEuU2NhbktleXNSZXNwb25zZSIDkAIBEkwKBkdldEtleRIdLmx1Y2lkLmFkbWluLnYxLkdldEtleVJlcXVlc3QaHi5sdWNpZC5hZG1pbi52MS5HZXRLZXlSZXNwb25zZSIDkAIBEkcKBlNldEtleRIdLmx1Y2lkLmFkbWluLnYxLlNldEtleVJlcXVlc3QaHi5sdWNpZC5hZG1pbi52MS5TZXRLZXlSZXNwb25zZRJTCgpEZWxldGVLZXlzEiEubHVjaWQuYWRtaW4udjEuRGVsZXRlS2V5c1JlcXVlc3QaIi5sdWNpZC5hZG1pbi52MS5EZWxldGVLZXlzUmVzcG9uc2USUgoJRmx1c2hLZXlzEiAubHVjaWQuYWRtaW4udjEuRmx1c2hLZXlzUmVxdWVzdBohLmx1Y2lkLmFkbWluLnYxLkZsdXNoS2V5c1Jlc3BvbnNlMAESwwEKDkNoZWNrUmF0ZUxpbWl0EiUubHVjaWQuYWRtaW4udjEuQ2hlY2tSYXRlTGltaXRSZXF1ZXN0GiYubHVjaWQuYWRtaW4udjEuQ2hlY2tSYXRlTGltaXRSZXNwb25zZSJiirUYXkl0IGNvdW50cyBjYWxscyBvZiBvdGhlcnMsIGFuZCBjaGFuZ2VzIG5vdGhpbmcgYnV0IHRoYXQgY291bnQsIHdoaWNoIGlzIGdvbmUgYWZ0ZXIgdGhlIHdpbmRvdy4SZAoOTGlzdFJhdGVMaW1pdHMSJS5sdWNpZC5hZG1pbi52MS5MaXN0UmF0ZUxpbWl0c1JlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5MaXN0UmF0ZUxpbWl0c1Jlc3BvbnNlIgOQAgESXwoOQ2xlYXJSYXRlTGltaXQSJS5sdWNpZC5hZG1pbi52MS5DbGVhclJhdGVMaW1pdFJlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5DbGVhclJhdGVMaW1pdFJlc3BvbnNlEr4BCgtBY3F1aXJlTG9jaxIiLmx1Y2lkLmFkbWluLnYxLkFjcXVpcmVMb2NrUmVxdWVzdBojLmx1Y2lkLmFkbWluLnYxLkFjcXVpcmVMb2NrUmVzcG9uc2UiZoq1GGJBIGxvY2sgaXMgdGFrZW4gYW5kIGdpdmVuIGJhY2sgYWxsIHRoZSB0aW1lLCBob2xkcyBub3RoaW5nLCBhbmQgbXVzdCBiZSBoYWQgd2hpbGUgTW9uZ29EQiBpcyBhd2F5LhK7AQoKRXh0ZW5kTG9jaxIhLmx1Y2lkLmFkbWluLnYxLkV4dGVuZExvY2tSZXF1ZXN0GiIubHVjaWQuYWRtaW4udjEuRXh0ZW5kTG9ja1Jlc3BvbnNlImaKtRhiQSBsb2NrIGlzIHRha2VuIGFuZCBnaXZlbiBiYWNrIGFsbCB0aGUgdGltZSwgaG9sZHMgbm90aGluZywgYW5kIG11c3QgYmUgaGFkIHdoaWxlIE1vbmdvREIgaXMgYXdheS4SvgEKC1JlbGVhc2VMb2NrEiIubHVjaWQuYWRtaW4udjEuUmVsZWFzZUxvY2tSZXF1ZXN0GiMubHVjaWQuYWRtaW4udjEuUmVsZWFzZUxvY2tSZXNwb25zZSJmirUYYkEgbG9jayBpcyB0YWtlbiBhbmQgZ2l2ZW4gYmFjayBhbGwgdGhlIHRpbWUsIGhvbGRzIG5vdGhpbmcsIGFuZCBtdXN0IGJlIGhhZCB3aGlsZSBNb25nb0RCIGlzIGF3YXkuEk8KB0dldExvY2sSHi5sdWNpZC5hZG1pbi52MS5HZXRMb2NrUmVxdWVzdBofLmx1Y2lkLmFkbWluLnYxLkdldExvY2tSZXNwb25zZSIDkAIBElUKCUxpc3RMb2NrcxIgLmx1Y2lkLmFkbWluLnYxLkxpc3RMb2Nrc1JlcXVlc3QaIS5sdWNpZC5hZG1pbi52MS5MaXN0TG9ja3NSZXNwb25zZSIDkAIBQoEBChJjb20ubHVjaWQuYWRtaW4udjFCEUNhY2hlU2VydmljZVByb3RvUAGiAgNMQViqAg5MdWNpZC5BZG1pbi5WMcoCDkx1Y2lkXEFkbWluXFYx4gIaTHVjaWRcQWRtaW5cVjFcR1BCTWV0YWRhdGHqAhBMdWNpZDo6QWRtaW46OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_lucid_admin_v1_monitoring_service, file_lucid_options_v1_options]);
 
 /**
  * A key and what is known of it without its value.
@@ -1110,6 +1111,587 @@ export const FlushKeysResponseSchema: GenMessage<FlushKeysResponse> = /*@__PURE_
   messageDesc(file_lucid_admin_v1_cache_service, 26);
 
 /**
+ * Request of CheckRateLimit.
+ *
+ * @generated from message lucid.admin.v1.CheckRateLimitRequest
+ */
+export type CheckRateLimitRequest = Message<"lucid.admin.v1.CheckRateLimitRequest"> & {
+  /**
+   * What is limited, for example `login:192.0.2.7`. 1 to 256 bytes. Each name and window is counted apart. Required.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How much is allowed in a window, 1 to 1,000,000,000. May differ from call to call. Required.
+   *
+   * @generated from field: int64 limit = 2;
+   */
+  limit: bigint;
+
+  /**
+   * Length of the window, to the millisecond, 100 ms to 31 days. Required.
+   *
+   * @generated from field: google.protobuf.Duration window = 3;
+   */
+  window?: Duration | undefined;
+
+  /**
+   * How much the call counts, 0 to the limit; 1 where it is not set. 0 only asks.
+   *
+   * @generated from field: optional int64 cost = 4;
+   */
+  cost?: bigint | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CheckRateLimitRequest.
+ * Use `create(CheckRateLimitRequestSchema)` to create a new message.
+ */
+export const CheckRateLimitRequestSchema: GenMessage<CheckRateLimitRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 27);
+
+/**
+ * Response of CheckRateLimit.
+ *
+ * @generated from message lucid.admin.v1.CheckRateLimitResponse
+ */
+export type CheckRateLimitResponse = Message<"lucid.admin.v1.CheckRateLimitResponse"> & {
+  /**
+   * Whether the call may go ahead; it is counted then.
+   *
+   * @generated from field: bool allowed = 1;
+   */
+  allowed: boolean;
+
+  /**
+   * How much is left in the window after this call, never below 0.
+   *
+   * @generated from field: int64 remaining = 2;
+   */
+  remaining: bigint;
+
+  /**
+   * Time after which a call of this cost would be allowed, if there were no others until then. Not set where it is allowed.
+   *
+   * @generated from field: google.protobuf.Duration retry_after = 3;
+   */
+  retryAfter?: Duration | undefined;
+
+  /**
+   * Time after which all that is counted now has left the window.
+   *
+   * @generated from field: google.protobuf.Duration reset_after = 4;
+   */
+  resetAfter?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CheckRateLimitResponse.
+ * Use `create(CheckRateLimitResponseSchema)` to create a new message.
+ */
+export const CheckRateLimitResponseSchema: GenMessage<CheckRateLimitResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 28);
+
+/**
+ * A rate limit that has counted something.
+ *
+ * @generated from message lucid.admin.v1.RateLimit
+ */
+export type RateLimit = Message<"lucid.admin.v1.RateLimit"> & {
+  /**
+   * What is limited.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Length of its window.
+   *
+   * @generated from field: google.protobuf.Duration window = 2;
+   */
+  window?: Duration | undefined;
+
+  /**
+   * The limit that it was last checked against.
+   *
+   * @generated from field: int64 limit = 3;
+   */
+  limit: bigint;
+
+  /**
+   * How much is counted in the window that ends now.
+   *
+   * @generated from field: int64 used = 4;
+   */
+  used: bigint;
+
+  /**
+   * Time after which all of that has left the window.
+   *
+   * @generated from field: google.protobuf.Duration reset_after = 5;
+   */
+  resetAfter?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.RateLimit.
+ * Use `create(RateLimitSchema)` to create a new message.
+ */
+export const RateLimitSchema: GenMessage<RateLimit> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 29);
+
+/**
+ * Request of ListRateLimits.
+ *
+ * @generated from message lucid.admin.v1.ListRateLimitsRequest
+ */
+export type ListRateLimitsRequest = Message<"lucid.admin.v1.ListRateLimitsRequest"> & {
+  /**
+   * About this many; 0 means 50, more than 1000 means 1000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the call before; everything but `page_size` must be the same again.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only those whose names begin with this. Empty means all.
+   *
+   * @generated from field: string name_prefix = 3;
+   */
+  namePrefix: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListRateLimitsRequest.
+ * Use `create(ListRateLimitsRequestSchema)` to create a new message.
+ */
+export const ListRateLimitsRequestSchema: GenMessage<ListRateLimitsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 30);
+
+/**
+ * Response of ListRateLimits.
+ *
+ * @generated from message lucid.admin.v1.ListRateLimitsResponse
+ */
+export type ListRateLimitsResponse = Message<"lucid.admin.v1.ListRateLimitsResponse"> & {
+  /**
+   * The limits.
+   *
+   * @generated from field: repeated lucid.admin.v1.RateLimit rate_limits = 1;
+   */
+  rateLimits: RateLimit[];
+
+  /**
+   * Token of the next page; empty at the end.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListRateLimitsResponse.
+ * Use `create(ListRateLimitsResponseSchema)` to create a new message.
+ */
+export const ListRateLimitsResponseSchema: GenMessage<ListRateLimitsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 31);
+
+/**
+ * Request of ClearRateLimit.
+ *
+ * @generated from message lucid.admin.v1.ClearRateLimitRequest
+ */
+export type ClearRateLimitRequest = Message<"lucid.admin.v1.ClearRateLimitRequest"> & {
+  /**
+   * The name. Required.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Length of the window, as it was checked. Required.
+   *
+   * @generated from field: google.protobuf.Duration window = 2;
+   */
+  window?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ClearRateLimitRequest.
+ * Use `create(ClearRateLimitRequestSchema)` to create a new message.
+ */
+export const ClearRateLimitRequestSchema: GenMessage<ClearRateLimitRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 32);
+
+/**
+ * Response of ClearRateLimit.
+ *
+ * @generated from message lucid.admin.v1.ClearRateLimitResponse
+ */
+export type ClearRateLimitResponse = Message<"lucid.admin.v1.ClearRateLimitResponse"> & {
+  /**
+   * Whether anything was counted.
+   *
+   * @generated from field: bool found = 1;
+   */
+  found: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ClearRateLimitResponse.
+ * Use `create(ClearRateLimitResponseSchema)` to create a new message.
+ */
+export const ClearRateLimitResponseSchema: GenMessage<ClearRateLimitResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 33);
+
+/**
+ * A lock that is held.
+ *
+ * @generated from message lucid.admin.v1.Lock
+ */
+export type Lock = Message<"lucid.admin.v1.Lock"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What its holder calls itself.
+   *
+   * @generated from field: string holder = 2;
+   */
+  holder: string;
+
+  /**
+   * Number of this taking: higher than that of all before.
+   *
+   * @generated from field: int64 fencing_number = 3;
+   */
+  fencingNumber: bigint;
+
+  /**
+   * When it was taken, by the server's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp acquire_time = 4;
+   */
+  acquireTime?: Timestamp | undefined;
+
+  /**
+   * Time that is left to its holder, as of the answer.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 5;
+   */
+  ttl?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.Lock.
+ * Use `create(LockSchema)` to create a new message.
+ */
+export const LockSchema: GenMessage<Lock> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 34);
+
+/**
+ * Request of AcquireLock.
+ *
+ * @generated from message lucid.admin.v1.AcquireLockRequest
+ */
+export type AcquireLockRequest = Message<"lucid.admin.v1.AcquireLockRequest"> & {
+  /**
+   * The lock's name, 1 to 256 bytes. Required.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Time after which it is given back by itself, to the millisecond, 10 ms to 24 hours. Required.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 2;
+   */
+  ttl?: Duration | undefined;
+
+  /**
+   * What the holder calls itself, for others to read. At most 256 bytes.
+   *
+   * @generated from field: string holder = 3;
+   */
+  holder: string;
+
+  /**
+   * A UUID of the caller's that makes a retry get the lock again. Empty where retries are not wanted.
+   *
+   * @generated from field: string request_id = 4;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.AcquireLockRequest.
+ * Use `create(AcquireLockRequestSchema)` to create a new message.
+ */
+export const AcquireLockRequestSchema: GenMessage<AcquireLockRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 35);
+
+/**
+ * Response of AcquireLock.
+ *
+ * @generated from message lucid.admin.v1.AcquireLockResponse
+ */
+export type AcquireLockResponse = Message<"lucid.admin.v1.AcquireLockResponse"> & {
+  /**
+   * Whether the caller has it now.
+   *
+   * @generated from field: bool acquired = 1;
+   */
+  acquired: boolean;
+
+  /**
+   * The lock, as its holder has it.
+   *
+   * @generated from field: lucid.admin.v1.Lock lock = 2;
+   */
+  lock?: Lock | undefined;
+
+  /**
+   * What the holder extends and releases it with. Set where `acquired` is; nobody else is told, and only its hash is stored.
+   *
+   * @generated from field: string token = 3;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.AcquireLockResponse.
+ * Use `create(AcquireLockResponseSchema)` to create a new message.
+ */
+export const AcquireLockResponseSchema: GenMessage<AcquireLockResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 36);
+
+/**
+ * Request of ExtendLock.
+ *
+ * @generated from message lucid.admin.v1.ExtendLockRequest
+ */
+export type ExtendLockRequest = Message<"lucid.admin.v1.ExtendLockRequest"> & {
+  /**
+   * The lock's name. Required.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What AcquireLock gave. Required.
+   *
+   * @generated from field: string token = 2;
+   */
+  token: string;
+
+  /**
+   * Time that is left from now on, to the millisecond, 10 ms to 24 hours. Required.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 3;
+   */
+  ttl?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ExtendLockRequest.
+ * Use `create(ExtendLockRequestSchema)` to create a new message.
+ */
+export const ExtendLockRequestSchema: GenMessage<ExtendLockRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 37);
+
+/**
+ * Response of ExtendLock.
+ *
+ * @generated from message lucid.admin.v1.ExtendLockResponse
+ */
+export type ExtendLockResponse = Message<"lucid.admin.v1.ExtendLockResponse"> & {
+  /**
+   * The lock.
+   *
+   * @generated from field: lucid.admin.v1.Lock lock = 1;
+   */
+  lock?: Lock | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ExtendLockResponse.
+ * Use `create(ExtendLockResponseSchema)` to create a new message.
+ */
+export const ExtendLockResponseSchema: GenMessage<ExtendLockResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 38);
+
+/**
+ * Request of ReleaseLock.
+ *
+ * @generated from message lucid.admin.v1.ReleaseLockRequest
+ */
+export type ReleaseLockRequest = Message<"lucid.admin.v1.ReleaseLockRequest"> & {
+  /**
+   * The lock's name. Required.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What AcquireLock gave. Required.
+   *
+   * @generated from field: string token = 2;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ReleaseLockRequest.
+ * Use `create(ReleaseLockRequestSchema)` to create a new message.
+ */
+export const ReleaseLockRequestSchema: GenMessage<ReleaseLockRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 39);
+
+/**
+ * Response of ReleaseLock.
+ *
+ * @generated from message lucid.admin.v1.ReleaseLockResponse
+ */
+export type ReleaseLockResponse = Message<"lucid.admin.v1.ReleaseLockResponse"> & {
+  /**
+   * Whether it was still held; false where its time was over, or it had been released before.
+   *
+   * @generated from field: bool released = 1;
+   */
+  released: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ReleaseLockResponse.
+ * Use `create(ReleaseLockResponseSchema)` to create a new message.
+ */
+export const ReleaseLockResponseSchema: GenMessage<ReleaseLockResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 40);
+
+/**
+ * Request of GetLock.
+ *
+ * @generated from message lucid.admin.v1.GetLockRequest
+ */
+export type GetLockRequest = Message<"lucid.admin.v1.GetLockRequest"> & {
+  /**
+   * The lock's name. Required.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetLockRequest.
+ * Use `create(GetLockRequestSchema)` to create a new message.
+ */
+export const GetLockRequestSchema: GenMessage<GetLockRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 41);
+
+/**
+ * Response of GetLock.
+ *
+ * @generated from message lucid.admin.v1.GetLockResponse
+ */
+export type GetLockResponse = Message<"lucid.admin.v1.GetLockResponse"> & {
+  /**
+   * The lock.
+   *
+   * @generated from field: lucid.admin.v1.Lock lock = 1;
+   */
+  lock?: Lock | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetLockResponse.
+ * Use `create(GetLockResponseSchema)` to create a new message.
+ */
+export const GetLockResponseSchema: GenMessage<GetLockResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 42);
+
+/**
+ * Request of ListLocks.
+ *
+ * @generated from message lucid.admin.v1.ListLocksRequest
+ */
+export type ListLocksRequest = Message<"lucid.admin.v1.ListLocksRequest"> & {
+  /**
+   * About this many; 0 means 50, more than 1000 means 1000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the call before; everything but `page_size` must be the same again.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only those whose names begin with this. Empty means all.
+   *
+   * @generated from field: string name_prefix = 3;
+   */
+  namePrefix: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListLocksRequest.
+ * Use `create(ListLocksRequestSchema)` to create a new message.
+ */
+export const ListLocksRequestSchema: GenMessage<ListLocksRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 43);
+
+/**
+ * Response of ListLocks.
+ *
+ * @generated from message lucid.admin.v1.ListLocksResponse
+ */
+export type ListLocksResponse = Message<"lucid.admin.v1.ListLocksResponse"> & {
+  /**
+   * The locks.
+   *
+   * @generated from field: repeated lucid.admin.v1.Lock locks = 1;
+   */
+  locks: Lock[];
+
+  /**
+   * Token of the next page; empty at the end.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListLocksResponse.
+ * Use `create(ListLocksResponseSchema)` to create a new message.
+ */
+export const ListLocksResponseSchema: GenMessage<ListLocksResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_cache_service, 44);
+
+/**
  * What a key is for.
  *
  * @generated from enum lucid.admin.v1.KeyOrigin
@@ -1340,6 +1922,93 @@ export const CacheService: GenService<{
     methodKind: "server_streaming";
     input: typeof FlushKeysRequestSchema;
     output: typeof FlushKeysResponseSchema;
+  },
+  /**
+   * Counts a call against a limit over a sliding window, in one step and by the server's clock, so that it does not matter how many ask
+   * at once or how their clocks go. In no stretch of time as long as the window is more allowed than the limit; what was counted
+   * leaves up to a 64th of the window late. A call that is not allowed is not counted. May not be repeated: that counts twice.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.CheckRateLimit
+   */
+  checkRateLimit: {
+    methodKind: "unary";
+    input: typeof CheckRateLimitRequestSchema;
+    output: typeof CheckRateLimitResponseSchema;
+  },
+  /**
+   * Lists rate limits that have counted something in their window, in no order. Pages as ScanKeys does. May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.ListRateLimits
+   */
+  listRateLimits: {
+    methodKind: "unary";
+    input: typeof ListRateLimitsRequestSchema;
+    output: typeof ListRateLimitsResponseSchema;
+  },
+  /**
+   * Forgets what a rate limit has counted. May be repeated.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.ClearRateLimit
+   */
+  clearRateLimit: {
+    methodKind: "unary";
+    input: typeof ClearRateLimitRequestSchema;
+    output: typeof ClearRateLimitResponseSchema;
+  },
+  /**
+   * Takes a lock, or says who has it. Each taking gets a fencing number that is higher than that of all before, also where they have
+   * expired or Redis has lost them: whoever writes under a lock sends it along, and what is written to refuses a lower one. The
+   * lock itself cannot keep a holder from writing that stalled until its time was over. Does not wait. A retry with the same
+   * `request_id` while the lock is held gets it again, with a new token in the place of the first.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.AcquireLock
+   */
+  acquireLock: {
+    methodKind: "unary";
+    input: typeof AcquireLockRequestSchema;
+    output: typeof AcquireLockResponseSchema;
+  },
+  /**
+   * Gives the holder of a lock more time, counted from now. May be repeated. Fails with `FAILED_PRECONDITION` (`LOCK_NOT_HELD`) where
+   * the token's time is over, also if nobody else has taken the lock since.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.ExtendLock
+   */
+  extendLock: {
+    methodKind: "unary";
+    input: typeof ExtendLockRequestSchema;
+    output: typeof ExtendLockResponseSchema;
+  },
+  /**
+   * Gives a lock back. May be repeated, until another takes it. Fails with `FAILED_PRECONDITION` (`LOCK_NOT_HELD`) where the token
+   * is not that of the last holder.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.ReleaseLock
+   */
+  releaseLock: {
+    methodKind: "unary";
+    input: typeof ReleaseLockRequestSchema;
+    output: typeof ReleaseLockResponseSchema;
+  },
+  /**
+   * Returns a lock that is held. Fails with `NOT_FOUND` (`LOCK_NOT_FOUND`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.GetLock
+   */
+  getLock: {
+    methodKind: "unary";
+    input: typeof GetLockRequestSchema;
+    output: typeof GetLockResponseSchema;
+  },
+  /**
+   * Lists locks that are held, in no order. Pages as ScanKeys does. May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.CacheService.ListLocks
+   */
+  listLocks: {
+    methodKind: "unary";
+    input: typeof ListLocksRequestSchema;
+    output: typeof ListLocksResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_admin_v1_cache_service, 0);
