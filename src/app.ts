@@ -225,6 +225,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
         system: mongodb.system,
         standard: standardCollections(),
         secretive: new Set(storedMessages.filter(holdsSecrets).map((schema) => collectionOf(schema).name)),
+        jobs,
         pageTokens: tokens,
         carryOut: audit.carryOut,
       }),

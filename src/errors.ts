@@ -165,6 +165,14 @@ const reasons = {
   COLLECTION_IS_VIEW: { code: Code.FailedPrecondition },
   COLLECTION_DEFINITION_INVALID: { code: Code.InvalidArgument },
   COLLECTION_FILTER_INVALID: { code: Code.InvalidArgument },
+  INDEX_NOT_FOUND: { code: Code.NotFound },
+  INDEX_ALREADY_EXISTS: { code: Code.AlreadyExists },
+  INDEX_CONFLICT: { code: Code.FailedPrecondition },
+  INDEX_PROTECTED: { code: Code.FailedPrecondition },
+  INDEX_DEFINITION_INVALID: { code: Code.InvalidArgument },
+  INDEX_NOT_POSSIBLE: { code: Code.FailedPrecondition },
+  INDEX_DUPLICATE_VALUES: { code: Code.FailedPrecondition },
+  INDEX_BUILD_NOT_FOUND: { code: Code.NotFound },
   MONGODB_FEATURE_MISSING: { code: Code.FailedPrecondition },
 
   // The stores and this process.

@@ -13,6 +13,7 @@ import {
 } from "../../../gen/lucid/admin/v1/collection_pb.ts";
 import { jsonOf } from "./expressions.ts";
 import { collectionNotFound, type NamedCollection, type NamedDatabase } from "./names.ts";
+import { isView } from "./refusals.ts";
 
 /** How long looking may take. */
 export interface LookOptions {
@@ -62,6 +63,13 @@ export async function findInfo(
 export async function requireInfo(at: NamedCollection, options: LookOptions): Promise<CollectionInfo> {
   const found = await findInfo(at, options);
   if (found === undefined) throw collectionNotFound(at);
+  return found;
+}
+
+/** The same for what holds documents; fails with `COLLECTION_IS_VIEW` too. */
+export async function requireStored(at: NamedCollection, options: LookOptions): Promise<CollectionInfo> {
+  const found = await requireInfo(at, options);
+  if (found.type === "view") throw isView(at);
   return found;
 }
 

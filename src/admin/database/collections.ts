@@ -1,7 +1,6 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { CreateCollectionOptions, Db, Document } from "mongodb";
 
-import { CollectionType } from "../../../gen/lucid/admin/v1/collection_pb.ts";
 import {
   type CountDocumentsRequest,
   type CreateCollectionRequest,
@@ -19,18 +18,18 @@ import {
   findInfo,
   listNames,
   requireInfo,
+  requireStored,
   serverCollation,
   serverWord,
   summarise,
-  typeOf,
   whole,
 } from "./catalog.ts";
 import { expressionOf } from "./expressions.ts";
 import {
   collectionAlreadyExists,
   collectionResource,
-  type NamedCollection,
   type Names,
+  requireConfirmed,
   requireUnprotected,
 } from "./names.ts";
 import { isView, told } from "./refusals.ts";
@@ -126,7 +125,7 @@ export function collectionAdmin({
       const look = cancellable(context);
       const found = await summarise(at, await requireInfo(at, look), look);
       if (request.validateOnly) return { collection: found };
-      requireConfirmed(request.confirmCollection, at, "confirm_collection");
+      requireConfirmed("confirm_collection", request.confirmCollection, at.collection);
       await carryOut(context, collectionResource(at), () =>
         told({ at }, () => at.db.dropCollection(at.collection, deadlineOf(context))),
       );
@@ -142,14 +141,14 @@ export function collectionAdmin({
         throw badRequest({ field: "new_collection", description: "must be another name" });
       }
       const look = cancellable(context);
-      requireStored(at, typeOf(await requireInfo(at, look)));
+      await requireStored(at, look);
       const there = await findInfo(target, look);
       if (there !== undefined && !dropTarget) throw collectionAlreadyExists(target);
-      if (there !== undefined) requireStored(target, typeOf(there));
+      if (there?.type === "view") throw isView(target);
       const dropped = there === undefined ? {} : { dropped: await summarise(target, there, look) };
       if (validateOnly) return dropped;
       if (there !== undefined) {
-        requireConfirmed(request.confirmNewCollection, target, "confirm_new_collection");
+        requireConfirmed("confirm_new_collection", request.confirmNewCollection, target.collection);
       }
       // What has come there since was not confirmed.
       const options = { dropTarget: there !== undefined, ...deadlineOf(context) };
@@ -180,25 +179,13 @@ export function collectionAdmin({
       const at = names.collection(request);
       if (full && background) throw badRequest({ field: "background", description: "must not be set beside full" });
       const look = cancellable(context);
-      requireStored(at, typeOf(await requireInfo(at, look)));
+      await requireStored(at, look);
       const { maxTimeMS, signal } = look;
       const limit = maxTimeMS === undefined ? {} : { maxTimeMS };
       const validate = { validate: at.collection, full, ...(background && { background }), ...limit };
       return validated(await told({ at }, () => at.db.command(validate, { signal })));
     },
   };
-}
-
-function requireConfirmed(confirmation: string, { database, collection }: NamedCollection, field: string): void {
-  if (confirmation === collection) return;
-  throw fail("CONFIRMATION_MISMATCH", "The confirmation is not the name of the collection", {
-    metadata: { database, collection },
-    fields: [{ field, description: "must repeat the name of the collection that goes" }],
-  });
-}
-
-function requireStored(at: NamedCollection, type: CollectionType): void {
-  if (type === CollectionType.VIEW) throw isView(at);
 }
 
 function filterOf({ filter, estimated }: CountDocumentsRequest): Document | undefined {

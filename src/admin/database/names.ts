@@ -1,5 +1,6 @@
 import type { Db, MongoClient } from "mongodb";
 
+import { CollectionIndexSchema } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
 import { CollectionSchema } from "../../../gen/lucid/admin/v1/collection_pb.ts";
 import { fail } from "../../errors.ts";
 import { badRequest } from "../../schema/refusals.ts";
@@ -79,6 +80,15 @@ export function requireUnprotected({ isProtected, database, collection }: NamedC
   });
 }
 
+/** Fails with `CONFIRMATION_MISMATCH` where a field does not repeat the name of what goes. */
+export function requireConfirmed(field: string, confirmation: string, name: string): void {
+  if (confirmation === name) return;
+  throw fail("CONFIRMATION_MISMATCH", "The confirmation is not the name of what goes", {
+    metadata: { name },
+    fields: [{ field, description: "must repeat the name of what goes" }],
+  });
+}
+
 export function collectionNotFound(
   { database, collection, path }: Omit<NamedCollection, "db">,
   cause?: unknown,
@@ -97,6 +107,19 @@ export function collectionAlreadyExists(
   return fail("COLLECTION_ALREADY_EXISTS", `There is a collection ${collection} in the database ${database} already`, {
     metadata: { database, collection },
     resource: { type: CollectionSchema.typeName, name: path },
+    cause,
+  });
+}
+
+/** What of an index the audit log speaks of. */
+export function indexResource({ path }: NamedCollection, index: string) {
+  return { type: CollectionIndexSchema.name, name: `${path}/${index}` };
+}
+
+export function indexNotFound({ database, collection, path }: NamedCollection, index: string, cause?: unknown): Error {
+  return fail("INDEX_NOT_FOUND", `The collection ${collection} has no index ${index}`, {
+    metadata: { database, collection, index },
+    resource: { type: CollectionIndexSchema.typeName, name: `${path}/${index}` },
     cause,
   });
 }

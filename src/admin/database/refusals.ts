@@ -2,17 +2,20 @@ import { MongoServerError } from "mongodb";
 
 import { fail, type Reason } from "../../errors.ts";
 import { translateStoreError } from "../../stores/errors.ts";
-import { collectionAlreadyExists, collectionNotFound, type NamedCollection } from "./names.ts";
+import { collectionAlreadyExists, collectionNotFound, indexNotFound, type NamedCollection } from "./names.ts";
 
 /** Codes of MongoDB's `error_codes.yml`. */
 const codes = {
   collectionMissing: 26,
   collectionThere: 48,
   isView: 166,
+  indexMissing: 27,
+  illegalOperation: 20,
   // CommandNotFound and CommandNotSupported.
   lacking: new Set<unknown>([59, 115]),
-  // BadValue, FailedToParse, TypeMismatch, InvalidOptions, InvalidNamespace, InvalidPipelineOperator, …
-  invalid: new Set<unknown>([2, 9, 14, 72, 73, 168]),
+  // BadValue, FailedToParse, TypeMismatch, InvalidOptions, InvalidNamespace, InvalidPipelineOperator, and
+  // InvalidIndexSpecificationOption.
+  invalid: new Set<unknown>([2, 9, 14, 72, 73, 168, 197]),
 } as const;
 
 /** What a command is about. */
@@ -22,6 +25,10 @@ interface About {
   readonly target?: NamedCollection;
   /** The reason for options or expressions that the server does not take; `STORE_REFUSED` where the caller gave none. */
   readonly invalid?: Reason;
+  /** The index that it is about. */
+  readonly index?: string;
+  /** Whether only a server that is no replica set's has the command; others know it, and call it illegal. */
+  readonly onlyAlone?: boolean;
 }
 
 /**
@@ -36,17 +43,30 @@ export async function told<T>(about: About, command: () => Promise<T>): Promise<
   }
 }
 
-function commandFailure(error: unknown, { at, target = at, invalid = "STORE_REFUSED" }: About): unknown {
+function commandFailure(error: unknown, about: About): unknown {
+  const { at, target = at, invalid = "STORE_REFUSED", index } = about;
   const translated = translateStoreError(error);
   if (!(error instanceof MongoServerError)) return translated;
   const { code, codeName } = error;
   const { database, collection } = at;
   const named = codeName === undefined ? {} : { server_code_name: codeName };
-  const metadata = { store: "mongodb", database, collection, server_code: String(code), ...named };
+  const metadata = {
+    store: "mongodb",
+    database,
+    collection,
+    ...(index !== undefined && { index }),
+    server_code: String(code),
+    ...named,
+  };
   if (code === codes.collectionMissing) return collectionNotFound(at, error);
   if (code === codes.collectionThere) return collectionAlreadyExists(target, error);
   if (code === codes.isView) return isView(at, error);
-  if (codes.lacking.has(code)) {
+  if (index !== undefined) {
+    const [reason, message] = indexRefusals.get(code) ?? [];
+    if (reason !== undefined && message !== undefined) return fail(reason, message, { metadata, cause: error });
+    if (code === codes.indexMissing) return indexNotFound(at, index, error);
+  }
+  if (codes.lacking.has(code) || (about.onlyAlone === true && code === codes.illegalOperation)) {
     return fail("MONGODB_FEATURE_MISSING", "This MongoDB does not have the command", { metadata, cause: error });
   }
   // Parsers have numbers of their own for what they do not take; whatever else has one is translated.
@@ -55,6 +75,15 @@ function commandFailure(error: unknown, { at, target = at, invalid = "STORE_REFU
   }
   return translated;
 }
+
+const conflict = "Another index has that name, or these keys in a way that excludes this one";
+
+const indexRefusals: ReadonlyMap<unknown, readonly [Reason, string]> = new Map<unknown, readonly [Reason, string]>([
+  [67, ["INDEX_NOT_POSSIBLE", "This MongoDB, or this collection, cannot have such an index"]],
+  [85, ["INDEX_CONFLICT", conflict]],
+  [86, ["INDEX_CONFLICT", conflict]],
+  [11_000, ["INDEX_DUPLICATE_VALUES", "Documents hold the same values"]],
+]);
 
 /** For what only something that holds documents has. */
 export function isView(

@@ -2,10 +2,13 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { Db, MongoClient } from "mongodb";
 
 import type { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
+import type { Jobs } from "../../jobs/jobs.ts";
 import type { CarryOut } from "../../schema/audited-call.ts";
 import type { WantedCollection } from "../../schema/collection-keeper.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
 import { collectionAdmin } from "./collections.ts";
+import { indexBuilds } from "./index-builds.ts";
+import { indexAdmin } from "./indexes.ts";
 import { namesOf } from "./names.ts";
 import { standardAdmin } from "./standard.ts";
 
@@ -20,19 +23,25 @@ export interface DatabaseAdminOptions {
   readonly standard: readonly WantedCollection[];
   /** Those of them whose documents hold what nobody may read. */
   readonly secretive: ReadonlySet<string>;
+  readonly jobs: Jobs;
   readonly pageTokens: () => Promise<PageTokens>;
   /** Tells the audit log of a change. */
   readonly carryOut: CarryOut;
 }
 
-/** The handlers of `DatabaseAdminService`. */
+/** The handlers of `DatabaseAdminService`. Has this process take up jobs that build indexes. */
 export function databaseAdminService(options: DatabaseAdminOptions): ServiceImpl<typeof DatabaseAdminService> {
-  const { client, domain, system, standard } = options;
+  const { client, domain, system, standard, jobs } = options;
   const names = namesOf({
     client,
     domainDatabase: domain.databaseName,
     systemDatabase: system.databaseName,
     standard: new Set(standard.map(({ name }) => name)),
   });
-  return { ...collectionAdmin({ ...options, names }), ...standardAdmin({ ...options, names }) };
+  indexBuilds({ jobs, names, standard });
+  return {
+    ...collectionAdmin({ ...options, names }),
+    ...standardAdmin({ ...options, names }),
+    ...indexAdmin({ ...options, names }),
+  };
 }

@@ -22,6 +22,20 @@ export interface StandardAdminOptions {
   readonly carryOut: CarryOut;
 }
 
+/** Those that are asked for, or all. Fails with `COLLECTION_NOT_FOUND`, before anything is done. */
+export function chosenStandard(
+  standard: readonly WantedCollection[],
+  asked: readonly string[],
+  names: Names,
+): readonly WantedCollection[] {
+  if (asked.length === 0) return standard;
+  return asked.map((collection) => {
+    const wanted = standard.find(({ name }) => name === collection);
+    if (wanted === undefined) throw collectionNotFound(names.collection({ database: "", collection }, "collections"));
+    return wanted;
+  });
+}
+
 /** The handlers that see to what the service stores the domain in. */
 export function standardAdmin({
   names,
@@ -29,20 +43,10 @@ export function standardAdmin({
   standard,
   carryOut,
 }: StandardAdminOptions): Pick<ServiceImpl<typeof DatabaseAdminService>, "ensureCollections"> {
-  /** Those that are asked for, or all. Fails with `COLLECTION_NOT_FOUND`, before anything is done. */
-  const chosen = (asked: readonly string[]): readonly WantedCollection[] =>
-    asked.length === 0
-      ? standard
-      : asked.map((collection) => {
-          const wanted = standard.find(({ name }) => name === collection);
-          if (wanted === undefined) throw collectionNotFound(names.collection({ database: "", collection }));
-          return wanted;
-        });
-
   return {
     async ensureCollections({ collections: asked, validateOnly }, context) {
       const collections: MessageInitShape<typeof CollectionStateSchema>[] = [];
-      const wanted = chosen(asked);
+      const wanted = chosenStandard(standard, asked, names);
       if (validateOnly) {
         const look = cancellable(context);
         for (const { name, validator } of wanted) {

@@ -110,7 +110,7 @@ test("a collection is dropped only where its name is said twice", async () => {
     expect(await refusalOf(admin.dropCollection({ database, collection, confirmCollection }))).toMatchObject({
       code: "FailedPrecondition",
       reason: "CONFIRMATION_MISMATCH",
-      metadata: { database, collection },
+      metadata: { name: collection },
       fields: ["confirm_collection"],
     });
   }

@@ -5,9 +5,14 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import { file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { JobError, JobState } from "./backup_service_pb.ts";
+import { file_lucid_admin_v1_backup_service } from "./backup_service_pb.ts";
 import type { CappedOptions, Collation, Collection, CollectionType, TimeSeriesOptions, ValidationAction, ValidationLevel } from "./collection_pb.ts";
 import { file_lucid_admin_v1_collection } from "./collection_pb.ts";
+import type { CollectionIndex, CollectionIndexStatistics, IndexBuild, IndexBuildProgress, IndexDefinition } from "./collection_index_pb.ts";
+import { file_lucid_admin_v1_collection_index } from "./collection_index_pb.ts";
 import type { CollectionState } from "./monitoring_service_pb.ts";
 import { file_lucid_admin_v1_monitoring_service } from "./monitoring_service_pb.ts";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
@@ -16,7 +21,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file lucid/admin/v1/database_admin_service.proto.
  */
 export const file_lucid_admin_v1_database_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CitsdWNpZC9hZG1pbi92MS9kYXRhYmFzZV9hZG1pbl9zZXJ2aWNlLnByb3RvEg5sdWNpZC5hZG1pbi52MSLfAQoWTGlzdENvbGxlY3Rpb25zUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSGgoJcGFnZV9zaXplGAIgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDKIAQEh8KDW5hbWVfY29udGFpbnMYBCABKAlCCLpIBXIDKP8BEjYKBHR5cGUYBSABKA4yHi5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uVHlwZUIIukgFggECEAEiYwoXTGlzdENvbGxlY3Rpb25zUmVzcG9uc2USLwoLY29sbGVjdGlvbnMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLPAQoUR2V0Q29sbGVjdGlvblJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJCJHChVHZXRDb2xsZWN0aW9uUmVzcG9uc2USLgoKY29sbGVjdGlvbhgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24i4wQKF0NyZWF0ZUNvbGxlY3Rpb25SZXF1ZXN0EjIKCGRhdGFiYXNlGAEgASgJQiC6SB1yGyg/MhdeW14vXFwuICIkKjw+Onw/XHgwMF0qJBKCAQoKY29sbGVjdGlvbhgCIAEoCUJuukhrugFNChFjb2xsZWN0aW9uLnN5c3RlbRIbbXVzdCBub3Qgc3RhcnQgd2l0aCBzeXN0ZW0uGhshdGhpcy5zdGFydHNXaXRoKCdzeXN0ZW0uJylyGSj9ATIUXlteJC5ceDAwXVteJFx4MDBdKiQSLQoGY2FwcGVkGAMgASgLMh0ubHVjaWQuYWRtaW4udjEuQ2FwcGVkT3B0aW9ucxIqCgl2YWxpZGF0b3IYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EkMKEHZhbGlkYXRpb25fbGV2ZWwYBSABKA4yHy5sdWNpZC5hZG1pbi52MS5WYWxpZGF0aW9uTGV2ZWxCCLpIBYIBAhABEkUKEXZhbGlkYXRpb25fYWN0aW9uGAYgASgOMiAubHVjaWQuYWRtaW4udjEuVmFsaWRhdGlvbkFjdGlvbkIIukgFggECEAESLAoJY29sbGF0aW9uGAcgASgLMhkubHVjaWQuYWRtaW4udjEuQ29sbGF0aW9uEjYKC3RpbWVfc2VyaWVzGAggASgLMiEubHVjaWQuYWRtaW4udjEuVGltZVNlcmllc09wdGlvbnMSKwoUZXhwaXJlX2FmdGVyX3NlY29uZHMYCSABKANCDbpICiIIGP////8HKAASFQoNdmFsaWRhdGVfb25seRgKIAEoCCJKChhDcmVhdGVDb2xsZWN0aW9uUmVzcG9uc2USLgoKY29sbGVjdGlvbhgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24ijQIKFURyb3BDb2xsZWN0aW9uUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEiQKEmNvbmZpcm1fY29sbGVjdGlvbhgDIAEoCUIIukgFcgMo/wESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJIChZEcm9wQ29sbGVjdGlvblJlc3BvbnNlEi4KCmNvbGxlY3Rpb24YASABKAsyGi5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uIrEDChdSZW5hbWVDb2xsZWN0aW9uUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEoYBCg5uZXdfY29sbGVjdGlvbhgDIAEoCUJuukhrugFNChFjb2xsZWN0aW9uLnN5c3RlbRIbbXVzdCBub3Qgc3RhcnQgd2l0aCBzeXN0ZW0uGhshdGhpcy5zdGFydHNXaXRoKCdzeXN0ZW0uJylyGSj9ATIUXlteJC5ceDAwXVteJFx4MDBdKiQSEwoLZHJvcF90YXJnZXQYBCABKAgSKAoWY29uZmlybV9uZXdfY29sbGVjdGlvbhgFIAEoCUIIukgFcgMo/wESFQoNdmFsaWRhdGVfb25seRgGIAEoCCJ3ChhSZW5hbWVDb2xsZWN0aW9uUmVzcG9uc2USLgoKY29sbGVjdGlvbhgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24SKwoHZHJvcHBlZBgCIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24ijAIKFUNvdW50RG9jdW1lbnRzUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEicKBmZpbHRlchgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEQoJZXN0aW1hdGVkGAQgASgIIicKFkNvdW50RG9jdW1lbnRzUmVzcG9uc2USDQoFY291bnQYASABKAMi9gEKGVZhbGlkYXRlQ29sbGVjdGlvblJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJBIMCgRmdWxsGAMgASgIEhIKCmJhY2tncm91bmQYBCABKAgi5QEKGlZhbGlkYXRlQ29sbGVjdGlvblJlc3BvbnNlEg0KBXZhbGlkGAEgASgIEhYKDmRvY3VtZW50X2NvdW50GAIgASgDEh4KFmludmFsaWRfZG9jdW1lbnRfY291bnQYAyABKAMSIwobbm9uY29tcGxpYW50X2RvY3VtZW50X2NvdW50GAQgASgDEhMKC2Vycm9yX2NvdW50GAUgASgDEhUKDXdhcm5pbmdfY291bnQYBiABKAMSLwoHaW5kZXhlcxgHIAMoCzIeLmx1Y2lkLmFkbWluLnYxLlZhbGlkYXRlZEluZGV4IkEKDlZhbGlkYXRlZEluZGV4Eg0KBWluZGV4GAEgASgJEg0KBXZhbGlkGAIgASgIEhEKCWtleV9jb3VudBgDIAEoAyJbChhFbnN1cmVDb2xsZWN0aW9uc1JlcXVlc3QSKAoLY29sbGVjdGlvbnMYASADKAlCE7pIEJIBDRBkGAEiB3IFEAEo/wESFQoNdmFsaWRhdGVfb25seRgCIAEoCCJRChlFbnN1cmVDb2xsZWN0aW9uc1Jlc3BvbnNlEjQKC2NvbGxlY3Rpb25zGAEgAygLMh8ubHVjaWQuYWRtaW4udjEuQ29sbGVjdGlvblN0YXRlMtMGChREYXRhYmFzZUFkbWluU2VydmljZRJnCg9MaXN0Q29sbGVjdGlvbnMSJi5sdWNpZC5hZG1pbi52MS5MaXN0Q29sbGVjdGlvbnNSZXF1ZXN0GicubHVjaWQuYWRtaW4udjEuTGlzdENvbGxlY3Rpb25zUmVzcG9uc2UiA5ACARJhCg1HZXRDb2xsZWN0aW9uEiQubHVjaWQuYWRtaW4udjEuR2V0Q29sbGVjdGlvblJlcXVlc3QaJS5sdWNpZC5hZG1pbi52MS5HZXRDb2xsZWN0aW9uUmVzcG9uc2UiA5ACARJlChBDcmVhdGVDb2xsZWN0aW9uEicubHVjaWQuYWRtaW4udjEuQ3JlYXRlQ29sbGVjdGlvblJlcXVlc3QaKC5sdWNpZC5hZG1pbi52MS5DcmVhdGVDb2xsZWN0aW9uUmVzcG9uc2USXwoORHJvcENvbGxlY3Rpb24SJS5sdWNpZC5hZG1pbi52MS5Ecm9wQ29sbGVjdGlvblJlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5Ecm9wQ29sbGVjdGlvblJlc3BvbnNlEmUKEFJlbmFtZUNvbGxlY3Rpb24SJy5sdWNpZC5hZG1pbi52MS5SZW5hbWVDb2xsZWN0aW9uUmVxdWVzdBooLmx1Y2lkLmFkbWluLnYxLlJlbmFtZUNvbGxlY3Rpb25SZXNwb25zZRJkCg5Db3VudERvY3VtZW50cxIlLmx1Y2lkLmFkbWluLnYxLkNvdW50RG9jdW1lbnRzUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLkNvdW50RG9jdW1lbnRzUmVzcG9uc2UiA5ACARJwChJWYWxpZGF0ZUNvbGxlY3Rpb24SKS5sdWNpZC5hZG1pbi52MS5WYWxpZGF0ZUNvbGxlY3Rpb25SZXF1ZXN0GioubHVjaWQuYWRtaW4udjEuVmFsaWRhdGVDb2xsZWN0aW9uUmVzcG9uc2UiA5ACARJoChFFbnN1cmVDb2xsZWN0aW9ucxIoLmx1Y2lkLmFkbWluLnYxLkVuc3VyZUNvbGxlY3Rpb25zUmVxdWVzdBopLmx1Y2lkLmFkbWluLnYxLkVuc3VyZUNvbGxlY3Rpb25zUmVzcG9uc2VCiQEKEmNvbS5sdWNpZC5hZG1pbi52MUIZRGF0YWJhc2VBZG1pblNlcnZpY2VQcm90b1ABogIDTEFYqgIOTHVjaWQuQWRtaW4uVjHKAg5MdWNpZFxBZG1pblxWMeICGkx1Y2lkXEFkbWluXFYxXEdQQk1ldGFkYXRh6gIQTHVjaWQ6OkFkbWluOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_struct, file_lucid_admin_v1_collection, file_lucid_admin_v1_monitoring_service]);
+  fileDesc("CitsdWNpZC9hZG1pbi92MS9kYXRhYmFzZV9hZG1pbl9zZXJ2aWNlLnByb3RvEg5sdWNpZC5hZG1pbi52MSLfAQoWTGlzdENvbGxlY3Rpb25zUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSGgoJcGFnZV9zaXplGAIgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDKIAQEh8KDW5hbWVfY29udGFpbnMYBCABKAlCCLpIBXIDKP8BEjYKBHR5cGUYBSABKA4yHi5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uVHlwZUIIukgFggECEAEiYwoXTGlzdENvbGxlY3Rpb25zUmVzcG9uc2USLwoLY29sbGVjdGlvbnMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLPAQoUR2V0Q29sbGVjdGlvblJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJCJHChVHZXRDb2xsZWN0aW9uUmVzcG9uc2USLgoKY29sbGVjdGlvbhgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24i4wQKF0NyZWF0ZUNvbGxlY3Rpb25SZXF1ZXN0EjIKCGRhdGFiYXNlGAEgASgJQiC6SB1yGyg/MhdeW14vXFwuICIkKjw+Onw/XHgwMF0qJBKCAQoKY29sbGVjdGlvbhgCIAEoCUJuukhrugFNChFjb2xsZWN0aW9uLnN5c3RlbRIbbXVzdCBub3Qgc3RhcnQgd2l0aCBzeXN0ZW0uGhshdGhpcy5zdGFydHNXaXRoKCdzeXN0ZW0uJylyGSj9ATIUXlteJC5ceDAwXVteJFx4MDBdKiQSLQoGY2FwcGVkGAMgASgLMh0ubHVjaWQuYWRtaW4udjEuQ2FwcGVkT3B0aW9ucxIqCgl2YWxpZGF0b3IYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EkMKEHZhbGlkYXRpb25fbGV2ZWwYBSABKA4yHy5sdWNpZC5hZG1pbi52MS5WYWxpZGF0aW9uTGV2ZWxCCLpIBYIBAhABEkUKEXZhbGlkYXRpb25fYWN0aW9uGAYgASgOMiAubHVjaWQuYWRtaW4udjEuVmFsaWRhdGlvbkFjdGlvbkIIukgFggECEAESLAoJY29sbGF0aW9uGAcgASgLMhkubHVjaWQuYWRtaW4udjEuQ29sbGF0aW9uEjYKC3RpbWVfc2VyaWVzGAggASgLMiEubHVjaWQuYWRtaW4udjEuVGltZVNlcmllc09wdGlvbnMSKwoUZXhwaXJlX2FmdGVyX3NlY29uZHMYCSABKANCDbpICiIIGP////8HKAASFQoNdmFsaWRhdGVfb25seRgKIAEoCCJKChhDcmVhdGVDb2xsZWN0aW9uUmVzcG9uc2USLgoKY29sbGVjdGlvbhgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24ijQIKFURyb3BDb2xsZWN0aW9uUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEiQKEmNvbmZpcm1fY29sbGVjdGlvbhgDIAEoCUIIukgFcgMo/wESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJIChZEcm9wQ29sbGVjdGlvblJlc3BvbnNlEi4KCmNvbGxlY3Rpb24YASABKAsyGi5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uIrEDChdSZW5hbWVDb2xsZWN0aW9uUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEoYBCg5uZXdfY29sbGVjdGlvbhgDIAEoCUJuukhrugFNChFjb2xsZWN0aW9uLnN5c3RlbRIbbXVzdCBub3Qgc3RhcnQgd2l0aCBzeXN0ZW0uGhshdGhpcy5zdGFydHNXaXRoKCdzeXN0ZW0uJylyGSj9ATIUXlteJC5ceDAwXVteJFx4MDBdKiQSEwoLZHJvcF90YXJnZXQYBCABKAgSKAoWY29uZmlybV9uZXdfY29sbGVjdGlvbhgFIAEoCUIIukgFcgMo/wESFQoNdmFsaWRhdGVfb25seRgGIAEoCCJ3ChhSZW5hbWVDb2xsZWN0aW9uUmVzcG9uc2USLgoKY29sbGVjdGlvbhgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24SKwoHZHJvcHBlZBgCIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb24ijAIKFUNvdW50RG9jdW1lbnRzUmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEicKBmZpbHRlchgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEQoJZXN0aW1hdGVkGAQgASgIIicKFkNvdW50RG9jdW1lbnRzUmVzcG9uc2USDQoFY291bnQYASABKAMi9gEKGVZhbGlkYXRlQ29sbGVjdGlvblJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJBIMCgRmdWxsGAMgASgIEhIKCmJhY2tncm91bmQYBCABKAgi5QEKGlZhbGlkYXRlQ29sbGVjdGlvblJlc3BvbnNlEg0KBXZhbGlkGAEgASgIEhYKDmRvY3VtZW50X2NvdW50GAIgASgDEh4KFmludmFsaWRfZG9jdW1lbnRfY291bnQYAyABKAMSIwobbm9uY29tcGxpYW50X2RvY3VtZW50X2NvdW50GAQgASgDEhMKC2Vycm9yX2NvdW50GAUgASgDEhUKDXdhcm5pbmdfY291bnQYBiABKAMSLwoHaW5kZXhlcxgHIAMoCzIeLmx1Y2lkLmFkbWluLnYxLlZhbGlkYXRlZEluZGV4IkEKDlZhbGlkYXRlZEluZGV4Eg0KBWluZGV4GAEgASgJEg0KBXZhbGlkGAIgASgIEhEKCWtleV9jb3VudBgDIAEoAyJbChhFbnN1cmVDb2xsZWN0aW9uc1JlcXVlc3QSKAoLY29sbGVjdGlvbnMYASADKAlCE7pIEJIBDRBkGAEiB3IFEAEo/wESFQoNdmFsaWRhdGVfb25seRgCIAEoCCJRChlFbnN1cmVDb2xsZWN0aW9uc1Jlc3BvbnNlEjQKC2NvbGxlY3Rpb25zGAEgAygLMh8ubHVjaWQuYWRtaW4udjEuQ29sbGVjdGlvblN0YXRlIs0BChJMaXN0SW5kZXhlc1JlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJCJHChNMaXN0SW5kZXhlc1Jlc3BvbnNlEjAKB2luZGV4ZXMYASADKAsyHy5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uSW5kZXgi5QEKD0dldEluZGV4UmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEhkKBWluZGV4GAMgASgJQgq6SAdyBRABKP8BIkIKEEdldEluZGV4UmVzcG9uc2USLgoFaW5kZXgYASABKAsyHy5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uSW5kZXgiwgIKEkNyZWF0ZUluZGV4UmVxdWVzdBIyCghkYXRhYmFzZRgBIAEoCUIgukgdchsoPzIXXlteL1xcLiAiJCo8Pjp8P1x4MDBdKiQSggEKCmNvbGxlY3Rpb24YAiABKAlCbrpIa7oBTQoRY29sbGVjdGlvbi5zeXN0ZW0SG211c3Qgbm90IHN0YXJ0IHdpdGggc3lzdGVtLhobIXRoaXMuc3RhcnRzV2l0aCgnc3lzdGVtLicpchko/QEyFF5bXiQuXHgwMF1bXiRceDAwXSokEjsKCmRlZmluaXRpb24YAyABKAsyHy5sdWNpZC5hZG1pbi52MS5JbmRleERlZmluaXRpb25CBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEh8KCnJlcXVlc3RfaWQYBSABKAlCC7pICNgBAXIDsAEBInAKE0NyZWF0ZUluZGV4UmVzcG9uc2USKQoFYnVpbGQYASABKAsyGi5sdWNpZC5hZG1pbi52MS5JbmRleEJ1aWxkEi4KBWluZGV4GAIgASgLMh8ubHVjaWQuYWRtaW4udjEuQ29sbGVjdGlvbkluZGV4IuADChJVcGRhdGVJbmRleFJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJBIZCgVpbmRleBgDIAEoCUIKukgHcgUQASj/ARITCgZoaWRkZW4YBCABKAhIAIgBARIqChRleHBpcmVfYWZ0ZXJfc2Vjb25kcxgFIAEoBUIHukgEGgIoAEgBiAEBEhUKDXZhbGlkYXRlX29ubHkYBiABKAg6erpIdxp1ChN1cGRhdGVfaW5kZXguY2hhbmdlEipoaWRkZW4gb3IgZXhwaXJlX2FmdGVyX3NlY29uZHMgbXVzdCBiZSBzZXQaMmhhcyh0aGlzLmhpZGRlbikgfHwgaGFzKHRoaXMuZXhwaXJlX2FmdGVyX3NlY29uZHMpQgkKB19oaWRkZW5CFwoVX2V4cGlyZV9hZnRlcl9zZWNvbmRzIkUKE1VwZGF0ZUluZGV4UmVzcG9uc2USLgoFaW5kZXgYASABKAsyHy5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uSW5kZXgingIKEERyb3BJbmRleFJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJBIZCgVpbmRleBgDIAEoCUIKukgHcgUQASj/ARIfCg1jb25maXJtX2luZGV4GAQgASgJQgi6SAVyAyj/ARIVCg12YWxpZGF0ZV9vbmx5GAUgASgIIkMKEURyb3BJbmRleFJlc3BvbnNlEi4KBWluZGV4GAEgASgLMh8ubHVjaWQuYWRtaW4udjEuQ29sbGVjdGlvbkluZGV4ItQBChlHZXRJbmRleFN0YXRpc3RpY3NSZXF1ZXN0EjIKCGRhdGFiYXNlGAEgASgJQiC6SB1yGyg/MhdeW14vXFwuICIkKjw+Onw/XHgwMF0qJBKCAQoKY29sbGVjdGlvbhgCIAEoCUJuukhrugFNChFjb2xsZWN0aW9uLnN5c3RlbRIbbXVzdCBub3Qgc3RhcnQgd2l0aCBzeXN0ZW0uGhshdGhpcy5zdGFydHNXaXRoKCdzeXN0ZW0uJylyGSj9ATIUXlteJC5ceDAwXVteJFx4MDBdKiQiWAoaR2V0SW5kZXhTdGF0aXN0aWNzUmVzcG9uc2USOgoHaW5kZXhlcxgBIAMoCzIpLmx1Y2lkLmFkbWluLnYxLkNvbGxlY3Rpb25JbmRleFN0YXRpc3RpY3MiVwoURW5zdXJlSW5kZXhlc1JlcXVlc3QSKAoLY29sbGVjdGlvbnMYASADKAlCE7pIEJIBDRBkGAEiB3IFEAEo/wESFQoNdmFsaWRhdGVfb25seRgCIAEoCCJ4ChVFbnN1cmVJbmRleGVzUmVzcG9uc2USNAoLY29sbGVjdGlvbnMYASADKAsyHy5sdWNpZC5hZG1pbi52MS5Db2xsZWN0aW9uU3RhdGUSKQoFYnVpbGQYAiABKAsyGi5sdWNpZC5hZG1pbi52MS5JbmRleEJ1aWxkIrECChhSZWluZGV4Q29sbGVjdGlvblJlcXVlc3QSMgoIZGF0YWJhc2UYASABKAlCILpIHXIbKD8yF15bXi9cXC4gIiQqPD46fD9ceDAwXSokEoIBCgpjb2xsZWN0aW9uGAIgASgJQm66SGu6AU0KEWNvbGxlY3Rpb24uc3lzdGVtEhttdXN0IG5vdCBzdGFydCB3aXRoIHN5c3RlbS4aGyF0aGlzLnN0YXJ0c1dpdGgoJ3N5c3RlbS4nKXIZKP0BMhReW14kLlx4MDBdW14kXHgwMF0qJBIkChJjb25maXJtX2NvbGxlY3Rpb24YAyABKAlCCLpIBXIDKP8BEhUKDXZhbGlkYXRlX29ubHkYBCABKAgSHwoKcmVxdWVzdF9pZBgFIAEoCUILukgI2AEBcgOwAQEiRgoZUmVpbmRleENvbGxlY3Rpb25SZXNwb25zZRIpCgVidWlsZBgBIAEoCzIaLmx1Y2lkLmFkbWluLnYxLkluZGV4QnVpbGQiNAoUR2V0SW5kZXhCdWlsZFJlcXVlc3QSHAoIYnVpbGRfaWQYASABKAlCCrpIB3IFEAEYgAEiQgoVR2V0SW5kZXhCdWlsZFJlc3BvbnNlEikKBWJ1aWxkGAEgASgLMhoubHVjaWQuYWRtaW4udjEuSW5kZXhCdWlsZCJSChZMaXN0SW5kZXhCdWlsZHNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAyiAECJeChdMaXN0SW5kZXhCdWlsZHNSZXNwb25zZRIqCgZidWlsZHMYASADKAsyGi5sdWNpZC5hZG1pbi52MS5JbmRleEJ1aWxkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKlAQoWV2F0Y2hJbmRleEJ1aWxkUmVxdWVzdBIcCghidWlsZF9pZBgBIAEoCUIKukgHcgUQARiAARIlCg5hZnRlcl9zZXF1ZW5jZRgCIAEoA0INukgKIggY/////wcoABJGChJoZWFydGJlYXRfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCKwCMgIIASL2AQoXV2F0Y2hJbmRleEJ1aWxkUmVzcG9uc2USEAoIc2VxdWVuY2UYASABKAMSLgoKZXZlbnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJwoFc3RhdGUYAyABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRI0Cghwcm9ncmVzcxgEIAEoCzIiLmx1Y2lkLmFkbWluLnYxLkluZGV4QnVpbGRQcm9ncmVzcxInCgVlcnJvchgFIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkpvYkVycm9yEhEKCWhlYXJ0YmVhdBgGIAEoCCI3ChdDYW5jZWxJbmRleEJ1aWxkUmVxdWVzdBIcCghidWlsZF9pZBgBIAEoCUIKukgHcgUQARiAASJFChhDYW5jZWxJbmRleEJ1aWxkUmVzcG9uc2USKQoFYnVpbGQYASABKAsyGi5sdWNpZC5hZG1pbi52MS5JbmRleEJ1aWxkMt4PChREYXRhYmFzZUFkbWluU2VydmljZRJnCg9MaXN0Q29sbGVjdGlvbnMSJi5sdWNpZC5hZG1pbi52MS5MaXN0Q29sbGVjdGlvbnNSZXF1ZXN0GicubHVjaWQuYWRtaW4udjEuTGlzdENvbGxlY3Rpb25zUmVzcG9uc2UiA5ACARJhCg1HZXRDb2xsZWN0aW9uEiQubHVjaWQuYWRtaW4udjEuR2V0Q29sbGVjdGlvblJlcXVlc3QaJS5sdWNpZC5hZG1pbi52MS5HZXRDb2xsZWN0aW9uUmVzcG9uc2UiA5ACARJlChBDcmVhdGVDb2xsZWN0aW9uEicubHVjaWQuYWRtaW4udjEuQ3JlYXRlQ29sbGVjdGlvblJlcXVlc3QaKC5sdWNpZC5hZG1pbi52MS5DcmVhdGVDb2xsZWN0aW9uUmVzcG9uc2USXwoORHJvcENvbGxlY3Rpb24SJS5sdWNpZC5hZG1pbi52MS5Ecm9wQ29sbGVjdGlvblJlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5Ecm9wQ29sbGVjdGlvblJlc3BvbnNlEmUKEFJlbmFtZUNvbGxlY3Rpb24SJy5sdWNpZC5hZG1pbi52MS5SZW5hbWVDb2xsZWN0aW9uUmVxdWVzdBooLmx1Y2lkLmFkbWluLnYxLlJlbmFtZUNvbGxlY3Rpb25SZXNwb25zZRJkCg5Db3VudERvY3VtZW50cxIlLmx1Y2lkLmFkbWluLnYxLkNvdW50RG9jdW1lbnRzUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLkNvdW50RG9jdW1lbnRzUmVzcG9uc2UiA5ACARJwChJWYWxpZGF0ZUNvbGxlY3Rpb24SKS5sdWNpZC5hZG1pbi52MS5WYWxpZGF0ZUNvbGxlY3Rpb25SZXF1ZXN0GioubHVjaWQuYWRtaW4udjEuVmFsaWRhdGVDb2xsZWN0aW9uUmVzcG9uc2UiA5ACARJoChFFbnN1cmVDb2xsZWN0aW9ucxIoLmx1Y2lkLmFkbWluLnYxLkVuc3VyZUNvbGxlY3Rpb25zUmVxdWVzdBopLmx1Y2lkLmFkbWluLnYxLkVuc3VyZUNvbGxlY3Rpb25zUmVzcG9uc2USWwoLTGlzdEluZGV4ZXMSIi5sdWNpZC5hZG1pbi52MS5MaXN0SW5kZXhlc1JlcXVlc3QaIy5sdWNpZC5hZG1pbi52MS5MaXN0SW5kZXhlc1Jlc3BvbnNlIgOQAgESUgoIR2V0SW5kZXgSHy5sdWNpZC5hZG1pbi52MS5HZXRJbmRleFJlcXVlc3QaIC5sdWNpZC5hZG1pbi52MS5HZXRJbmRleFJlc3BvbnNlIgOQAgESVgoLQ3JlYXRlSW5kZXgSIi5sdWNpZC5hZG1pbi52MS5DcmVhdGVJbmRleFJlcXVlc3QaIy5sdWNpZC5hZG1pbi52MS5DcmVhdGVJbmRleFJlc3BvbnNlElYKC1VwZGF0ZUluZGV4EiIubHVjaWQuYWRtaW4udjEuVXBkYXRlSW5kZXhSZXF1ZXN0GiMubHVjaWQuYWRtaW4udjEuVXBkYXRlSW5kZXhSZXNwb25zZRJQCglEcm9wSW5kZXgSIC5sdWNpZC5hZG1pbi52MS5Ecm9wSW5kZXhSZXF1ZXN0GiEubHVjaWQuYWRtaW4udjEuRHJvcEluZGV4UmVzcG9uc2UScAoSR2V0SW5kZXhTdGF0aXN0aWNzEikubHVjaWQuYWRtaW4udjEuR2V0SW5kZXhTdGF0aXN0aWNzUmVxdWVzdBoqLmx1Y2lkLmFkbWluLnYxLkdldEluZGV4U3RhdGlzdGljc1Jlc3BvbnNlIgOQAgESXAoNRW5zdXJlSW5kZXhlcxIkLmx1Y2lkLmFkbWluLnYxLkVuc3VyZUluZGV4ZXNSZXF1ZXN0GiUubHVjaWQuYWRtaW4udjEuRW5zdXJlSW5kZXhlc1Jlc3BvbnNlEmgKEVJlaW5kZXhDb2xsZWN0aW9uEigubHVjaWQuYWRtaW4udjEuUmVpbmRleENvbGxlY3Rpb25SZXF1ZXN0GikubHVjaWQuYWRtaW4udjEuUmVpbmRleENvbGxlY3Rpb25SZXNwb25zZRJhCg1HZXRJbmRleEJ1aWxkEiQubHVjaWQuYWRtaW4udjEuR2V0SW5kZXhCdWlsZFJlcXVlc3QaJS5sdWNpZC5hZG1pbi52MS5HZXRJbmRleEJ1aWxkUmVzcG9uc2UiA5ACARJnCg9MaXN0SW5kZXhCdWlsZHMSJi5sdWNpZC5hZG1pbi52MS5MaXN0SW5kZXhCdWlsZHNSZXF1ZXN0GicubHVjaWQuYWRtaW4udjEuTGlzdEluZGV4QnVpbGRzUmVzcG9uc2UiA5ACARJpCg9XYXRjaEluZGV4QnVpbGQSJi5sdWNpZC5hZG1pbi52MS5XYXRjaEluZGV4QnVpbGRSZXF1ZXN0GicubHVjaWQuYWRtaW4udjEuV2F0Y2hJbmRleEJ1aWxkUmVzcG9uc2UiA5ACATABEmUKEENhbmNlbEluZGV4QnVpbGQSJy5sdWNpZC5hZG1pbi52MS5DYW5jZWxJbmRleEJ1aWxkUmVxdWVzdBooLmx1Y2lkLmFkbWluLnYxLkNhbmNlbEluZGV4QnVpbGRSZXNwb25zZUKJAQoSY29tLmx1Y2lkLmFkbWluLnYxQhlEYXRhYmFzZUFkbWluU2VydmljZVByb3RvUAGiAgNMQViqAg5MdWNpZC5BZG1pbi5WMcoCDkx1Y2lkXEFkbWluXFYx4gIaTHVjaWRcQWRtaW5cVjFcR1BCTWV0YWRhdGHqAhBMdWNpZDo6QWRtaW46OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_collection, file_lucid_admin_v1_collection_index, file_lucid_admin_v1_monitoring_service]);
 
 /**
  * Request of ListCollections.
@@ -652,7 +657,743 @@ export const EnsureCollectionsResponseSchema: GenMessage<EnsureCollectionsRespon
   messageDesc(file_lucid_admin_v1_database_admin_service, 16);
 
 /**
- * Looks after collections of MongoDB. Every request names a database, the domain's where it names none; the databases of the
+ * Request of ListIndexes.
+ *
+ * @generated from message lucid.admin.v1.ListIndexesRequest
+ */
+export type ListIndexesRequest = Message<"lucid.admin.v1.ListIndexesRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListIndexesRequest.
+ * Use `create(ListIndexesRequestSchema)` to create a new message.
+ */
+export const ListIndexesRequestSchema: GenMessage<ListIndexesRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 17);
+
+/**
+ * Response of ListIndexes.
+ *
+ * @generated from message lucid.admin.v1.ListIndexesResponse
+ */
+export type ListIndexesResponse = Message<"lucid.admin.v1.ListIndexesResponse"> & {
+  /**
+   * The indexes, the one on `_id` first.
+   *
+   * @generated from field: repeated lucid.admin.v1.CollectionIndex indexes = 1;
+   */
+  indexes: CollectionIndex[];
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListIndexesResponse.
+ * Use `create(ListIndexesResponseSchema)` to create a new message.
+ */
+export const ListIndexesResponseSchema: GenMessage<ListIndexesResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 18);
+
+/**
+ * Request of GetIndex.
+ *
+ * @generated from message lucid.admin.v1.GetIndexRequest
+ */
+export type GetIndexRequest = Message<"lucid.admin.v1.GetIndexRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+
+  /**
+   * Name of the index. Required.
+   *
+   * @generated from field: string index = 3;
+   */
+  index: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetIndexRequest.
+ * Use `create(GetIndexRequestSchema)` to create a new message.
+ */
+export const GetIndexRequestSchema: GenMessage<GetIndexRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 19);
+
+/**
+ * Response of GetIndex.
+ *
+ * @generated from message lucid.admin.v1.GetIndexResponse
+ */
+export type GetIndexResponse = Message<"lucid.admin.v1.GetIndexResponse"> & {
+  /**
+   * The index.
+   *
+   * @generated from field: lucid.admin.v1.CollectionIndex index = 1;
+   */
+  index?: CollectionIndex | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetIndexResponse.
+ * Use `create(GetIndexResponseSchema)` to create a new message.
+ */
+export const GetIndexResponseSchema: GenMessage<GetIndexResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 20);
+
+/**
+ * Request of CreateIndex.
+ *
+ * @generated from message lucid.admin.v1.CreateIndexRequest
+ */
+export type CreateIndexRequest = Message<"lucid.admin.v1.CreateIndexRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+
+  /**
+   * What it is to be. Required.
+   *
+   * @generated from field: lucid.admin.v1.IndexDefinition definition = 3;
+   */
+  definition?: IndexDefinition | undefined;
+
+  /**
+   * Whether only to say what would be built.
+   *
+   * @generated from field: bool validate_only = 4;
+   */
+  validateOnly: boolean;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first job.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CreateIndexRequest.
+ * Use `create(CreateIndexRequestSchema)` to create a new message.
+ */
+export const CreateIndexRequestSchema: GenMessage<CreateIndexRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 21);
+
+/**
+ * Response of CreateIndex.
+ *
+ * @generated from message lucid.admin.v1.CreateIndexResponse
+ */
+export type CreateIndexResponse = Message<"lucid.admin.v1.CreateIndexResponse"> & {
+  /**
+   * The job; not set where `validate_only` was.
+   *
+   * @generated from field: lucid.admin.v1.IndexBuild build = 1;
+   */
+  build?: IndexBuild | undefined;
+
+  /**
+   * The index, with its name.
+   *
+   * @generated from field: lucid.admin.v1.CollectionIndex index = 2;
+   */
+  index?: CollectionIndex | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CreateIndexResponse.
+ * Use `create(CreateIndexResponseSchema)` to create a new message.
+ */
+export const CreateIndexResponseSchema: GenMessage<CreateIndexResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 22);
+
+/**
+ * Request of UpdateIndex.
+ *
+ * @generated from message lucid.admin.v1.UpdateIndexRequest
+ */
+export type UpdateIndexRequest = Message<"lucid.admin.v1.UpdateIndexRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+
+  /**
+   * Name of the index. Required.
+   *
+   * @generated from field: string index = 3;
+   */
+  index: string;
+
+  /**
+   * Whether queries pass over it; stays as it is where not set.
+   *
+   * @generated from field: optional bool hidden = 4;
+   */
+  hidden?: boolean | undefined;
+
+  /**
+   * Seconds after the time in the key at which a document is removed; stays as it is where not set.
+   *
+   * @generated from field: optional int32 expire_after_seconds = 5;
+   */
+  expireAfterSeconds?: number | undefined;
+
+  /**
+   * Whether only to say what the index would be.
+   *
+   * @generated from field: bool validate_only = 6;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.UpdateIndexRequest.
+ * Use `create(UpdateIndexRequestSchema)` to create a new message.
+ */
+export const UpdateIndexRequestSchema: GenMessage<UpdateIndexRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 23);
+
+/**
+ * Response of UpdateIndex.
+ *
+ * @generated from message lucid.admin.v1.UpdateIndexResponse
+ */
+export type UpdateIndexResponse = Message<"lucid.admin.v1.UpdateIndexResponse"> & {
+  /**
+   * The index as it is now, or would be.
+   *
+   * @generated from field: lucid.admin.v1.CollectionIndex index = 1;
+   */
+  index?: CollectionIndex | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.UpdateIndexResponse.
+ * Use `create(UpdateIndexResponseSchema)` to create a new message.
+ */
+export const UpdateIndexResponseSchema: GenMessage<UpdateIndexResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 24);
+
+/**
+ * Request of DropIndex.
+ *
+ * @generated from message lucid.admin.v1.DropIndexRequest
+ */
+export type DropIndexRequest = Message<"lucid.admin.v1.DropIndexRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+
+  /**
+   * Name of the index. Required.
+   *
+   * @generated from field: string index = 3;
+   */
+  index: string;
+
+  /**
+   * The name of the index once more, unless `validate_only` is set.
+   *
+   * @generated from field: string confirm_index = 4;
+   */
+  confirmIndex: string;
+
+  /**
+   * Whether only to say what would be dropped.
+   *
+   * @generated from field: bool validate_only = 5;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.DropIndexRequest.
+ * Use `create(DropIndexRequestSchema)` to create a new message.
+ */
+export const DropIndexRequestSchema: GenMessage<DropIndexRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 25);
+
+/**
+ * Response of DropIndex.
+ *
+ * @generated from message lucid.admin.v1.DropIndexResponse
+ */
+export type DropIndexResponse = Message<"lucid.admin.v1.DropIndexResponse"> & {
+  /**
+   * The index that was dropped, or would be.
+   *
+   * @generated from field: lucid.admin.v1.CollectionIndex index = 1;
+   */
+  index?: CollectionIndex | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.DropIndexResponse.
+ * Use `create(DropIndexResponseSchema)` to create a new message.
+ */
+export const DropIndexResponseSchema: GenMessage<DropIndexResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 26);
+
+/**
+ * Request of GetIndexStatistics.
+ *
+ * @generated from message lucid.admin.v1.GetIndexStatisticsRequest
+ */
+export type GetIndexStatisticsRequest = Message<"lucid.admin.v1.GetIndexStatisticsRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetIndexStatisticsRequest.
+ * Use `create(GetIndexStatisticsRequestSchema)` to create a new message.
+ */
+export const GetIndexStatisticsRequestSchema: GenMessage<GetIndexStatisticsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 27);
+
+/**
+ * Response of GetIndexStatistics.
+ *
+ * @generated from message lucid.admin.v1.GetIndexStatisticsResponse
+ */
+export type GetIndexStatisticsResponse = Message<"lucid.admin.v1.GetIndexStatisticsResponse"> & {
+  /**
+   * One entry for each index.
+   *
+   * @generated from field: repeated lucid.admin.v1.CollectionIndexStatistics indexes = 1;
+   */
+  indexes: CollectionIndexStatistics[];
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetIndexStatisticsResponse.
+ * Use `create(GetIndexStatisticsResponseSchema)` to create a new message.
+ */
+export const GetIndexStatisticsResponseSchema: GenMessage<GetIndexStatisticsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 28);
+
+/**
+ * Request of EnsureIndexes.
+ *
+ * @generated from message lucid.admin.v1.EnsureIndexesRequest
+ */
+export type EnsureIndexesRequest = Message<"lucid.admin.v1.EnsureIndexesRequest"> & {
+  /**
+   * Names of the collections to see to, each once; all that the service stores the domain in where empty.
+   *
+   * @generated from field: repeated string collections = 1;
+   */
+  collections: string[];
+
+  /**
+   * Whether only to return the plan.
+   *
+   * @generated from field: bool validate_only = 2;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.EnsureIndexesRequest.
+ * Use `create(EnsureIndexesRequestSchema)` to create a new message.
+ */
+export const EnsureIndexesRequestSchema: GenMessage<EnsureIndexesRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 29);
+
+/**
+ * Response of EnsureIndexes.
+ *
+ * @generated from message lucid.admin.v1.EnsureIndexesResponse
+ */
+export type EnsureIndexesResponse = Message<"lucid.admin.v1.EnsureIndexesResponse"> & {
+  /**
+   * Each collection with its indexes as they were found: EXISTING, CONFLICTING, or WAITING where they are missing.
+   *
+   * @generated from field: repeated lucid.admin.v1.CollectionState collections = 1;
+   */
+  collections: CollectionState[];
+
+  /**
+   * The job that builds the missing ones, in collections that it makes where they are missing; not set where there are none, or
+   * `validate_only` was.
+   *
+   * @generated from field: lucid.admin.v1.IndexBuild build = 2;
+   */
+  build?: IndexBuild | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.EnsureIndexesResponse.
+ * Use `create(EnsureIndexesResponseSchema)` to create a new message.
+ */
+export const EnsureIndexesResponseSchema: GenMessage<EnsureIndexesResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 30);
+
+/**
+ * Request of ReindexCollection.
+ *
+ * @generated from message lucid.admin.v1.ReindexCollectionRequest
+ */
+export type ReindexCollectionRequest = Message<"lucid.admin.v1.ReindexCollectionRequest"> & {
+  /**
+   * The database; the domain's where empty. 1 to 63 bytes without `/ \ . " $ * < > : | ?`, space and NUL.
+   *
+   * @generated from field: string database = 1;
+   */
+  database: string;
+
+  /**
+   * The collection. With its database it has at most 255 bytes, no `$` and no NUL, and does not start with `.` or `system.`. Required.
+   *
+   * @generated from field: string collection = 2;
+   */
+  collection: string;
+
+  /**
+   * The name of the collection once more, unless `validate_only` is set.
+   *
+   * @generated from field: string confirm_collection = 3;
+   */
+  confirmCollection: string;
+
+  /**
+   * Whether only to say whether the server has it.
+   *
+   * @generated from field: bool validate_only = 4;
+   */
+  validateOnly: boolean;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first job.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ReindexCollectionRequest.
+ * Use `create(ReindexCollectionRequestSchema)` to create a new message.
+ */
+export const ReindexCollectionRequestSchema: GenMessage<ReindexCollectionRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 31);
+
+/**
+ * Response of ReindexCollection.
+ *
+ * @generated from message lucid.admin.v1.ReindexCollectionResponse
+ */
+export type ReindexCollectionResponse = Message<"lucid.admin.v1.ReindexCollectionResponse"> & {
+  /**
+   * The job; not set where `validate_only` was.
+   *
+   * @generated from field: lucid.admin.v1.IndexBuild build = 1;
+   */
+  build?: IndexBuild | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ReindexCollectionResponse.
+ * Use `create(ReindexCollectionResponseSchema)` to create a new message.
+ */
+export const ReindexCollectionResponseSchema: GenMessage<ReindexCollectionResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 32);
+
+/**
+ * Request of GetIndexBuild.
+ *
+ * @generated from message lucid.admin.v1.GetIndexBuildRequest
+ */
+export type GetIndexBuildRequest = Message<"lucid.admin.v1.GetIndexBuildRequest"> & {
+  /**
+   * The job. Required.
+   *
+   * @generated from field: string build_id = 1;
+   */
+  buildId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetIndexBuildRequest.
+ * Use `create(GetIndexBuildRequestSchema)` to create a new message.
+ */
+export const GetIndexBuildRequestSchema: GenMessage<GetIndexBuildRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 33);
+
+/**
+ * Response of GetIndexBuild.
+ *
+ * @generated from message lucid.admin.v1.GetIndexBuildResponse
+ */
+export type GetIndexBuildResponse = Message<"lucid.admin.v1.GetIndexBuildResponse"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: lucid.admin.v1.IndexBuild build = 1;
+   */
+  build?: IndexBuild | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetIndexBuildResponse.
+ * Use `create(GetIndexBuildResponseSchema)` to create a new message.
+ */
+export const GetIndexBuildResponseSchema: GenMessage<GetIndexBuildResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 34);
+
+/**
+ * Request of ListIndexBuilds.
+ *
+ * @generated from message lucid.admin.v1.ListIndexBuildsRequest
+ */
+export type ListIndexBuildsRequest = Message<"lucid.admin.v1.ListIndexBuildsRequest"> & {
+  /**
+   * At most this many; 0 means 50, more than 1000 means 1000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the call before; everything but `page_size` must be the same again.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListIndexBuildsRequest.
+ * Use `create(ListIndexBuildsRequestSchema)` to create a new message.
+ */
+export const ListIndexBuildsRequestSchema: GenMessage<ListIndexBuildsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 35);
+
+/**
+ * Response of ListIndexBuilds.
+ *
+ * @generated from message lucid.admin.v1.ListIndexBuildsResponse
+ */
+export type ListIndexBuildsResponse = Message<"lucid.admin.v1.ListIndexBuildsResponse"> & {
+  /**
+   * The jobs.
+   *
+   * @generated from field: repeated lucid.admin.v1.IndexBuild builds = 1;
+   */
+  builds: IndexBuild[];
+
+  /**
+   * Token of the next page; empty at the end.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListIndexBuildsResponse.
+ * Use `create(ListIndexBuildsResponseSchema)` to create a new message.
+ */
+export const ListIndexBuildsResponseSchema: GenMessage<ListIndexBuildsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 36);
+
+/**
+ * Request of WatchIndexBuild.
+ *
+ * @generated from message lucid.admin.v1.WatchIndexBuildRequest
+ */
+export type WatchIndexBuildRequest = Message<"lucid.admin.v1.WatchIndexBuildRequest"> & {
+  /**
+   * The job. Required.
+   *
+   * @generated from field: string build_id = 1;
+   */
+  buildId: string;
+
+  /**
+   * Number of the last event that was seen; 0 for all events. At most 2^31 - 1.
+   *
+   * @generated from field: int64 after_sequence = 2;
+   */
+  afterSequence: bigint;
+
+  /**
+   * Longest time without an event. 1 s to 5 min; 15 s where not set.
+   *
+   * @generated from field: google.protobuf.Duration heartbeat_interval = 3;
+   */
+  heartbeatInterval?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.WatchIndexBuildRequest.
+ * Use `create(WatchIndexBuildRequestSchema)` to create a new message.
+ */
+export const WatchIndexBuildRequestSchema: GenMessage<WatchIndexBuildRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 37);
+
+/**
+ * One event of WatchIndexBuild.
+ *
+ * @generated from message lucid.admin.v1.WatchIndexBuildResponse
+ */
+export type WatchIndexBuildResponse = Message<"lucid.admin.v1.WatchIndexBuildResponse"> & {
+  /**
+   * Counts up by one from 1. A heartbeat repeats the number of the event before it.
+   *
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * When it was stored.
+   *
+   * @generated from field: google.protobuf.Timestamp event_time = 2;
+   */
+  eventTime?: Timestamp | undefined;
+
+  /**
+   * State at that time.
+   *
+   * @generated from field: lucid.admin.v1.JobState state = 3;
+   */
+  state: JobState;
+
+  /**
+   * How far the job was.
+   *
+   * @generated from field: lucid.admin.v1.IndexBuildProgress progress = 4;
+   */
+  progress?: IndexBuildProgress | undefined;
+
+  /**
+   * Why it did not succeed.
+   *
+   * @generated from field: lucid.admin.v1.JobError error = 5;
+   */
+  error?: JobError | undefined;
+
+  /**
+   * Whether this only says that the watch is alive.
+   *
+   * @generated from field: bool heartbeat = 6;
+   */
+  heartbeat: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.WatchIndexBuildResponse.
+ * Use `create(WatchIndexBuildResponseSchema)` to create a new message.
+ */
+export const WatchIndexBuildResponseSchema: GenMessage<WatchIndexBuildResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 38);
+
+/**
+ * Request of CancelIndexBuild.
+ *
+ * @generated from message lucid.admin.v1.CancelIndexBuildRequest
+ */
+export type CancelIndexBuildRequest = Message<"lucid.admin.v1.CancelIndexBuildRequest"> & {
+  /**
+   * The job. Required.
+   *
+   * @generated from field: string build_id = 1;
+   */
+  buildId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CancelIndexBuildRequest.
+ * Use `create(CancelIndexBuildRequestSchema)` to create a new message.
+ */
+export const CancelIndexBuildRequestSchema: GenMessage<CancelIndexBuildRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 39);
+
+/**
+ * Response of CancelIndexBuild.
+ *
+ * @generated from message lucid.admin.v1.CancelIndexBuildResponse
+ */
+export type CancelIndexBuildResponse = Message<"lucid.admin.v1.CancelIndexBuildResponse"> & {
+  /**
+   * The job, which may still be stopping.
+   *
+   * @generated from field: lucid.admin.v1.IndexBuild build = 1;
+   */
+  build?: IndexBuild | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CancelIndexBuildResponse.
+ * Use `create(CancelIndexBuildResponseSchema)` to create a new message.
+ */
+export const CancelIndexBuildResponseSchema: GenMessage<CancelIndexBuildResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_database_admin_service, 40);
+
+/**
+ * Looks after collections and indexes of MongoDB. Every request names a database, the domain's where it names none; the databases of the
  * server (`admin`, `config`, `local`) and of the service itself are out of reach, and fail with `FAILED_PRECONDITION`
  * (`DATABASE_PROTECTED`). Collections that the service stores the domain in are protected: what would drop, rename or replace
  * one fails with `FAILED_PRECONDITION` (`COLLECTION_PROTECTED`). What this MongoDB cannot do fails with `FAILED_PRECONDITION`
@@ -754,6 +1495,147 @@ export const DatabaseAdminService: GenService<{
     methodKind: "unary";
     input: typeof EnsureCollectionsRequestSchema;
     output: typeof EnsureCollectionsResponseSchema;
+  },
+  /**
+   * Lists the indexes of a collection; a server allows 64. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`), `FAILED_PRECONDITION`
+   * (`COLLECTION_IS_VIEW`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.ListIndexes
+   */
+  listIndexes: {
+    methodKind: "unary";
+    input: typeof ListIndexesRequestSchema;
+    output: typeof ListIndexesResponseSchema;
+  },
+  /**
+   * Returns one index. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`, `INDEX_NOT_FOUND`), `FAILED_PRECONDITION`
+   * (`COLLECTION_IS_VIEW`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.GetIndex
+   */
+  getIndex: {
+    methodKind: "unary";
+    input: typeof GetIndexRequestSchema;
+    output: typeof GetIndexResponseSchema;
+  },
+  /**
+   * Stores a job that builds an index; returns at once. The server says before whether it takes it: it makes one like it for a moment,
+   * on an empty collection in the service's own database. Idempotent when `request_id` is set. Fails with `NOT_FOUND`
+   * (`COLLECTION_NOT_FOUND`), `ALREADY_EXISTS` (`INDEX_ALREADY_EXISTS`) where it is there, `INVALID_ARGUMENT`
+   * (`INDEX_DEFINITION_INVALID`, `REQUEST_ID_REUSED`), `FAILED_PRECONDITION`: `INDEX_CONFLICT` where another has its name, or its keys in a
+   * way that excludes it; `INDEX_NOT_POSSIBLE` where this server, or this collection, cannot have it; `COLLECTION_IS_VIEW`;
+   * `INDEX_PROTECTED` for one that the service needs, which EnsureIndexes makes; `COLLECTION_PROTECTED` for one that is unique or
+   * removes documents where the service writes, or that has a filter where documents hold secrets. The job fails with
+   * `INDEX_DUPLICATE_VALUES` where documents do not let it be unique.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.CreateIndex
+   */
+  createIndex: {
+    methodKind: "unary";
+    input: typeof CreateIndexRequestSchema;
+    output: typeof CreateIndexResponseSchema;
+  },
+  /**
+   * Hides or shows an index, or changes when it removes documents. May be repeated. Fails with `NOT_FOUND`
+   * (`COLLECTION_NOT_FOUND`, `INDEX_NOT_FOUND`), `FAILED_PRECONDITION`: `INDEX_PROTECTED`, `COLLECTION_PROTECTED`, `COLLECTION_IS_VIEW`,
+   * `MONGODB_FEATURE_MISSING` where the server says that it has done it and has not.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.UpdateIndex
+   */
+  updateIndex: {
+    methodKind: "unary";
+    input: typeof UpdateIndexRequestSchema;
+    output: typeof UpdateIndexResponseSchema;
+  },
+  /**
+   * Drops an index. Needs `confirm_index`. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`, `INDEX_NOT_FOUND`), `FAILED_PRECONDITION`:
+   * `CONFIRMATION_MISMATCH`, `INDEX_PROTECTED` for the one on `_id` and those that the service needs, `COLLECTION_IS_VIEW`.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.DropIndex
+   */
+  dropIndex: {
+    methodKind: "unary";
+    input: typeof DropIndexRequestSchema;
+    output: typeof DropIndexResponseSchema;
+  },
+  /**
+   * Returns how large the indexes of a collection are and how much each is used. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`),
+   * `FAILED_PRECONDITION` (`COLLECTION_IS_VIEW`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.GetIndexStatistics
+   */
+  getIndexStatistics: {
+    methodKind: "unary";
+    input: typeof GetIndexStatisticsRequestSchema;
+    output: typeof GetIndexStatisticsResponseSchema;
+  },
+  /**
+   * Sees to the indexes that the service needs: says which are there, missing or in conflict with others, and stores a job that builds
+   * the missing ones. With `validate_only` it changes nothing and returns the plan. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`) for a
+   * name that is none of the domain's collections. May be repeated.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.EnsureIndexes
+   */
+  ensureIndexes: {
+    methodKind: "unary";
+    input: typeof EnsureIndexesRequestSchema;
+    output: typeof EnsureIndexesResponseSchema;
+  },
+  /**
+   * Stores a job that drops all indexes of a collection and builds them anew; returns at once. Nobody else can use the collection until
+   * it is done. Only a standalone server has it: others fail with `FAILED_PRECONDITION` (`MONGODB_FEATURE_MISSING`). Needs
+   * `confirm_collection`. Idempotent when `request_id` is set. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`), `INVALID_ARGUMENT`
+   * (`REQUEST_ID_REUSED`), `FAILED_PRECONDITION` (`CONFIRMATION_MISMATCH`, `COLLECTION_IS_VIEW`).
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.ReindexCollection
+   */
+  reindexCollection: {
+    methodKind: "unary";
+    input: typeof ReindexCollectionRequestSchema;
+    output: typeof ReindexCollectionResponseSchema;
+  },
+  /**
+   * Returns one job. Fails with `NOT_FOUND` (`INDEX_BUILD_NOT_FOUND`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.GetIndexBuild
+   */
+  getIndexBuild: {
+    methodKind: "unary";
+    input: typeof GetIndexBuildRequestSchema;
+    output: typeof GetIndexBuildResponseSchema;
+  },
+  /**
+   * Lists jobs, the newest first. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.ListIndexBuilds
+   */
+  listIndexBuilds: {
+    methodKind: "unary";
+    input: typeof ListIndexBuildsRequestSchema;
+    output: typeof ListIndexBuildsResponseSchema;
+  },
+  /**
+   * Streams a job's events after `after_sequence`, the final state last. A watch that ends with `UNAVAILABLE`
+   * (`WATCH_INTERRUPTED`) was cut off: call again with the last sequence number seen. Fails with `NOT_FOUND`
+   * (`INDEX_BUILD_NOT_FOUND`).
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.WatchIndexBuild
+   */
+  watchIndexBuild: {
+    methodKind: "server_streaming";
+    input: typeof WatchIndexBuildRequestSchema;
+    output: typeof WatchIndexBuildResponseSchema;
+  },
+  /**
+   * Asks a job to stop. The index that is being built is given up, those that are done stay. May be repeated. Fails with `NOT_FOUND`
+   * (`INDEX_BUILD_NOT_FOUND`), `FAILED_PRECONDITION` (`JOB_ALREADY_FINISHED`).
+   *
+   * @generated from rpc lucid.admin.v1.DatabaseAdminService.CancelIndexBuild
+   */
+  cancelIndexBuild: {
+    methodKind: "unary";
+    input: typeof CancelIndexBuildRequestSchema;
+    output: typeof CancelIndexBuildResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_admin_v1_database_admin_service, 0);
