@@ -28,12 +28,15 @@ export function hourOf(time: Date, hoursBefore = 0): Date {
   return new Date((Math.floor(time.getTime() / hourMs) - hoursBefore) * hourMs);
 }
 
+/** What is counted of a policy. */
+export type PolicyCounters = Pick<TrustPolicy, "applicationsCount" | "violationsCount" | "lastApplied">;
+
 /** What is counted of policies, in documents beside them: an application is no change of a policy, and no version of it. */
 export interface PolicyActivity {
   /** Counts an application, in one statement. */
   record(policyId: string, evaluationTime: Duration | undefined, context: HandlerContext): Promise<TrustPolicyActivity>;
-  /** Reads the counters of policies; what it gives puts them into one, whatever its version. */
-  counters(policyIds: readonly string[], context: HandlerContext): Promise<(policy: TrustPolicy) => TrustPolicy>;
+  /** Reads the counters of policies, whatever their version; what it gives tells those of one. */
+  counters(policyIds: readonly string[], context: HandlerContext): Promise<(policyId: string) => PolicyCounters>;
 }
 
 export function policyActivity(db: Db): PolicyActivity {
@@ -62,7 +65,7 @@ export function policyActivity(db: Db): PolicyActivity {
     },
 
     async counters(policyIds, context) {
-      if (policyIds.length === 0) return (policy) => policy;
+      if (policyIds.length === 0) return () => ({ applicationsCount: 0n, violationsCount: 0n });
       const limits = cancellable(context);
       const filter = { policy_id: { $in: [...policyIds] } };
       const [applications, broken] = await Promise.all([
@@ -84,12 +87,10 @@ export function policyActivity(db: Db): PolicyActivity {
         applications.map((document) => codec.decode(document)).map((one) => [one.policyId, one]),
       );
       const counts = new Map(broken.map(({ _id, count }) => [_id, BigInt(count)]));
-      return (policy) => {
-        const { applicationsCount = 0n, lastApplied } = activities.get(policy.policyId) ?? {};
-        policy.applicationsCount = applicationsCount;
-        policy.violationsCount = counts.get(policy.policyId) ?? 0n;
-        if (lastApplied !== undefined) policy.lastApplied = lastApplied;
-        return policy;
+      return (policyId) => {
+        const { applicationsCount = 0n, lastApplied } = activities.get(policyId) ?? {};
+        const violationsCount = counts.get(policyId) ?? 0n;
+        return { applicationsCount, violationsCount, ...(lastApplied && { lastApplied }) };
       };
     },
   };

@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from "node:crypto";
 
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Document } from "bson";
@@ -14,9 +14,11 @@ import {
 } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { fail } from "../errors.ts";
+import { stringIn } from "../schema/bson-reader.ts";
 import { cancellable } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
+import { documentResponse } from "../schema/document-response.ts";
 import { entity } from "../schema/entity.ts";
 import { literal } from "../schema/expressions.ts";
 import { maskedPaths, onlyWritable, valueAt } from "../schema/field-mask.ts";
@@ -25,7 +27,7 @@ import { badRequest, tooLarge } from "../schema/refusals.ts";
 import { stateMachine } from "../schema/state-machine.ts";
 import type { Repositories } from "./collections.ts";
 import { policyViolations } from "./policy-violation.ts";
-import { policyActivity } from "./trust-policy-activity.ts";
+import { policyActivity, type PolicyCounters } from "./trust-policy-activity.ts";
 import { checkEffectiveTime, documentOf, prepared } from "./trust-policy-document.ts";
 import { evaluation, tooMany } from "./trust-policy-evaluation.ts";
 import { filterOf } from "./trust-policy-query.ts";
@@ -35,6 +37,9 @@ import { trustRelationships } from "./trust-relationship.ts";
 
 const codec = codecFor(TrustPolicySchema);
 const subjectCodec = codecFor(rpc.TrustSubjectSchema);
+
+const got = documentResponse(rpc.GetTrustPolicyResponseSchema, "trust_policy");
+const listed = documentResponse(rpc.ListTrustPoliciesResponseSchema, "trust_policies");
 
 /** Most policies that are looked at in one call. */
 const mostPolicies = 500;
@@ -50,6 +55,11 @@ const machine = stateMachine(TrustPolicyStatusSchema, {
   [EXPIRED]: [ACTIVE, REVOKED],
   [REVOKED]: [],
 });
+
+/** What a policy says besides its document, which has no counters. */
+function tailOf(counters: PolicyCounters): Uint8Array {
+  return toBinary(TrustPolicySchema, create(TrustPolicySchema, counters));
+}
 
 /** Keeps trust policies. Whatever changes one makes a new version of it, after the one before was put aside. */
 export function trustPolicyService(options: Repositories): ServiceImpl<typeof rpc.TrustPolicyService> {
@@ -78,13 +88,8 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
 
   /** A policy with its counters. */
   const counted = async (policy: TrustPolicy, context: HandlerContext) => {
-    const withCounters = await activity.counters([policy.policyId], context);
-    return { trustPolicy: withCounters(policy) };
-  };
-
-  const allCounted = async (found: readonly TrustPolicy[], context: HandlerContext) => {
-    const ids = found.map(({ policyId }) => policyId);
-    return found.map(await activity.counters([...new Set(ids)], context));
+    const countersOf = await activity.counters([policy.policyId], context);
+    return { trustPolicy: { ...policy, ...countersOf(policy.policyId) } };
   };
 
   /** The policies to evaluate, in any order. */
@@ -136,14 +141,11 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
 
     async getTrustPolicy({ policyId, version, showDeleted }, context) {
       const find = showDeleted ? liveOrDeleted : live;
-      const [found, withCounters] = await Promise.all([
-        find(policyId, context),
-        activity.counters([policyId], context),
-      ]);
-      const policy = codec.decode(found);
-      return {
-        trustPolicy: withCounters(version === undefined ? policy : await versions.get(policy, version, context)),
-      };
+      const [found, countersOf] = await Promise.all([find(policyId, context), activity.counters([policyId], context)]);
+      const counters = countersOf(policyId);
+      if (version === undefined) return got([found], undefined, [tailOf(counters)]);
+      const policy = await versions.get(codec.decode(found), version, context);
+      return { trustPolicy: { ...policy, ...counters } };
     },
 
     async getTrustPolicyAsOf({ policyId, asOfTime }, context) {
@@ -154,7 +156,9 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
     async listTrustPolicyVersions(request, context) {
       const policy = codec.decode(await liveOrDeleted(request.policyId, context));
       const { policies: found, nextPageToken } = await versions.list(policy, request, context);
-      return { trustPolicies: await allCounted(found, context), nextPageToken };
+      const countersOf = await activity.counters([policy.policyId], context);
+      const counters = countersOf(policy.policyId);
+      return { trustPolicies: found.map((each) => ({ ...each, ...counters })), nextPageToken };
     },
 
     async listTrustPolicies(request, context) {
@@ -164,8 +168,13 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         { ...query, fallback: "created_at desc", schema, request },
         context,
       );
-      const found = documents.map((document) => codec.decode(document));
-      return { trustPolicies: await allCounted(found, context), nextPageToken };
+      const ids = documents.map((document) => stringIn(document, "policy_id") ?? "");
+      const countersOf = await activity.counters(ids, context);
+      return listed(
+        documents,
+        { nextPageToken },
+        ids.map((id) => tailOf(countersOf(id))),
+      );
     },
 
     async updateTrustPolicy({ trustPolicy: sent, updateMask, etag }, context) {

@@ -26,9 +26,14 @@ export interface Transcoder {
   message(document: Uint8Array): Uint8Array;
   /**
    * The wire bytes of messages that are a field of another message: one for a singular field, any for a repeated one. `rest` are
-   * those of its other fields, to follow.
+   * those of its other fields, to follow; `tails` those of fields that each message has besides what its document says.
    */
-  embedded(fieldNumber: number, documents: readonly Uint8Array[], rest?: Uint8Array): Uint8Array;
+  embedded(
+    fieldNumber: number,
+    documents: readonly Uint8Array[],
+    rest?: Uint8Array,
+    tails?: readonly Uint8Array[],
+  ): Uint8Array;
 }
 
 /** The transcoder of a message. Fields of a document that the message does not have, such as `_id`, are left out. */
@@ -42,18 +47,22 @@ export function transcoderFor(message: DescMessage): Transcoder {
       writeMessage(source, 0, source.length, plan);
       return writer.close();
     },
-    embedded(fieldNumber, documents, rest) {
+    embedded(fieldNumber, documents, rest, tails = []) {
       path.length = 0;
       let most = rest?.length ?? 0;
       for (const document of documents) most += document.length * growth + 64;
+      for (const tail of tails) most += tail.length;
       writer.open(most);
       const tag = (fieldNumber << 3) | DELIMITED;
-      for (const document of documents) {
+      for (const [index, document] of documents.entries()) {
         const source = asBuffer(document);
+        const tail = tails[index];
         writer.varint(tag);
         const guess = guessBytes(source.length);
         const start = writer.begin(guess);
         writeMessage(source, 0, source.length, plan);
+        // Messages are merged by writing one after the other.
+        if (tail !== undefined) writer.raw(tail);
         writer.end(start, guess);
       }
       if (rest !== undefined) writer.raw(rest);

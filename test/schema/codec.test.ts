@@ -52,6 +52,10 @@ test("messages embedded in another are those that were stored, in order", () => 
       const field = Kinds.fields.find(({ name }) => name === "list_itself");
       const bytes = kinds.transcoder.embedded(field?.number ?? 0, raw);
       expect(fromBinary(Kinds, new Uint8Array(bytes))).toStrictEqual(kind({ listItself: messages }));
+      const tails = messages.map((_, index) => toBinary(Kinds, kind({ oneString: `tail ${index}` })));
+      const tailed = kinds.transcoder.embedded(field?.number ?? 0, raw, undefined, tails);
+      const expected = messages.map((message, index) => ({ ...message, oneString: `tail ${index}` }));
+      expect(fromBinary(Kinds, new Uint8Array(tailed))).toStrictEqual(kind({ listItself: expected }));
     }),
     { seed, numRuns: 100 },
   );
