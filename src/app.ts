@@ -1,3 +1,6 @@
+import type { BigIntStats } from "node:fs";
+import { stat } from "node:fs/promises";
+
 import type { Logger } from "pino";
 import { collectDefaultMetrics, Registry } from "prom-client";
 
@@ -37,6 +40,8 @@ import { redisTarget } from "./backup/redis/target.ts";
 import { searchSource } from "./backup/search/source.ts";
 import { searchTarget } from "./backup/search/target.ts";
 import { backupService } from "./backup/service.ts";
+import { volumeSource } from "./backup/volumes/source.ts";
+import { volumeTarget } from "./backup/volumes/target.ts";
 import type { Config } from "./config.ts";
 import { openJobs } from "./jobs/jobs.ts";
 import { activeStates } from "./jobs/record.ts";
@@ -120,6 +125,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const systemDatabase = config.mongodb.systemDatabase;
   const repository = parts.use(lazyRepository(config.backup));
   const jobs = parts.use(openJobs({ db: mongodb.system, ...config.jobs, log, translate: translateStoreError }));
+  const volumes = openVolumes(config.volumes);
+  const measures = parts.use(openMeasures(volumes));
   const backups = {
     jobs,
     repository: () => repository.open(),
@@ -127,18 +134,17 @@ export async function start(config: Config, log: Logger): Promise<App> {
       mongodbSource({ client: mongodb.client, systemDatabase }),
       redisSource({ redis }),
       searchSource({ search, isDerived: (index) => indices.has(index) }),
+      volumeSource({ volumes, repository: () => statOf(config.backup.dir) }),
     ],
     targets: [
       mongodbTarget({ client: mongodb.client, systemDatabase }),
       redisTarget({ redis }),
       searchTarget({ search }),
+      volumeTarget({ volumes }),
     ],
     parallelism: config.backup.parallelism,
   };
   backupJobs(backups);
-
-  const volumes = openVolumes(config.volumes);
-  const measures = parts.use(openMeasures(volumes));
 
   const tokens = sharedPageTokens(config.server.pageTokenSecret, mongodb.system);
   const repositories = {
@@ -323,4 +329,9 @@ export async function start(config: Config, log: Logger): Promise<App> {
     },
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/** What a folder is; undefined where it is not there. */
+async function statOf(dir: string): Promise<BigIntStats | undefined> {
+  return dir === "" ? undefined : await stat(dir, { bigint: true }).catch(() => undefined);
 }

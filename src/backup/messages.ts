@@ -21,6 +21,9 @@ import {
 } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import type { Manifest } from "../../gen/lucid/backup/v1/manifest_pb.ts";
 import type * as stored from "../jobs/record.ts";
+import { volumeRemarks } from "./volumes/remarks.ts";
+
+const mostRemarks = 100;
 
 /** The kind of jobs that take backups; the id of the job is that of the backup. */
 export const backupKind = "backup";
@@ -119,6 +122,7 @@ export function backupOfManifest(manifest: Manifest, { encrypted }: { readonly e
     storedBytes,
     rootHash: Buffer.from(manifest.rootHash).toString("hex"),
     encrypted,
+    remarks: manifest.units.flatMap(volumeRemarks).slice(0, mostRemarks),
   });
 }
 

@@ -7,7 +7,7 @@ import type { BackupRepository } from "./repository/repository.ts";
 import { prepareRestore } from "./restore.ts";
 import {
   absentViolations,
-  completeSelection,
+  completeRestore,
   everyStore,
   renameViolations,
   selectedUnits,
@@ -25,7 +25,7 @@ export function requireRestorable(
   request: CreateRestoreRequest,
   options: { readonly systemDatabase: string },
 ): void {
-  const selection = completeSelection(request.selection);
+  const selection = completeRestore(request.selection);
   const asked = request.selection === undefined ? [] : absentViolations(units, request.selection);
   const wrong = [
     ...selectionViolations(selection, options),

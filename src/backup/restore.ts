@@ -14,7 +14,7 @@ import type { JobContext } from "../jobs/runner.ts";
 import type { RecordSource, RestorePlan, Target, TargetRun, Work } from "./contracts.ts";
 import { jobMeter } from "./progress.ts";
 import type { BackupRepository } from "./repository/repository.ts";
-import { completeSelection, selectedUnits } from "./selection.ts";
+import { completeRestore, selectedUnits } from "./selection.ts";
 import { each, together } from "./together.ts";
 
 /** What restoring needs. */
@@ -91,7 +91,7 @@ export async function prepareRestore(
     readonly stop: AbortController;
   },
 ): Promise<PreparedRestore> {
-  const selection = completeSelection(request.selection);
+  const selection = completeRestore(request.selection);
   const { renames, conflictPolicy } = request;
   const stack = new AsyncDisposableStack();
   const units: Unit[] = [];

@@ -3,6 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { type Rename, type Selection, SelectionSchema } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import type { Unit } from "../../gen/lucid/backup/v1/manifest_pb.ts";
+import { isVolumeName } from "../stores/volumes/volumes.ts";
 
 /** A field of a request that is wrong. */
 export interface Violation {
@@ -11,15 +12,30 @@ export interface Violation {
 }
 
 /** Every store, in the order in which they are backed up. */
-export const everyStore: readonly Store[] = [Store.MONGODB, Store.REDIS, Store.SEARCH];
+export const everyStore: readonly Store[] = [Store.MONGODB, Store.REDIS, Store.SEARCH, Store.VOLUMES];
+
+/**
+ * What a backup is of where its request does not say: volumes may hold anything and any amount of it, also the repository itself,
+ * so that they are only backed up where someone asks for them.
+ */
+const usualStores: readonly Store[] = [Store.MONGODB, Store.REDIS, Store.SEARCH];
 
 /** Databases of MongoDB's own. */
 const serverDatabases = new Set(["admin", "config", "local"]);
 
-/** The selection with its stores filled in. */
+/** The selection of a backup with its stores filled in. */
 export function completeSelection(selection: Selection | undefined): Selection {
+  return completed(selection, usualStores);
+}
+
+/** The selection of a restore with its stores filled in: all, since what is not in the backup is not restored. */
+export function completeRestore(selection: Selection | undefined): Selection {
+  return completed(selection, everyStore);
+}
+
+function completed(selection: Selection | undefined, stores: readonly Store[]): Selection {
   const given = create(SelectionSchema, selection);
-  return create(SelectionSchema, { ...given, stores: given.stores.length === 0 ? [...everyStore] : given.stores });
+  return create(SelectionSchema, { ...given, stores: given.stores.length === 0 ? [...stores] : given.stores });
 }
 
 /** What is wrong with a selection, whatever there is to select. */
@@ -44,6 +60,8 @@ export function selectionViolations(selection: Selection, { systemDatabase }: { 
     namespaceFault(namespace, systemDatabase),
   );
   check("redis_key_patterns", Store.REDIS, selection.redisKeyPatterns, () => undefined);
+  // The proto says what their names look like.
+  check("volumes", Store.VOLUMES, selection.volumes, () => undefined);
   check("search_indices", Store.SEARCH, selection.searchIndices, (name) => indexFault(name, { pattern: true }));
   return wrong;
 }
@@ -129,10 +147,11 @@ function isCompanion({ description }: Unit): boolean {
 
 function isNarrowed(selection: Selection, store: Store): boolean {
   if (store === Store.MONGODB) return selection.mongodbNamespaces.length > 0;
+  if (store === Store.VOLUMES) return selection.volumes.length > 0;
   return store === Store.SEARCH && selection.searchIndices.length > 0;
 }
 
-function isSelected(unit: Unit, { mongodbNamespaces, searchIndices }: Selection): boolean {
+function isSelected(unit: Unit, { mongodbNamespaces, searchIndices, volumes }: Selection): boolean {
   switch (unit.description.case) {
     case "mongodbCollection":
       return (
@@ -144,6 +163,8 @@ function isSelected(unit: Unit, { mongodbNamespaces, searchIndices }: Selection)
         searchIndices.length === 0 || searchIndices.some((pattern) => names.some((name) => patternFits(pattern, name)))
       );
     }
+    case "volumeFiles":
+      return volumes.length === 0 || volumes.includes(unit.name);
     default:
       return true;
   }
@@ -168,6 +189,10 @@ export function absentViolations(units: readonly Unit[], asked: Selection): Viol
     if (names.some((name) => patternFits(pattern, name))) continue;
     wrong.push({ field: `selection.search_indices[${index}]`, description });
   }
+  for (const [index, volume] of asked.volumes.entries()) {
+    if (units.some(({ store, name }) => store === Store.VOLUMES && name === volume)) continue;
+    wrong.push({ field: `selection.volumes[${index}]`, description });
+  }
   return wrong;
 }
 
@@ -189,7 +214,7 @@ export function renameViolations(
       wrong.push({ field: `renames[${index}].from`, description: "is not what anything that is restored is called" });
   }
   if (wrong.length > 0) return wrong;
-  for (const store of [Store.MONGODB, Store.SEARCH]) {
+  for (const store of [Store.MONGODB, Store.SEARCH, Store.VOLUMES]) {
     const targets = new Set<string>();
     for (const unit of selectedUnits(units, store, selection)) {
       if (isCompanion(unit)) continue;
@@ -221,6 +246,10 @@ function renameFaults(
       const fault = to === "*" ? undefined : indexFault(to, { pattern: prefix });
       return fault === undefined ? [] : [["to", fault]];
     }
+    case Store.VOLUMES: {
+      const description = "must be the name of a volume";
+      return isVolumeName(to) ? [] : [["to", description]];
+    }
     default:
       return []; // any bytes are a key of Redis
   }
@@ -237,7 +266,7 @@ function renamed(name: string, { store, from, to }: Rename): string | undefined 
   return undefined;
 }
 
-/** The name under which a unit of MongoDB or search is restored. */
+/** The name under which a unit of MongoDB, search or volumes is restored. */
 export function targetName(unit: Unit, renames: readonly Rename[]): string {
   for (const rename of renames) {
     const name = rename.store === unit.store ? renamed(unit.name, rename) : undefined;

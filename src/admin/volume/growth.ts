@@ -1,4 +1,4 @@
-import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { type Duration, durationFromMs, type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
 
 import type { Volume } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import type { Sample } from "./history.ts";
@@ -6,12 +6,23 @@ import type { Sample } from "./history.ts";
 const dayMs = 86_400_000;
 const mostMs = 100 * 365 * dayMs;
 
+/** How a volume grows. Only the number is there where there are too few measures. */
+export interface Growth {
+  readonly sampleCount: number;
+  readonly fromTime?: Timestamp;
+  readonly toTime?: Timestamp;
+  readonly bytesPerDay?: number;
+  readonly fit?: number;
+  readonly timeToFull?: Duration;
+  readonly timeToCritical?: Duration;
+}
+
 /** What becomes of a volume that goes on growing as its measures say. */
 export function growthOf(
   samples: readonly Sample[],
   volume: Pick<Volume, "declaredBytes" | "criticalPercent">,
   nowMs: number,
-) {
+): Growth {
   const [first, last] = [samples[0], samples.at(-1)];
   if (first === undefined || last === undefined || first === last) return { sampleCount: samples.length };
   const { perMs, fit } = line(samples.map(({ timeMs, usedBytes }) => [timeMs - first.timeMs, Number(usedBytes)]));

@@ -155,9 +155,13 @@ export class Directory implements AsyncDisposable {
    */
   async openFile(name: Name): Promise<FileHandle> {
     const handle = await open(this.#path(name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    if ((await handle.stat()).isFile()) return handle;
-    await handle.close();
-    throw fail("VOLUME_PATH_REFUSED", "What was a file is none any more");
+    try {
+      if ((await handle.stat()).isFile()) return handle;
+      throw fail("VOLUME_PATH_REFUSED", "What was a file is none any more");
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
   }
 
   /** Makes a file, readable by this process's user alone, and opens it. Fails with EEXIST where anything has that name. */
@@ -207,6 +211,11 @@ export class Directory implements AsyncDisposable {
   /** Sets the permissions of the directory itself. */
   async setMode(mode: number): Promise<void> {
     await this.#handle.chmod(mode);
+  }
+
+  /** Gives the directory itself to a user and a group. */
+  async setOwner(userId: number, groupId: number): Promise<void> {
+    await this.#handle.chown(userId, groupId);
   }
 
   /** Makes names that were given, changed and removed outlive a crash. */

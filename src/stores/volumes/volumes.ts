@@ -55,6 +55,11 @@ export interface Volumes {
   removeRemains(signal: AbortSignal): Promise<void>;
 }
 
+/** Whether a text can be the name of a volume. */
+export function isVolumeName(name: string): boolean {
+  return volumeName.test(name);
+}
+
 /** Whether an entry at the top of a volume is the service's own. */
 export function isOwn(name: Name): boolean {
   return name.equals(ownName);

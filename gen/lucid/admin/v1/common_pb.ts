@@ -10,7 +10,7 @@ import type { UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/admin/v1/common.proto.
  */
 export const file_lucid_admin_v1_common: GenFile = /*@__PURE__*/
-  fileDesc("ChtsdWNpZC9hZG1pbi92MS9jb21tb24ucHJvdG8SDmx1Y2lkLmFkbWluLnYxKlQKBVN0b3JlEhUKEVNUT1JFX1VOU1BFQ0lGSUVEEAASEQoNU1RPUkVfTU9OR09EQhABEg8KC1NUT1JFX1JFRElTEAISEAoMU1RPUkVfU0VBUkNIEANCewoSY29tLmx1Y2lkLmFkbWluLnYxQgtDb21tb25Qcm90b1ABogIDTEFYqgIOTHVjaWQuQWRtaW4uVjHKAg5MdWNpZFxBZG1pblxWMeICGkx1Y2lkXEFkbWluXFYxXEdQQk1ldGFkYXRh6gIQTHVjaWQ6OkFkbWluOjpWMWIGcHJvdG8z");
+  fileDesc("ChtsdWNpZC9hZG1pbi92MS9jb21tb24ucHJvdG8SDmx1Y2lkLmFkbWluLnYxKmcKBVN0b3JlEhUKEVNUT1JFX1VOU1BFQ0lGSUVEEAASEQoNU1RPUkVfTU9OR09EQhABEg8KC1NUT1JFX1JFRElTEAISEAoMU1RPUkVfU0VBUkNIEAMSEQoNU1RPUkVfVk9MVU1FUxAEQnsKEmNvbS5sdWNpZC5hZG1pbi52MUILQ29tbW9uUHJvdG9QAaICA0xBWKoCDkx1Y2lkLkFkbWluLlYxygIOTHVjaWRcQWRtaW5cVjHiAhpMdWNpZFxBZG1pblxWMVxHUEJNZXRhZGF0YeoCEEx1Y2lkOjpBZG1pbjo6VjFiBnByb3RvMw");
 
 /**
  * A store that the service looks after.
@@ -45,6 +45,13 @@ export const Store = {
    * @generated from enum value: STORE_SEARCH = 3;
    */
   SEARCH: 3,
+
+  /**
+   * Volumes: directories of files.
+   *
+   * @generated from enum value: STORE_VOLUMES = 4;
+   */
+  VOLUMES: 4,
 } as const;
 
 /**

@@ -4,21 +4,23 @@
 // @generated from file lucid/backup/v1/manifest.proto (package lucid.backup.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { BackupType, ConsistencyPoint, Selection } from "../../admin/v1/backup_service_pb.ts";
 import { file_lucid_admin_v1_backup_service } from "../../admin/v1/backup_service_pb.ts";
 import type { Store } from "../../admin/v1/common_pb.ts";
 import { file_lucid_admin_v1_common } from "../../admin/v1/common_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { Volume } from "../../admin/v1/volume_pb.ts";
+import { file_lucid_admin_v1_volume } from "../../admin/v1/volume_pb.ts";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file lucid/backup/v1/manifest.proto.
  */
 export const file_lucid_backup_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5sdWNpZC9iYWNrdXAvdjEvbWFuaWZlc3QucHJvdG8SD2x1Y2lkLmJhY2t1cC52MSKoBAoITWFuaWZlc3QSFgoOZm9ybWF0X3ZlcnNpb24YASABKA0SEQoJYmFja3VwX2lkGAIgASgJEigKBHR5cGUYAyABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlEiwKCXNlbGVjdGlvbhgEIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhITCgtkZXNjcmlwdGlvbhgFIAEoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI7ChFjb25zaXN0ZW5jeV9wb2ludBgKIAEoCzIgLmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQSJAoFdW5pdHMYCyADKAsyFS5sdWNpZC5iYWNrdXAudjEuVW5pdBISCgppdGVtX2NvdW50GAwgASgEEhUKDWxvZ2ljYWxfYnl0ZXMYDSABKAQSFAoMc3RvcmVkX2J5dGVzGA4gASgEEhEKCXJvb3RfaGFzaBgPIAEoDBINCgVwYWNrcxgQIAEoDCLDAwoEVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEgwKBG5hbWUYAiABKAkSQAoSbW9uZ29kYl9jb2xsZWN0aW9uGAMgASgLMiIubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDb2xsZWN0aW9uSAASOgoPbW9uZ29kYl9jaGFuZ2VzGAQgASgLMh8ubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDaGFuZ2VzSAASMAoKcmVkaXNfa2V5cxgFIAEoCzIaLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0tleXNIABI0CgxzZWFyY2hfaW5kZXgYBiABKAsyHC5sdWNpZC5iYWNrdXAudjEuU2VhcmNoSW5kZXhIABI8ChBzZWFyY2hfdGVtcGxhdGVzGAcgASgLMiAubHVjaWQuYmFja3VwLnYxLlNlYXJjaFRlbXBsYXRlc0gAEigKB3N0cmVhbXMYCCADKAsyFy5sdWNpZC5iYWNrdXAudjEuU3RyZWFtEhQKDHJlY29yZF9jb3VudBgJIAEoBBIUCgxyZWNvcmRfYnl0ZXMYCiABKARCDQoLZGVzY3JpcHRpb24igAEKBlN0cmVhbRIUCgxyZWNvcmRfY291bnQYASABKAQSFAoMcmVjb3JkX2J5dGVzGAIgASgEEg4KBmNodW5rcxgDIAEoDBIQCghpbmRpcmVjdBgEIAEoCBITCgtjaHVua19jb3VudBgFIAEoBBITCgtjaHVua3NfaGFzaBgGIAEoDCKYAQoRTW9uZ29kYkNvbGxlY3Rpb24SEAoIZGF0YWJhc2UYASABKAkSEgoKY29sbGVjdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg8KB29wdGlvbnMYBCABKAwSDwoHaW5kZXhlcxgFIAMoDBIMCgR1dWlkGAYgASgMEg4KBm51bWJlchgHIAEoDRIPCgdidWNrZXRzGAggASgIIloKDk1vbmdvZGJDaGFuZ2VzEhkKEWZyb21fY2x1c3Rlcl90aW1lGAEgASgEEhcKD3RvX2NsdXN0ZXJfdGltZRgCIAEoBBIUCgxyZXN1bWVfdG9rZW4YAyABKAwiXQoJUmVkaXNLZXlzEhYKDnNlcnZlcl92ZXJzaW9uGAEgASgJEhMKC3JkYl92ZXJzaW9uGAIgASgNEhAKCGRhdGFiYXNlGAMgASgNEhEKCWtleV9jb3VudBgEIAEoBCJqCgtSZWRpc1JlY29yZBILCgNrZXkYASABKAwSFgoOZXhwaXJlX3RpbWVfbXMYAiABKAMSDAoEZHVtcBgDIAEoDBIoCgRwYXJ0GAQgASgLMhoubHVjaWQuYmFja3VwLnYxLlJlZGlzUGFydCKEAgoJUmVkaXNQYXJ0Eg4KBm51bWJlchgBIAEoDRIMCgR0eXBlGAIgASgJEhAKCGVsZW1lbnRzGAMgAygMEh0KFWZpZWxkX2V4cGlyZV90aW1lc19tcxgEIAMoAxIyCgdlbnRyaWVzGAUgAygLMiEubHVjaWQuYmFja3VwLnYxLlJlZGlzU3RyZWFtRW50cnkSMQoGc3RyZWFtGAYgASgLMiEubHVjaWQuYmFja3VwLnYxLlJlZGlzU3RyZWFtU3RhdGUSMwoHcGVuZGluZxgHIAMoCzIiLmx1Y2lkLmJhY2t1cC52MS5SZWRpc1BlbmRpbmdFbnRyeRIMCgRsYXN0GAggASgIIi4KEFJlZGlzU3RyZWFtRW50cnkSCgoCaWQYASABKAkSDgoGZmllbGRzGAIgAygMIp4BChBSZWRpc1N0cmVhbVN0YXRlEg8KB2xhc3RfaWQYASABKAkSGgoNZW50cmllc19hZGRlZBgCIAEoBEgAiAEBEhYKDm1heF9kZWxldGVkX2lkGAMgASgJEjMKBmdyb3VwcxgEIAMoCzIjLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0NvbnN1bWVyR3JvdXBCEAoOX2VudHJpZXNfYWRkZWQifAoSUmVkaXNDb25zdW1lckdyb3VwEgwKBG5hbWUYASABKAwSGQoRbGFzdF9kZWxpdmVyZWRfaWQYAiABKAkSGQoMZW50cmllc19yZWFkGAMgASgESACIAQESEQoJY29uc3VtZXJzGAQgAygMQg8KDV9lbnRyaWVzX3JlYWQicgoRUmVkaXNQZW5kaW5nRW50cnkSDQoFZ3JvdXAYASABKAwSEAoIY29uc3VtZXIYAiABKAwSCgoCaWQYAyABKAkSGAoQZGVsaXZlcnlfdGltZV9tcxgEIAEoAxIWCg5kZWxpdmVyeV9jb3VudBgFIAEoBCJeCgtTZWFyY2hJbmRleBINCgVpbmRleBgBIAEoCRIXCg9kZWZpbml0aW9uX2pzb24YAiABKAkSDwoHcHJvZHVjdBgDIAEoCRIWCg5zZXJ2ZXJfdmVyc2lvbhgEIAEoCSJMCgxTZWFyY2hSZWNvcmQSCgoCaWQYASABKAkSDwoHcm91dGluZxgCIAEoCRIPCgd2ZXJzaW9uGAMgASgDEg4KBnNvdXJjZRgEIAEoDCJRCg9TZWFyY2hUZW1wbGF0ZXMSHAoUaW5kZXhfdGVtcGxhdGVzX2pzb24YASABKAkSIAoYY29tcG9uZW50X3RlbXBsYXRlc19qc29uGAIgASgJQoIBChNjb20ubHVjaWQuYmFja3VwLnYxQg1NYW5pZmVzdFByb3RvUAGiAgNMQliqAg9MdWNpZC5CYWNrdXAuVjHKAg9MdWNpZFxCYWNrdXBcVjHiAhtMdWNpZFxCYWNrdXBcVjFcR1BCTWV0YWRhdGHqAhFMdWNpZDo6QmFja3VwOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_common]);
+  fileDesc("Ch5sdWNpZC9iYWNrdXAvdjEvbWFuaWZlc3QucHJvdG8SD2x1Y2lkLmJhY2t1cC52MSKoBAoITWFuaWZlc3QSFgoOZm9ybWF0X3ZlcnNpb24YASABKA0SEQoJYmFja3VwX2lkGAIgASgJEigKBHR5cGUYAyABKA4yGi5sdWNpZC5hZG1pbi52MS5CYWNrdXBUeXBlEiwKCXNlbGVjdGlvbhgEIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlNlbGVjdGlvbhITCgtkZXNjcmlwdGlvbhgFIAEoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI7ChFjb25zaXN0ZW5jeV9wb2ludBgKIAEoCzIgLmx1Y2lkLmFkbWluLnYxLkNvbnNpc3RlbmN5UG9pbnQSJAoFdW5pdHMYCyADKAsyFS5sdWNpZC5iYWNrdXAudjEuVW5pdBISCgppdGVtX2NvdW50GAwgASgEEhUKDWxvZ2ljYWxfYnl0ZXMYDSABKAQSFAoMc3RvcmVkX2J5dGVzGA4gASgEEhEKCXJvb3RfaGFzaBgPIAEoDBINCgVwYWNrcxgQIAEoDCL5AwoEVW5pdBIkCgVzdG9yZRgBIAEoDjIVLmx1Y2lkLmFkbWluLnYxLlN0b3JlEgwKBG5hbWUYAiABKAkSQAoSbW9uZ29kYl9jb2xsZWN0aW9uGAMgASgLMiIubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDb2xsZWN0aW9uSAASOgoPbW9uZ29kYl9jaGFuZ2VzGAQgASgLMh8ubHVjaWQuYmFja3VwLnYxLk1vbmdvZGJDaGFuZ2VzSAASMAoKcmVkaXNfa2V5cxgFIAEoCzIaLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0tleXNIABI0CgxzZWFyY2hfaW5kZXgYBiABKAsyHC5sdWNpZC5iYWNrdXAudjEuU2VhcmNoSW5kZXhIABI8ChBzZWFyY2hfdGVtcGxhdGVzGAcgASgLMiAubHVjaWQuYmFja3VwLnYxLlNlYXJjaFRlbXBsYXRlc0gAEjQKDHZvbHVtZV9maWxlcxgLIAEoCzIcLmx1Y2lkLmJhY2t1cC52MS5Wb2x1bWVGaWxlc0gAEigKB3N0cmVhbXMYCCADKAsyFy5sdWNpZC5iYWNrdXAudjEuU3RyZWFtEhQKDHJlY29yZF9jb3VudBgJIAEoBBIUCgxyZWNvcmRfYnl0ZXMYCiABKARCDQoLZGVzY3JpcHRpb24igAEKBlN0cmVhbRIUCgxyZWNvcmRfY291bnQYASABKAQSFAoMcmVjb3JkX2J5dGVzGAIgASgEEg4KBmNodW5rcxgDIAEoDBIQCghpbmRpcmVjdBgEIAEoCBITCgtjaHVua19jb3VudBgFIAEoBBITCgtjaHVua3NfaGFzaBgGIAEoDCKYAQoRTW9uZ29kYkNvbGxlY3Rpb24SEAoIZGF0YWJhc2UYASABKAkSEgoKY29sbGVjdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg8KB29wdGlvbnMYBCABKAwSDwoHaW5kZXhlcxgFIAMoDBIMCgR1dWlkGAYgASgMEg4KBm51bWJlchgHIAEoDRIPCgdidWNrZXRzGAggASgIIloKDk1vbmdvZGJDaGFuZ2VzEhkKEWZyb21fY2x1c3Rlcl90aW1lGAEgASgEEhcKD3RvX2NsdXN0ZXJfdGltZRgCIAEoBBIUCgxyZXN1bWVfdG9rZW4YAyABKAwiXQoJUmVkaXNLZXlzEhYKDnNlcnZlcl92ZXJzaW9uGAEgASgJEhMKC3JkYl92ZXJzaW9uGAIgASgNEhAKCGRhdGFiYXNlGAMgASgNEhEKCWtleV9jb3VudBgEIAEoBCJqCgtSZWRpc1JlY29yZBILCgNrZXkYASABKAwSFgoOZXhwaXJlX3RpbWVfbXMYAiABKAMSDAoEZHVtcBgDIAEoDBIoCgRwYXJ0GAQgASgLMhoubHVjaWQuYmFja3VwLnYxLlJlZGlzUGFydCKEAgoJUmVkaXNQYXJ0Eg4KBm51bWJlchgBIAEoDRIMCgR0eXBlGAIgASgJEhAKCGVsZW1lbnRzGAMgAygMEh0KFWZpZWxkX2V4cGlyZV90aW1lc19tcxgEIAMoAxIyCgdlbnRyaWVzGAUgAygLMiEubHVjaWQuYmFja3VwLnYxLlJlZGlzU3RyZWFtRW50cnkSMQoGc3RyZWFtGAYgASgLMiEubHVjaWQuYmFja3VwLnYxLlJlZGlzU3RyZWFtU3RhdGUSMwoHcGVuZGluZxgHIAMoCzIiLmx1Y2lkLmJhY2t1cC52MS5SZWRpc1BlbmRpbmdFbnRyeRIMCgRsYXN0GAggASgIIi4KEFJlZGlzU3RyZWFtRW50cnkSCgoCaWQYASABKAkSDgoGZmllbGRzGAIgAygMIp4BChBSZWRpc1N0cmVhbVN0YXRlEg8KB2xhc3RfaWQYASABKAkSGgoNZW50cmllc19hZGRlZBgCIAEoBEgAiAEBEhYKDm1heF9kZWxldGVkX2lkGAMgASgJEjMKBmdyb3VwcxgEIAMoCzIjLmx1Y2lkLmJhY2t1cC52MS5SZWRpc0NvbnN1bWVyR3JvdXBCEAoOX2VudHJpZXNfYWRkZWQifAoSUmVkaXNDb25zdW1lckdyb3VwEgwKBG5hbWUYASABKAwSGQoRbGFzdF9kZWxpdmVyZWRfaWQYAiABKAkSGQoMZW50cmllc19yZWFkGAMgASgESACIAQESEQoJY29uc3VtZXJzGAQgAygMQg8KDV9lbnRyaWVzX3JlYWQicgoRUmVkaXNQZW5kaW5nRW50cnkSDQoFZ3JvdXAYASABKAwSEAoIY29uc3VtZXIYAiABKAwSCgoCaWQYAyABKAkSGAoQZGVsaXZlcnlfdGltZV9tcxgEIAEoAxIWCg5kZWxpdmVyeV9jb3VudBgFIAEoBCJeCgtTZWFyY2hJbmRleBINCgVpbmRleBgBIAEoCRIXCg9kZWZpbml0aW9uX2pzb24YAiABKAkSDwoHcHJvZHVjdBgDIAEoCRIWCg5zZXJ2ZXJfdmVyc2lvbhgEIAEoCSJMCgxTZWFyY2hSZWNvcmQSCgoCaWQYASABKAkSDwoHcm91dGluZxgCIAEoCRIPCgd2ZXJzaW9uGAMgASgDEg4KBnNvdXJjZRgEIAEoDCJRCg9TZWFyY2hUZW1wbGF0ZXMSHAoUaW5kZXhfdGVtcGxhdGVzX2pzb24YASABKAkSIAoYY29tcG9uZW50X3RlbXBsYXRlc19qc29uGAIgASgJIqUCCgtWb2x1bWVGaWxlcxImCgZ2b2x1bWUYASABKAsyFi5sdWNpZC5hZG1pbi52MS5Wb2x1bWUSEgoKZmlsZV9jb3VudBgCIAEoBBIXCg9kaXJlY3RvcnlfY291bnQYAyABKAQSFQoNc3ltbGlua19jb3VudBgEIAEoBBISCgpmaWxlX2J5dGVzGAUgASgEEhUKDWNoYW5nZWRfY291bnQYBiABKAQSGAoQdW5yZWFkYWJsZV9jb3VudBgHIAEoBBIVCg1zcGVjaWFsX2NvdW50GAggASgEEhcKD2hhcmRfbGlua19jb3VudBgJIAEoBBIYChBjaGFuZ2VkX2V4YW1wbGVzGAogAygJEhsKE3VucmVhZGFibGVfZXhhbXBsZXMYCyADKAkivgEKDFZvbHVtZVJlY29yZBIMCgRwYXRoGAEgASgMEi4KBGtpbmQYAiABKA4yIC5sdWNpZC5iYWNrdXAudjEuVm9sdW1lRW50cnlLaW5kEgwKBG1vZGUYAyABKA0SEAoIbXRpbWVfbnMYBCABKBISDwoHdXNlcl9pZBgFIAEoDRIQCghncm91cF9pZBgGIAEoDRIOCgZ0YXJnZXQYByABKAwSDwoHY29udGVudBgIIAEoDBIMCgRtb3JlGAkgASgIKpABCg9Wb2x1bWVFbnRyeUtpbmQSIQodVk9MVU1FX0VOVFJZX0tJTkRfVU5TUEVDSUZJRUQQABIaChZWT0xVTUVfRU5UUllfS0lORF9GSUxFEAESHwobVk9MVU1FX0VOVFJZX0tJTkRfRElSRUNUT1JZEAISHQoZVk9MVU1FX0VOVFJZX0tJTkRfU1lNTElOSxADQoIBChNjb20ubHVjaWQuYmFja3VwLnYxQg1NYW5pZmVzdFByb3RvUAGiAgNMQliqAg9MdWNpZC5CYWNrdXAuVjHKAg9MdWNpZFxCYWNrdXBcVjHiAhtMdWNpZFxCYWNrdXBcVjFcR1BCTWV0YWRhdGHqAhFMdWNpZDo6QmFja3VwOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_common, file_lucid_admin_v1_volume]);
 
 /**
  * Everything that is known of one backup. It is written last: a backup without a manifest does not exist.
@@ -160,7 +162,7 @@ export type Unit = Message<"lucid.backup.v1.Unit"> & {
   store: Store;
 
   /**
-   * Name of the unit, unique within its store: `database.collection`, `db0`, an index name; of changes `changes`.
+   * Name of the unit, unique within its store: `database.collection`, `db0`, an index name, the name of a volume; of changes `changes`.
    *
    * @generated from field: string name = 2;
    */
@@ -211,6 +213,14 @@ export type Unit = Message<"lucid.backup.v1.Unit"> & {
      */
     value: SearchTemplates;
     case: "searchTemplates";
+  } | {
+    /**
+     * The files of a volume.
+     *
+     * @generated from field: lucid.backup.v1.VolumeFiles volume_files = 11;
+     */
+    value: VolumeFiles;
+    case: "volumeFiles";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -836,4 +846,221 @@ export type SearchTemplates = Message<"lucid.backup.v1.SearchTemplates"> & {
  */
 export const SearchTemplatesSchema: GenMessage<SearchTemplates> = /*@__PURE__*/
   messageDesc(file_lucid_backup_v1_manifest, 14);
+
+/**
+ * The files of a volume. Its records are `VolumeRecord` messages in one stream. The copy is not of one point in time: each file is as
+ * it was at a moment between the begin and the end of the backup.
+ *
+ * @generated from message lucid.backup.v1.VolumeFiles
+ */
+export type VolumeFiles = Message<"lucid.backup.v1.VolumeFiles"> & {
+  /**
+   * What was declared of the volume.
+   *
+   * @generated from field: lucid.admin.v1.Volume volume = 1;
+   */
+  volume?: Volume | undefined;
+
+  /**
+   * Number of files, one for each name.
+   *
+   * @generated from field: uint64 file_count = 2;
+   */
+  fileCount: bigint;
+
+  /**
+   * Number of directories, without the top.
+   *
+   * @generated from field: uint64 directory_count = 3;
+   */
+  directoryCount: bigint;
+
+  /**
+   * Number of symlinks.
+   *
+   * @generated from field: uint64 symlink_count = 4;
+   */
+  symlinkCount: bigint;
+
+  /**
+   * Bytes of the files.
+   *
+   * @generated from field: uint64 file_bytes = 5;
+   */
+  fileBytes: bigint;
+
+  /**
+   * Number of files that were changed while they were read: what is in the records may be of no single moment.
+   *
+   * @generated from field: uint64 changed_count = 6;
+   */
+  changedCount: bigint;
+
+  /**
+   * Number of files and directories that could not be read, or that were too deep or on another file system. They are not in the records.
+   *
+   * @generated from field: uint64 unreadable_count = 7;
+   */
+  unreadableCount: bigint;
+
+  /**
+   * Number of pipes, sockets and devices. They are not in the records.
+   *
+   * @generated from field: uint64 special_count = 8;
+   */
+  specialCount: bigint;
+
+  /**
+   * Number of names of files that have several; each name is a file of its own in the records.
+   *
+   * @generated from field: uint64 hard_link_count = 9;
+   */
+  hardLinkCount: bigint;
+
+  /**
+   * Some of the paths of the files that were changed, as text, at most 20.
+   *
+   * @generated from field: repeated string changed_examples = 10;
+   */
+  changedExamples: string[];
+
+  /**
+   * The same of what could not be read.
+   *
+   * @generated from field: repeated string unreadable_examples = 11;
+   */
+  unreadableExamples: string[];
+};
+
+/**
+ * Describes the message lucid.backup.v1.VolumeFiles.
+ * Use `create(VolumeFilesSchema)` to create a new message.
+ */
+export const VolumeFilesSchema: GenMessage<VolumeFiles> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 15);
+
+/**
+ * One entry of a volume, or a part of a large file.
+ *
+ * @generated from message lucid.backup.v1.VolumeRecord
+ */
+export type VolumeRecord = Message<"lucid.backup.v1.VolumeRecord"> & {
+  /**
+   * Names from the top of the volume down, any bytes but zero, with `/` between.
+   *
+   * @generated from field: bytes path = 1;
+   */
+  path: Uint8Array;
+
+  /**
+   * What it is.
+   *
+   * @generated from field: lucid.backup.v1.VolumeEntryKind kind = 2;
+   */
+  kind: VolumeEntryKind;
+
+  /**
+   * Its permissions as the lower 12 bits of `st_mode`.
+   *
+   * @generated from field: uint32 mode = 3;
+   */
+  mode: number;
+
+  /**
+   * When it was changed last, nanoseconds since 1970.
+   *
+   * @generated from field: sint64 mtime_ns = 4;
+   */
+  mtimeNs: bigint;
+
+  /**
+   * User and group that it belongs to.
+   *
+   * @generated from field: uint32 user_id = 5;
+   */
+  userId: number;
+
+  /**
+   * See `user_id`.
+   *
+   * @generated from field: uint32 group_id = 6;
+   */
+  groupId: number;
+
+  /**
+   * Where a symlink leads, as it says it.
+   *
+   * @generated from field: bytes target = 7;
+   */
+  target: Uint8Array;
+
+  /**
+   * The next bytes of a file.
+   *
+   * @generated from field: bytes content = 8;
+   */
+  content: Uint8Array;
+
+  /**
+   * Whether the file goes on in the next record.
+   *
+   * @generated from field: bool more = 9;
+   */
+  more: boolean;
+};
+
+/**
+ * Describes the message lucid.backup.v1.VolumeRecord.
+ * Use `create(VolumeRecordSchema)` to create a new message.
+ */
+export const VolumeRecordSchema: GenMessage<VolumeRecord> = /*@__PURE__*/
+  messageDesc(file_lucid_backup_v1_manifest, 16);
+
+/**
+ * What an entry of a volume is.
+ *
+ * @generated from enum lucid.backup.v1.VolumeEntryKind
+ */
+export const VolumeEntryKind = {
+  /**
+   * Not set: the record continues the file before it.
+   *
+   * @generated from enum value: VOLUME_ENTRY_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * A file.
+   *
+   * @generated from enum value: VOLUME_ENTRY_KIND_FILE = 1;
+   */
+  FILE: 1,
+
+  /**
+   * A directory. Its record comes behind those of all that is in it; that of the top is the last and has an empty path.
+   *
+   * @generated from enum value: VOLUME_ENTRY_KIND_DIRECTORY = 2;
+   */
+  DIRECTORY: 2,
+
+  /**
+   * A symlink.
+   *
+   * @generated from enum value: VOLUME_ENTRY_KIND_SYMLINK = 3;
+   */
+  SYMLINK: 3,
+} as const;
+
+/**
+ * What an entry of a volume is.
+ *
+ * @generated from enum lucid.backup.v1.VolumeEntryKind
+ */
+export type VolumeEntryKind = (typeof VolumeEntryKind)[keyof typeof VolumeEntryKind] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.backup.v1.VolumeEntryKind.
+ */
+export const VolumeEntryKindSchema: GenEnum<VolumeEntryKind> = /*@__PURE__*/
+  enumDesc(file_lucid_backup_v1_manifest, 0);
 
