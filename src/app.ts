@@ -88,6 +88,7 @@ import { healthMonitor } from "./stores/health-monitor.ts";
 import { checkStores, problemOf } from "./stores/health.ts";
 import { latencyRecorder } from "./stores/latency.ts";
 import { openMongodb } from "./stores/mongodb.ts";
+import { redisSubscriptions } from "./stores/redis-subscriptions.ts";
 import { openRedis } from "./stores/redis.ts";
 import { openSearch } from "./stores/search.ts";
 import { openVolumes } from "./stores/volumes/volumes.ts";
@@ -238,7 +239,13 @@ export async function start(config: Config, log: Logger): Promise<App> {
     ),
     serve(
       CacheService,
-      cacheService({ redis, pageTokens: tokens, carryOut: audit.carryOut, draining: draining.signal }),
+      cacheService({
+        redis,
+        subscriptions: parts.use(redisSubscriptions(redis.client)),
+        pageTokens: tokens,
+        carryOut: audit.carryOut,
+        draining: draining.signal,
+      }),
     ),
     serve(
       VolumeService,

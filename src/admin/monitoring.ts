@@ -10,7 +10,6 @@ import {
   type StoreHealthSchema,
   type StoreStatsSchema,
 } from "../../gen/lucid/admin/v1/monitoring_service_pb.ts";
-import { fail } from "../errors.ts";
 import type { Ensured } from "../schema/collection-keeper.ts";
 import { type StoreName, storeTitles } from "../stores/errors.ts";
 import type { HealthMonitor } from "../stores/health-monitor.ts";
@@ -20,6 +19,7 @@ import { abortable, pause } from "../stores/waiting.ts";
 import { ensuredThing } from "./ensured.ts";
 import { sampled } from "./sampled.ts";
 import { mongodbStats, redisStats, searchStats } from "./store-stats.ts";
+import { untilDrained } from "./until-drained.ts";
 
 /** What the handlers need. */
 export interface MonitoringOptions {
@@ -125,22 +125,6 @@ export function monitoringService({
       return { collections: found.filter(({ things }) => things.length > 0) };
     },
   };
-}
-
-/**
- * Yields what `run` yields until its signal aborts: with the caller's own reason, or because the process drains, which a watcher
- * must not take for the end.
- */
-async function* untilDrained<T>(
-  { signal, draining }: { readonly signal: AbortSignal; readonly draining: AbortSignal },
-  run: (ending: AbortSignal) => AsyncIterable<T>,
-): AsyncGenerator<T> {
-  try {
-    yield* run(AbortSignal.any([signal, draining]));
-  } catch (error) {
-    if (signal.aborted || !draining.aborted) throw error;
-  }
-  throw fail("WATCH_INTERRUPTED", "The watch was interrupted; watch again to go on", { retryAfterMs: 1000 });
 }
 
 function byStore<T>(make: (store: StoreName) => T): Readonly<Record<StoreName, T>> {

@@ -5,13 +5,15 @@ import { askAllPrimaries, type RedisInfo } from "../../stores/redis-info.ts";
 import { redisStatsOf } from "../store-stats.ts";
 import { coordination } from "./coordination.ts";
 import { keyAdmin, type KeyAdminOptions } from "./key-admin.ts";
+import { messages, type MessagesOptions } from "./messages.ts";
 
 /** The handlers of `CacheService`. */
-export function cacheService(options: KeyAdminOptions): ServiceImpl<typeof CacheService> {
+export function cacheService(options: KeyAdminOptions & MessagesOptions): ServiceImpl<typeof CacheService> {
   const { client } = options.redis;
   return {
     ...keyAdmin(options),
     ...coordination(options),
+    ...messages(options),
 
     async getCacheStats() {
       const infos = await askAllPrimaries(client);
