@@ -228,6 +228,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       DatabaseAdminService,
       databaseAdminService({
         client: mongodb.client,
+        features: (signal) => mongodb.features(signal),
         domain: mongodb.domain,
         system: mongodb.system,
         standard: standardCollections(),

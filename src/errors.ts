@@ -173,6 +173,9 @@ const reasons = {
   INDEX_NOT_POSSIBLE: { code: Code.FailedPrecondition },
   INDEX_DUPLICATE_VALUES: { code: Code.FailedPrecondition },
   INDEX_BUILD_NOT_FOUND: { code: Code.NotFound },
+  COLLECTION_ALREADY_SHARDED: { code: Code.FailedPrecondition },
+  SHARD_KEY_NOT_POSSIBLE: { code: Code.FailedPrecondition },
+  MONGODB_NOT_SHARDED: { code: Code.FailedPrecondition },
   MONGODB_FEATURE_MISSING: { code: Code.FailedPrecondition },
 
   // The stores and this process.

@@ -41,12 +41,13 @@ export function buildProgress(at: NamedCollection, index: string, report: (step:
   };
 }
 
-/** Operations that build an index, on every shard. */
-function operationsOn({ db, database, collection }: NamedCollection, index: string, signal: AbortSignal) {
+/** Operations that build an index, on every shard. Threads of the server's own that help them name the collection alone. */
+function operationsOn({ db, database, collection, path }: NamedCollection, index: string, signal: AbortSignal) {
   const builds = {
-    "command.createIndexes": collection,
-    "command.$db": database,
-    "command.indexes.name": index,
+    $or: [
+      { "command.createIndexes": collection, "command.$db": database, "command.indexes.name": index },
+      { op: "none", ns: path, msg: /^Index Build/ },
+    ],
     "progress.total": { $gt: 0 },
   };
   const stages = [{ $currentOp: { allUsers: true, idleConnections: false } }, { $match: builds }];
@@ -65,8 +66,8 @@ function stepOf(operations: readonly Document[]): BuildStep | undefined {
     done += progress.done;
     total += progress.total;
   }
-  // `Index Build: scanning collection: 12000/100000 12%`
-  const phase = /^(?:Index Build: )?([a-z ]+)/i.exec(String(first["msg"] ?? ""))?.[1]?.trim() ?? "";
+  // `Index Build: scanning collection Index Build: scanning collection: 12000/100000 12%`
+  const [, phase = ""] = /^(?:Index Build: )?(.*?)(?: Index Build)?(?::|$)/.exec(String(first["msg"] ?? "")) ?? [];
   const part = total === 0 ? 0 : Math.min(1, done / total);
   const share = phase.startsWith("scanning") ? scanningShare * part : scanningShare + (1 - scanningShare) * part;
   return { phase, done, total, share };

@@ -5,6 +5,7 @@ import {
   type CollectionIndex,
   CollectionIndexSchema,
   type IndexDefinition,
+  type IndexKey,
   type IndexKeySchema,
   IndexKeyType,
 } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
@@ -24,7 +25,7 @@ const mostFilterBytes = 64 * 1024;
 /** What the server is to make. Fails with `BAD_REQUEST`, by paths below `field`. */
 export function specOf(definition: IndexDefinition, field: string): IndexSpec {
   const { keys, unique, sparse, partialFilter, expireAfterSeconds, collation, hidden } = definition;
-  const key = new Map(keys.map((each) => [each.field, kinds.get(each.type)] as const));
+  const key = keyOf(keys);
   const wrong = [
     ...(key.size < keys.length ? [{ field: `${field}.keys`, description: "must have each field once" }] : []),
     ...(sparse && partialFilter !== undefined
@@ -46,6 +47,19 @@ export function specOf(definition: IndexDefinition, field: string): IndexSpec {
     ...(partialFilter && { partialFilterExpression: expressionOf(partialFilter, at) }),
     ...(collation && { collation: serverCollation(collation) }),
   };
+}
+
+/** Keys as the server takes them; a field that comes twice is there once. */
+export function keyOf(keys: readonly IndexKey[]): ReadonlyMap<string, unknown> {
+  return new Map(keys.map(({ field, type }) => [field, kinds.get(type)]));
+}
+
+/** The same as messages. */
+export function keyMessages(key: ReadonlyMap<string, unknown>): MessageInitShape<typeof IndexKeySchema>[] {
+  return [...key].map(([field, kind]) => {
+    const serverType = String(kind);
+    return { field, type: types.get(serverType) ?? IndexKeyType.UNSPECIFIED, serverType };
+  });
 }
 
 /** How servers and drivers call an index that nobody has given a name. */
@@ -88,10 +102,10 @@ export function indexMessage(
 
 /** A text index is listed by a key that stands for all its fields, which are beside it, with their weights. */
 function keysOf({ key, weights = {} }: IndexSpec): MessageInitShape<typeof IndexKeySchema>[] {
-  return [...key].flatMap(([field, kind]) => {
+  const words = Object.keys(weights as Document).map((field) => [field, "text"] as const);
+  const shown = [...key].flatMap(([field, kind]) => {
     if (field === "_ftsx") return [];
-    const fields = field === "_fts" ? Object.keys(weights as Document) : [field];
-    const serverType = String(kind);
-    return fields.map((each) => ({ field: each, type: types.get(serverType) ?? IndexKeyType.UNSPECIFIED, serverType }));
+    return field === "_fts" ? words : [[field, kind] as const];
   });
+  return keyMessages(new Map(shown));
 }

@@ -11,6 +11,8 @@ const codes = {
   isView: 166,
   indexMissing: 27,
   illegalOperation: 20,
+  // AlreadyInitialized.
+  alreadySharded: 23,
   // CommandNotFound and CommandNotSupported.
   lacking: new Set<unknown>([59, 115]),
   // BadValue, FailedToParse, TypeMismatch, InvalidOptions, InvalidNamespace, InvalidPipelineOperator, and
@@ -20,7 +22,8 @@ const codes = {
 
 /** What a command is about. */
 interface About {
-  readonly at: NamedCollection;
+  /** The collection; none where it is about the server, or a database. */
+  readonly at?: NamedCollection;
   /** The collection that a name clash is about, where it is another one. */
   readonly target?: NamedCollection;
   /** The reason for options or expressions that the server does not take; `STORE_REFUSED` where the caller gave none. */
@@ -29,6 +32,8 @@ interface About {
   readonly index?: string;
   /** Whether only a server that is no replica set's has the command; others know it, and call it illegal. */
   readonly onlyAlone?: boolean;
+  /** Whether it spreads a collection over shards. */
+  readonly shards?: boolean;
 }
 
 /**
@@ -48,23 +53,24 @@ function commandFailure(error: unknown, about: About): unknown {
   const translated = translateStoreError(error);
   if (!(error instanceof MongoServerError)) return translated;
   const { code, codeName } = error;
-  const { database, collection } = at;
   const named = codeName === undefined ? {} : { server_code_name: codeName };
   const metadata = {
     store: "mongodb",
-    database,
-    collection,
+    ...(at !== undefined && { database: at.database, collection: at.collection }),
     ...(index !== undefined && { index }),
     server_code: String(code),
     ...named,
   };
-  if (code === codes.collectionMissing) return collectionNotFound(at, error);
-  if (code === codes.collectionThere) return collectionAlreadyExists(target, error);
-  if (code === codes.isView) return isView(at, error);
-  if (index !== undefined) {
-    const [reason, message] = indexRefusals.get(code) ?? [];
-    if (reason !== undefined && message !== undefined) return fail(reason, message, { metadata, cause: error });
-    if (code === codes.indexMissing) return indexNotFound(at, index, error);
+  if (at !== undefined && target !== undefined) {
+    if (code === codes.collectionMissing) return collectionNotFound(at, error);
+    if (code === codes.collectionThere) return collectionAlreadyExists(target, error);
+    if (code === codes.isView) return isView(at, error);
+    if (code === codes.indexMissing && index !== undefined) return indexNotFound(at, index, error);
+  }
+  const [reason, message] = (index === undefined ? undefined : indexRefusals.get(code)) ?? [];
+  if (reason !== undefined && message !== undefined) return fail(reason, message, { metadata, cause: error });
+  if (about.shards === true && code === codes.alreadySharded) {
+    return fail("COLLECTION_ALREADY_SHARDED", "The collection is sharded by another key", { metadata, cause: error });
   }
   if (codes.lacking.has(code) || (about.onlyAlone === true && code === codes.illegalOperation)) {
     return fail("MONGODB_FEATURE_MISSING", "This MongoDB does not have the command", { metadata, cause: error });

@@ -6,15 +6,19 @@ import type { Jobs } from "../../jobs/jobs.ts";
 import type { CarryOut } from "../../schema/audited-call.ts";
 import type { WantedCollection } from "../../schema/collection-keeper.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
+import type { MongodbFeatures } from "../../stores/mongodb.ts";
 import { collectionAdmin } from "./collections.ts";
 import { indexBuilds } from "./index-builds.ts";
 import { indexAdmin } from "./indexes.ts";
 import { namesOf } from "./names.ts";
+import { shardingAdmin } from "./sharding.ts";
 import { standardAdmin } from "./standard.ts";
 
 /** What the handlers need. */
 export interface DatabaseAdminOptions {
   readonly client: MongoClient;
+  /** Asks the server what it is. */
+  readonly features: (signal: AbortSignal) => Promise<MongodbFeatures>;
   /** The domain's database. */
   readonly domain: Db;
   /** The service's own. */
@@ -43,5 +47,6 @@ export function databaseAdminService(options: DatabaseAdminOptions): ServiceImpl
     ...collectionAdmin({ ...options, names }),
     ...standardAdmin({ ...options, names }),
     ...indexAdmin({ ...options, names }),
+    ...shardingAdmin({ ...options, names }),
   };
 }

@@ -522,6 +522,10 @@ const lacking: Readonly<Record<string, (clients: Clients) => Promise<object>>> =
     await admin.createCollection({ collection });
     return admin.reindexCollection({ collection, confirmCollection: collection });
   },
+  "DatabaseAdminService.EnableSharding": ({ admin }) => admin.enableSharding({}),
+  "DatabaseAdminService.ShardCollection": ({ admin }) => admin.shardCollection({ collection: "users", key: [oneKey] }),
+  "DatabaseAdminService.StartBalancer": ({ admin }) => admin.startBalancer({}),
+  "DatabaseAdminService.StopBalancer": ({ admin }) => admin.stopBalancer({}),
 };
 
 function ofUser(call: Call) {
