@@ -16,7 +16,7 @@ import { median, printTable } from "./support/table.ts";
 
 const name = "sessions";
 /** What the synchronisation sends at once, and how much of that is on its way. */
-const [batch, atOnce] = [1000, 2];
+const [batch, atOnce] = [1000, 3];
 
 /**
  * Documents a second that the synchronisation brings from MongoDB into an index, filling it and following changes, against those

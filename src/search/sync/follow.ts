@@ -46,8 +46,8 @@ const checkpointMs = 500;
 const idleCheckpointMs = 5000;
 /** How long the loop waits for a change, in milliseconds. */
 const waitMs = 1000;
-/** Batches that are on their way at once: the server works on one while the next is read. */
-const mostAtOnce = 2;
+/** Batches that are on their way at once: the server works on two while documents of the next are read. */
+const mostAtOnce = 3;
 /** Copies that are looked at together when those of gone documents are sought. */
 const sweepSize = 1000;
 /**
@@ -124,6 +124,7 @@ class Run {
   #savedMs = 0;
   #askedMs = performance.now();
   #isSaved = true;
+  #saving: Promise<void> = Promise.resolve();
   #lookedMs = performance.now();
   #tidiedMs = performance.now();
 
@@ -207,10 +208,15 @@ class Run {
     const tail = this.#tail;
     this.#tail = undefined;
     await tail?.[Symbol.asyncDispose]();
+    // What was under way moves no mark of a fill that is begun after this.
+    await this.#pieces.ended();
+    await this.#saving.catch(() => undefined);
   }
 
   async #take(tail: ChangeTail, ms: number): Promise<void> {
     const { signal } = this.#right;
+    // What comes while there is no room is taken together then.
+    await this.#pieces.room();
     const batch = await tail.next(ms, signal);
     const alone = [...batch.changed.values()].some(({ isRemoved }) => isRemoved);
     const work = async () => (batch.changed.size > 0 ? this.#writer.bring(batch, signal) : undefined);
@@ -277,12 +283,22 @@ class Run {
     if (isNews) this.#isSaved = false;
   }
 
+  /** Stores now and then how far the copies are, while the work goes on. Fails as the last time has. */
   async #checkpoint(): Promise<void> {
     const sinceMs = performance.now() - this.#savedMs;
-    if (sinceMs > (this.#isSaved ? idleCheckpointMs : checkpointMs)) await this.#save();
+    if (sinceMs < (this.#isSaved ? idleCheckpointMs : checkpointMs)) return;
+    await this.#saving;
+    this.#saving = this.#store();
+    // Whoever waits for it next is told; nobody may be waiting when it fails.
+    this.#saving.catch(() => undefined);
   }
 
   async #save(): Promise<void> {
+    await this.#saving;
+    await this.#store();
+  }
+
+  async #store(): Promise<void> {
     const { token, fillAfter, filled } = this.#mark;
     const change = { token, filled, ...(fillAfter !== undefined && { fill_after: fillAfter }) };
     this.#savedMs = performance.now();

@@ -1,9 +1,13 @@
 /** Work of which several pieces run at once, and which is done in the order in which it was begun. */
 export interface InOrder<T> {
+  /** Resolves when a piece could begin at once. Fails as an earlier piece has. */
+  room(): Promise<void>;
   /** Begins a piece once there is room. Fails as an earlier piece has. With `alone`, nothing else runs beside it. */
   begin(work: () => Promise<T>, done: (result: T) => void, options?: { readonly alone?: boolean }): Promise<void>;
   /** Resolves when nothing runs. Fails as a piece has. */
   idle(): Promise<void>;
+  /** Resolves when nothing runs, whatever has become of it. */
+  ended(): Promise<void>;
 }
 
 /** `done` of a piece is called when it and all that were begun before it have succeeded. */
@@ -19,6 +23,8 @@ export function inOrder<T>(most: number): InOrder<T> {
   };
 
   return {
+    room: () => downTo(most - 1),
+
     async begin(work, done, { alone = false } = {}) {
       await downTo(alone ? 0 : most - 1);
       const before = last;
@@ -35,5 +41,9 @@ export function inOrder<T>(most: number): InOrder<T> {
     },
 
     idle: () => downTo(0),
+
+    async ended() {
+      await Promise.allSettled(running);
+    },
   };
 }
