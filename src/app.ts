@@ -288,7 +288,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
       SearchIndexService,
       searchIndexService({ ...searching, access, pageTokens: repositories.pageTokens, carryOut: audit.carryOut }),
     ),
-    serve(SearchSyncService, searchSyncService({ access, jobs, pageTokens: tokens, draining: draining.signal })),
+    serve(
+      SearchSyncService,
+      searchSyncService({ access, jobs, pageTokens: tokens, carryOut: audit.carryOut, draining: draining.signal }),
+    ),
   ];
   const services = domain.map(({ service }) => service.typeName);
   const status = { services: new Set(["", ...services]), serves, draining: draining.signal };

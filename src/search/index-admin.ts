@@ -26,7 +26,14 @@ import { pageSizeOf, queryOf } from "../schema/list-query.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { namesInPaths, requestMs } from "../stores/search/requests.ts";
-import { type CatalogedIndex, type IndexCatalog, isKept, requireAliased, requireOperators } from "./index-catalog.ts";
+import {
+  type CatalogedIndex,
+  type IndexCatalog,
+  indexResource,
+  isKept,
+  requireAliased,
+  requireOperators,
+} from "./index-catalog.ts";
 import { indexJobKind, specOf } from "./index-jobs.ts";
 import { refusedDefinition, serverMapping, toldMapping } from "./index-mapping.ts";
 import type { EnsuredIndex, SearchIndices } from "./indices.ts";
@@ -41,11 +48,6 @@ export interface IndexAdminOptions {
   readonly pageTokens: () => Promise<PageTokens>;
   /** Tells the audit log of a change. */
   readonly carryOut: CarryOut;
-}
-
-/** What of an index the audit log speaks of. */
-export function indexResource(name: string) {
-  return { type: IndexSchema.name, name };
 }
 
 /** The handlers that look after indices as a whole. */

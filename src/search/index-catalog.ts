@@ -1,5 +1,6 @@
 import type { estypes } from "@elastic/elasticsearch";
 
+import { IndexSchema } from "../../gen/lucid/search/v1/search_index_pb.ts";
 import { fail } from "../errors.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { requestMs } from "../stores/search/requests.ts";
@@ -28,6 +29,11 @@ export interface LiveIndex {
   /** Whether it is known by an alias, as what is written to has to be. */
   readonly isAliased: boolean;
   readonly settings: estypes.IndicesIndexSettings;
+}
+
+/** What of an index the audit log speaks of. */
+export function indexResource(name: string) {
+  return { type: IndexSchema.name, name };
 }
 
 /** What of a server's index is looked at. */

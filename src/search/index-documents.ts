@@ -17,8 +17,7 @@ import { type ExactObject, integerOf, parseExact } from "../stores/search/exact-
 import { pathOf, property, rawRequest } from "../stores/search/requests.ts";
 import { bulkIndex } from "./bulk-index.ts";
 import { documentNotFound, type DocumentWrite, encoded, etagOf, writeDocuments } from "./document-writes.ts";
-import { indexResource } from "./index-admin.ts";
-import { type IndexCatalog, isKept, requireAliased, requireOperators } from "./index-catalog.ts";
+import { type IndexCatalog, indexResource, isKept, requireAliased, requireOperators } from "./index-catalog.ts";
 import { structOf } from "./response.ts";
 
 /** What writing documents needs. */

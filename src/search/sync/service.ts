@@ -16,10 +16,11 @@ import { fail, isReason } from "../../errors.ts";
 import { jobKey, jobsCollection } from "../../jobs/job-store.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
 import type { JobRecord } from "../../jobs/record.ts";
-import { auditRecord } from "../../schema/audited-call.ts";
+import { auditRecord, type CarryOut } from "../../schema/audited-call.ts";
 import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
 import { pause } from "../../stores/waiting.ts";
+import { indexResource } from "../index-catalog.ts";
 import { messageOf } from "../indices.ts";
 import { searchedMessages } from "../messages.ts";
 import type { SyncAccess } from "./access.ts";
@@ -33,6 +34,7 @@ export interface SearchSyncServiceOptions {
   readonly access: SyncAccess;
   readonly jobs: Jobs;
   readonly pageTokens: () => Promise<PageTokens>;
+  readonly carryOut: CarryOut;
   /** Aborted when the process stops taking calls: watches end. */
   readonly draining: AbortSignal;
 }
@@ -41,7 +43,7 @@ const usualIntervalMs = 2000;
 
 /** The handlers of SearchSyncService. What they tell comes from the stores, so every replica tells the same. */
 export function searchSyncService(options: SearchSyncServiceOptions): ServiceImpl<typeof SearchSyncService> {
-  const { access, jobs, pageTokens, draining } = options;
+  const { access, jobs, pageTokens, carryOut, draining } = options;
   const { states, deadLetters, indices } = access;
 
   const statuses = async (asked: readonly string[], signal: AbortSignal) => {
@@ -50,9 +52,11 @@ export function searchSyncService(options: SearchSyncServiceOptions): ServiceImp
     return (await Promise.all(names.map((name) => access.status(name, signal)))).map(statusMessage);
   };
 
-  /** A call about an index is told of in what is kept of it: a dead letter may be gone before the log has the record. */
-  const told = (name: string, resource: { type: string; name: string }, context: HandlerContext) =>
-    auditRecord(context, { collection: statesCollection, key: { _id: indices.alias(name) }, resource });
+  /** Does something to dead letters, of each of which the log tells: one may be gone by itself before the log has its record. */
+  const carriedOut = async <T>(ids: readonly string[], context: HandlerContext, run: () => Promise<T>): Promise<T> => {
+    const told = ids.reduceRight((inner, name) => () => carryOut(context, { type: "DeadLetter", name }, inner), run);
+    return told();
+  };
 
   const lettersOf = async (ids: readonly string[]): Promise<DeadLetter[]> => {
     const found = await deadLetters.find(ids);
@@ -78,7 +82,8 @@ export function searchSyncService(options: SearchSyncServiceOptions): ServiceImp
 
     async resyncIndex({ index }, context) {
       messageOf(index);
-      const record = told(index, { type: "SearchIndex", name: index }, context);
+      const key = { _id: indices.alias(index) };
+      const record = auditRecord(context, { collection: statesCollection, key, resource: indexResource(index) });
       if (!(await states.wantResync(indices.alias(index), record))) throw notBegun(index);
       return {};
     },
@@ -105,27 +110,27 @@ export function searchSyncService(options: SearchSyncServiceOptions): ServiceImp
     async retryDeadLetters({ deadLetterIds }, context) {
       const ids = [...new Set(deadLetterIds)];
       const found = await lettersOf(ids);
+      const there = found.map(({ _id }) => _id);
       const refusedIds: string[] = [];
-      for (const [index, letters] of Map.groupBy(found, (letter) => letter.index)) {
-        for (const { _id } of letters) {
-          await states.tell(indices.alias(index), told(index, { type: "DeadLetter", name: _id }, context));
+      await carriedOut(there, context, async () => {
+        for (const [index, letters] of Map.groupBy(found, (letter) => letter.index)) {
+          refusedIds.push(...(await access.retry(index, letters, context.signal)));
         }
-        refusedIds.push(...(await access.retry(index, letters, context.signal)));
-      }
-      const there = new Set(found.map(({ _id }) => _id));
+      });
       return {
-        settledIds: [...there].filter((id) => !refusedIds.includes(id)),
+        settledIds: there.filter((id) => !refusedIds.includes(id)),
         refusedIds,
-        missingIds: ids.filter((id) => !there.has(id)),
+        missingIds: ids.filter((id) => !there.includes(id)),
       };
     },
 
     async discardDeadLetter({ deadLetterId }, context) {
-      const [found] = await lettersOf([deadLetterId]);
-      const index = found?.index ?? "";
-      await states.tell(indices.alias(index), told(index, { type: "DeadLetter", name: deadLetterId }, context));
-      const discarded = await deadLetters.discard(deadLetterId);
-      if (discarded === undefined) throw letterNotFound(deadLetterId);
+      await lettersOf([deadLetterId]);
+      const discarded = await carriedOut([deadLetterId], context, async () => {
+        const letter = await deadLetters.discard(deadLetterId);
+        if (letter === undefined) throw letterNotFound(deadLetterId);
+        return letter;
+      });
       return { deadLetter: letterMessage(discarded) };
     },
 

@@ -62,8 +62,6 @@ export interface SyncState {
   /** Why it does not get on, as a caller may know it, and since when. */
   readonly problem?: string;
   readonly problem_time?: Date;
-  /** When a call last concerned it that changes nothing else here. */
-  readonly told_time?: Date;
 }
 
 /** What is stored anew of it; what is undefined is removed. */
@@ -79,8 +77,6 @@ export interface SyncStates {
   raiseEpoch(alias: string, above: number): Promise<number>;
   /** Asks for a fill, and carries what the audit log is to say of it; false where nothing is known of the index yet. */
   wantResync(alias: string, record: Document | undefined): Promise<boolean>;
-  /** Carries what the audit log is to say of a call that concerns the index; false where nothing is known of it yet. */
-  tell(alias: string, record: Document | undefined): Promise<boolean>;
   find(alias: string): Promise<SyncState | undefined>;
   /** Asks whoever keeps the index to stop for so long. */
   askToYield(alias: string, ms: number): Promise<void>;
@@ -149,11 +145,6 @@ export function syncStates(system: Db): SyncStates {
 
     async wantResync(alias, record) {
       const change = { $set: { resync_wanted: true }, ...auditPush(record) };
-      return (await states.updateOne({ _id: alias }, change, bounded)).matchedCount === 1;
-    },
-
-    async tell(alias, record) {
-      const change = { $currentDate: { told_time: true as const }, ...auditPush(record) };
       return (await states.updateOne({ _id: alias }, change, bounded)).matchedCount === 1;
     },
 

@@ -353,7 +353,7 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
   },
   "SearchSyncService.ResyncIndex": async ({ sync, system }) => {
     await begun(system);
-    return { of: ["SearchIndex", "users"], call: () => sync.resyncIndex({ index: "users" }) };
+    return { of: ["Index", "users"], call: () => sync.resyncIndex({ index: "users" }) };
   },
   "SearchSyncService.RetryDeadLetters": async ({ sync, system }) => {
     const id = await letter(system);
