@@ -324,7 +324,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   if (config.search.sync === "on") {
     sync.start();
     lag.start();
-    parts.use(comparisonSchedules({ jobs, everyHours: config.search.compareEveryHours, log }));
+    parts.use(comparisonSchedules({ jobs, search, everyHours: config.search.compareEveryHours, log }));
   }
   audit.start();
   void repositories.collections.refresh();

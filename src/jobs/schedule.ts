@@ -12,35 +12,44 @@ export interface Schedule {
   readonly name: string;
   /** Hours between two jobs; 0 for none. */
   readonly everyHours: number;
+  /** Whether what it needs is there; where it is not, the job is put off. Always where not given. */
+  readonly mayBegin?: (() => Promise<boolean>) | undefined;
   /** Gets what keeps it from being asked for; it is tried again. */
   readonly failed: (error: unknown) => void;
 }
 
 const hourMs = 3_600_000;
-const firstMs = 60_000;
+/** Wait before the first look, and before the next one where a job was put off, in milliseconds. */
+const soonMs = 60_000;
 
 /** Asks for a job again and again; however many replicas do, there is one each time. Disposing it stops that. */
-export function schedule({ jobs, kind, spec, name, everyHours, failed }: Schedule): Disposable {
+export function schedule({ jobs, kind, spec, name, everyHours, mayBegin, failed }: Schedule): Disposable {
   if (everyHours === 0) return { [Symbol.dispose]: () => undefined };
   const everyMs = everyHours * hourMs;
-  const ask = async (): Promise<void> => {
-    // The same in all replicas, and unique among jobs.
-    const requestId = `${name}/${everyHours}/${Math.floor(Date.now() / everyMs)}`;
-    await jobs.create(kind, { jobId: randomUUIDv7(), spec, requestId });
-  };
   // Looked at more often than it is due, so that nothing is missed while no replica runs.
   const lookMs = Math.min(everyMs, hourMs);
+  const nextMs = Math.min(lookMs, soonMs);
+
+  /** Asks for it where that can be. Returns the wait before the next look. */
+  const ask = async (): Promise<number> => {
+    try {
+      if (mayBegin !== undefined && !(await mayBegin())) return nextMs;
+      // The same in all replicas, and unique among jobs.
+      const requestId = `${name}/${everyHours}/${Math.floor(Date.now() / everyMs)}`;
+      await jobs.create(kind, { jobId: randomUUIDv7(), spec, requestId });
+    } catch (error) {
+      failed(error);
+    }
+    return lookMs;
+  };
+
   let timer: NodeJS.Timeout;
   let isOver = false;
   const wait = (ms: number): void => {
     if (isOver) return;
-    timer = setTimeout(() => {
-      ask()
-        .catch(failed)
-        .finally(() => wait(lookMs));
-    }, ms).unref();
+    timer = setTimeout(() => void ask().then(wait), ms).unref();
   };
-  wait(Math.min(lookMs, firstMs));
+  wait(nextMs);
   return {
     [Symbol.dispose]() {
       isOver = true;

@@ -7,6 +7,8 @@ import {
 } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
 import { schedule } from "../../jobs/schedule.ts";
+import type { SearchStore } from "../../stores/search.ts";
+import { withPatience } from "../../stores/search/requests.ts";
 import { messageOf } from "../indices.ts";
 import { searchedMessages } from "../messages.ts";
 import type { SyncAccess } from "./access.ts";
@@ -17,29 +19,33 @@ export const comparisonKind = "search_comparison";
 
 /** How long a comparison waits for the synchronisation to pass a moment, in milliseconds. */
 const patienceMs = 60_000;
+/** How long the search server may take to say that it is there, in milliseconds. */
+const healthMs = 5000;
 
-/** Says how comparisons are done here. One whose process died is begun again. */
+/** Says how comparisons are done here. One whose process died, or whose store was away for a moment, is begun again. */
 export function comparisonJobs({ jobs, access }: { readonly jobs: Jobs; readonly access: SyncAccess }): void {
   jobs.handle(comparisonKind, {
     onOwnerLost: "rerun",
     async run(job, context) {
       const { signal } = context;
       const { index, repair } = comparisonOf(job.spec);
-      const tally = await compare({
-        ...access.sourceOf(index),
-        message: messageOf(index),
-        search: access.search,
-        alias: access.indices.alias(index),
-        deadLetters: access.deadLetters,
-        writer: await access.writer(index, signal),
-        repair,
-        caughtUp: (ending) => access.caughtUp(index, patienceMs, ending),
-        signal,
-        progress: (found) => {
-          const percent = found.total === 0 ? 0 : (100 * found.compared) / found.total;
-          context.report({ percent, detail: encoded({ ...summary(found), index, repair }) });
-        },
-      });
+      const tally = await withPatience(signal, async () =>
+        compare({
+          ...access.sourceOf(index),
+          message: messageOf(index),
+          search: access.search,
+          alias: access.indices.alias(index),
+          deadLetters: access.deadLetters,
+          writer: await access.writer(index, signal),
+          repair,
+          caughtUp: (ending) => access.caughtUp(index, patienceMs, ending),
+          signal,
+          progress: (found) => {
+            const percent = found.total === 0 ? 0 : (100 * found.compared) / found.total;
+            context.report({ percent, detail: encoded({ ...summary(found), index, repair }) });
+          },
+        }),
+      );
       context.keep(encoded({ ...summary(tally), differences: differences(tally), index, repair }));
     },
   });
@@ -48,11 +54,22 @@ export function comparisonJobs({ jobs, access }: { readonly jobs: Jobs; readonly
 /** Asks for comparisons of all indices that mend what differs, again and again. Disposing it stops that. */
 export function comparisonSchedules(options: {
   readonly jobs: Pick<Jobs, "create">;
+  readonly search: Pick<SearchStore, "client">;
   readonly everyHours: number;
-  readonly log: { warn(facts: object, message: string): void };
+  readonly log: { info(facts: object, message: string): void; warn(facts: object, message: string): void };
 }): Disposable {
-  const { jobs, everyHours, log } = options;
+  const { jobs, search, everyHours, log } = options;
   const stack = new DisposableStack();
+  // Job after job would fail, and the synchronisation tells of the outage already.
+  const mayBegin = async (index: string): Promise<boolean> => {
+    try {
+      await search.client.cluster.health({}, { requestTimeout: healthMs });
+      return true;
+    } catch {
+      log.info({ index }, "A comparison is put off: the search server is away");
+      return false;
+    }
+  };
   for (const index of searchedMessages.keys()) {
     stack.use(
       schedule({
@@ -61,6 +78,7 @@ export function comparisonSchedules(options: {
         spec: encoded({ index, repair: true }),
         name: `search_comparison/${index}`,
         everyHours,
+        mayBegin: () => mayBegin(index),
         failed: (err) => log.warn({ err, index }, "A comparison could not be asked for; trying again"),
       }),
     );
