@@ -18,8 +18,8 @@ import { indexAdmin, type IndexAdminOptions, notConfirmed, requireUnused } from 
 import { requireAliased, requireOperators } from "./index-catalog.ts";
 import { indexDocuments } from "./index-documents.ts";
 import { indexEventOf, indexJobKind, indexJobNotFound, indexJobOf } from "./index-jobs.ts";
+import { requirePrevious } from "./index-swap.ts";
 import { messageOf } from "./indices.ts";
-import { requirePrevious } from "./rebuild.ts";
 import type { SyncAccess } from "./sync/access.ts";
 
 const usualHeartbeatMs = 15_000;

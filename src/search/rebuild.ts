@@ -3,14 +3,16 @@ import { deserialize, type Document, serialize } from "bson";
 import { fail, isReason, reasonOf } from "../errors.ts";
 import { type HeldRight, type Leases, leasesOf } from "../jobs/leases.ts";
 import type { SearchedMessage } from "../schema/search-mapping.ts";
-import { requestMs, statusOf } from "../stores/search/requests.ts";
-import { pause } from "../stores/waiting.ts";
+import { requestMs } from "../stores/search/requests.ts";
+import { noPrevious, noteSwapped, type Version } from "./index-swap.ts";
+import { type IndexVersions, indexVersions } from "./index-versions.ts";
 import { messageOf } from "./indices.ts";
+import { patiently } from "./patience.ts";
 import { refusedCopies, type RefusedCopies } from "./refused-copies.ts";
 import type { Source, SyncAccess } from "./sync/access.ts";
 import { compare } from "./sync/compare.ts";
 import { fillPages } from "./sync/pages.ts";
-import type { SyncState } from "./sync/state.ts";
+import { untilHeld, whileStopped } from "./sync/standstill.ts";
 import { ChangeTail } from "./sync/tail.ts";
 import { copyWriter, type Writer } from "./sync/writer.ts";
 
@@ -60,42 +62,53 @@ interface Position {
   is_compared: boolean;
 }
 
-/** How long changes wait while a collection is read, how long the synchronisation may take to stop, and waits, in milliseconds. */
+/** How long changes wait while a collection is read, and waits for changes, in milliseconds. */
 const sectionMs = 1000;
-const yieldMs = 20_000;
-const waits = { idleMs: 1000, leaseMs: 50, roundMs: 200 };
+const waits = { idleMs: 1000, roundMs: 200 };
 const pingMs = 5000;
+/** Dead letters that are looked at together. */
+const lettersAtOnce = 200;
 
 /**
  * Fills a new version of an index beside the live one, follows the changes meanwhile, compares it with the collection, and puts it in
  * the place of the live one in one step, at a moment when it has all that the live one ever showed. The old version is kept. Goes
- * on where an earlier run ended. Fails with `SEARCH_COPY_INCOMPLETE` where the new version does not take what the old one took.
+ * on where an earlier run ended, and where a store was away for less than a quarter of an hour. Fails with
+ * `SEARCH_COPY_INCOMPLETE` where the new version does not take what the old one took.
  */
-export async function rebuildIndex(name: string, options: RebuildOptions, work: RebuildWork): Promise<void> {
-  const rebuild = new Rebuild(name, options, work);
-  await rebuild.alone(async () => {
-    const position = (await rebuild.resumed()) ?? (await rebuild.begun());
-    if (position !== "swapped") await rebuild.run(position);
-  });
+export function rebuildIndex(name: string, options: RebuildOptions, work: RebuildWork): Promise<void> {
+  return swapped(name, { ...options, begin: (rebuild) => rebuild.begun() }, work);
 }
 
 /**
  * Puts the version that the last rebuild has replaced in its place again, once it has the changes since then. Fails with
  * `SEARCH_NO_PREVIOUS_VERSION` where there is none.
  */
-export async function rollBackIndex(name: string, options: RebuildOptions, work: RebuildWork): Promise<void> {
+export function rollBackIndex(name: string, options: RebuildOptions, work: RebuildWork): Promise<void> {
+  return swapped(name, { ...options, begin: (rebuild) => rebuild.previous() }, work);
+}
+
+async function swapped(
+  name: string,
+  { begin, ...options }: RebuildOptions & { readonly begin: (rebuild: Rebuild) => Promise<Position> },
+  work: RebuildWork,
+): Promise<void> {
   const rebuild = new Rebuild(name, options, work);
-  await rebuild.alone(async () => {
-    const position = (await rebuild.resumed()) ?? (await rebuild.previous());
-    if (position !== "swapped") await rebuild.run(position);
-  });
+  await rebuild.alone(() =>
+    patiently(
+      async () => {
+        const position = (await rebuild.resumed()) ?? (await begin(rebuild));
+        if (position !== "swapped") await rebuild.run(position);
+        await rebuild.retryDeadLetters();
+      },
+      { signal: work.signal, gotOnMs: () => rebuild.gotOnMs },
+    ),
+  );
 }
 
 class Rebuild {
   readonly #name: string;
   readonly #alias: string;
-  /** What the version that is filled is written by: no version has this number, and nothing else can have its name. */
-  readonly #nextAlias: string;
+  readonly #versions: IndexVersions;
   readonly #message: SearchedMessage;
   readonly #source: Source;
   readonly #access: SyncAccess;
@@ -105,12 +118,15 @@ class Rebuild {
   #documents = 0;
   #compared = 0;
   #phase: RebuildPhase = "filling";
+  /** What was kept last, and when, by `performance.now()`. */
+  #last: Uint8Array | undefined;
+  gotOnMs = performance.now();
 
   constructor(name: string, { access, leaseMs }: RebuildOptions, work: RebuildWork) {
     const { indices, system } = access;
     this.#name = name;
     this.#alias = indices.alias(name);
-    this.#nextAlias = indices.versioned(name, 0);
+    this.#versions = indexVersions(access, name);
     this.#message = messageOf(name);
     this.#source = access.sourceOf(name);
     this.#access = access;
@@ -120,24 +136,37 @@ class Rebuild {
 
   /** Runs while no other rebuild of the index does. What comes to no end is removed, unless another process is to go on with it. */
   async alone(run: () => Promise<void>): Promise<void> {
-    await using _ = await this.#hold(`search_rebuild/${this.#alias}`, this.#work.signal);
+    await using _ = await untilHeld(this.#leases, `search_rebuild/${this.#alias}`, this.#work.signal);
     try {
       await run();
     } catch (error) {
       const { signal } = this.#work;
       const isHandedOn = signal.aborted && reasonOf(signal.reason)?.reason !== "CANCELLED";
-      if (!isHandedOn) await this.#removeLeft(AbortSignal.timeout(requestMs)).catch(() => undefined);
+      if (!isHandedOn) await this.#versions.removeLeft(AbortSignal.timeout(requestMs)).catch(() => undefined);
       throw error;
+    }
+  }
+
+  /** What the version before has refused, this one may take. */
+  async retryDeadLetters(): Promise<void> {
+    const { deadLetters } = this.#access;
+    for (let after = ""; ;) {
+      const limit = lettersAtOnce;
+      const letters = await deadLetters.list({ index: this.#name, withDiscarded: true, after, limit });
+      const last = letters.at(-1);
+      if (last === undefined) return;
+      await this.#access.retry(this.#name, letters, this.#work.signal);
+      after = last._id;
     }
   }
 
   /** Where an earlier run has come to, if what it wrote is there; `swapped` where it had only to end. */
   async resumed(): Promise<Position | "swapped" | undefined> {
-    const { kept } = this.#work;
+    const kept = this.#last ?? this.#work.kept;
     if (kept === undefined || kept.byteLength === 0) return undefined;
     const position = deserialize(kept, { promoteValues: true }) as Position; // this is what is kept
     if ((await this.#uuidOf(position.place)) !== position.uuid) return undefined;
-    if ((await this.#livePlace()) !== position.place) return position;
+    if ((await this.#live()) !== position.place) return position;
     await this.#handOver(position);
     return "swapped";
   }
@@ -145,8 +174,8 @@ class Rebuild {
   /** Makes the next version, after what a rebuild that came to no end may have left. */
   async begun(): Promise<Position> {
     const { indices } = this.#access;
-    await this.#removeLeft(this.#work.signal);
-    const place = await indices.makeNext(this.#name, this.#work.signal, { [this.#nextAlias]: {} });
+    await this.#versions.removeLeft(this.#work.signal);
+    const place = await indices.makeNext(this.#name, this.#work.signal, { [this.#versions.nextAlias]: {} });
     return this.#kept({ place, uuid: await this.#uuidOf(place), filled: 0, is_filled: false, is_compared: false });
   }
 
@@ -156,9 +185,10 @@ class Rebuild {
     if (previous === undefined || (await this.#uuidOf(previous.index)) !== previous.uuid) {
       throw noPrevious(this.#name);
     }
-    await this.#removeLeft(this.#work.signal);
+    await this.#versions.removeLeft(this.#work.signal);
     const { index: place, uuid, token } = previous;
-    await this.#aliases([{ add: { index: place, alias: this.#nextAlias } }]);
+    const added = { index: place, alias: this.#versions.nextAlias };
+    await this.#versions.changeAliases([{ add: added }], this.#work.signal);
     // It was equal to its collection then, and only lacks the changes since.
     const position = { place, uuid, filled: 0, is_filled: true, is_compared: true };
     return this.#kept({ ...position, ...(token !== undefined && { token }) });
@@ -244,7 +274,7 @@ class Rebuild {
       ...this.#source,
       message: this.#message,
       search,
-      alias: this.#nextAlias,
+      alias: this.#versions.nextAlias,
       deadLetters: this.#refused,
       writer: at.writer,
       repair: true,
@@ -289,72 +319,33 @@ class Rebuild {
       await this.#passNow(tail, at);
       await this.#requireTaken();
       await search.client.indices.refresh({ index: at.position.place }, { signal, requestTimeout: requestMs });
-      const before = await this.#livePlace();
+      const before = await this.#live();
       const replaced = before === undefined ? undefined : { index: before, uuid: await this.#uuidOf(before) };
       await this.#work.prove();
       right.signal.throwIfAborted();
-      await this.#aliases([
+      const actions = [
         ...(before === undefined ? [] : [{ remove: { index: before, alias: this.#alias, must_exist: true } }]),
         { add: { index: at.position.place, alias: this.#alias } },
-        { remove: { index: at.position.place, alias: this.#nextAlias, must_exist: true } },
-      ]);
-      await this.#noteSwapped(at.position, { right, replaced });
+        { remove: { index: at.position.place, alias: this.#versions.nextAlias, must_exist: true } },
+      ];
+      await this.#versions.changeAliases(actions, signal);
+      await this.#noteSwapped(at.position, right, replaced);
     });
   }
 
   /** Tells the synchronisation of a swap whose process died before it could. */
   async #handOver(position: Position): Promise<void> {
-    await this.#whileStopped(async (right) => this.#noteSwapped(position, { right, replaced: undefined }));
+    await this.#whileStopped(async (right) => this.#noteSwapped(position, right));
   }
 
-  async #noteSwapped(
-    { place, uuid, token }: Position,
-    { right: { fence }, replaced }: { readonly right: HeldRight; readonly replaced: Version | undefined },
-  ): Promise<void> {
-    const { states, indices } = this.#access;
-    const { signal } = this.#work;
-    const state = await states.begin(this.#alias, { fence, holder: "rebuild" });
-    // It has been told already, or the synchronisation has found out by itself and fills what is there anew.
-    if (state.uuid === uuid) return;
-    const ensured = await indices.ensure(this.#name, signal);
-    await indices.setEpoch(ensured, state.epoch, signal);
-    await states.save(this.#alias, fence, {
-      phase: "following",
-      index: place,
-      uuid,
-      digest: ensured.digest,
-      token,
-      fill_after: undefined,
-      filled: this.#documents,
-      needs_sweep: false,
-      resync_wanted: undefined,
-      previous: previousOf(state, replaced),
-    });
-    await this.#removeOlder(state.previous?.index, [place, state.index]);
+  #noteSwapped({ place, uuid, token }: Position, { fence }: HeldRight, replaced?: Version): Promise<void> {
+    const about = { fence, documents: this.#documents, versions: this.#versions, signal: this.#work.signal };
+    return noteSwapped(this.#name, this.#access, { ...about, place, uuid, token, replaced });
   }
 
-  /** Does something while nobody writes to the live index. */
-  async #whileStopped(run: (right: HeldRight) => Promise<void>): Promise<void> {
+  #whileStopped(run: (right: HeldRight) => Promise<void>): Promise<void> {
     const { states } = this.#access;
-    const { signal } = this.#work;
-    const asking = new AbortController();
-    const ask = async (): Promise<void> => {
-      while (!asking.signal.aborted) {
-        await states.askToYield(this.#alias, yieldMs);
-        await pause(yieldMs / 4, asking.signal);
-      }
-    };
-    const limit = AbortSignal.any([signal, asking.signal]);
-    const asked = ask().catch((error: unknown) => asking.abort(error));
-    try {
-      await using right = await this.#hold(`search_sync/${this.#alias}`, limit);
-      await run(right);
-    } finally {
-      asking.abort(new Error("It is done"));
-      await asked;
-      // It ends by itself where that cannot be told.
-      await states.askToYield(this.#alias, 0).catch(() => undefined);
-    }
+    return whileStopped(this.#alias, { states, leases: this.#leases, signal: this.#work.signal }, run);
   }
 
   // -------------------------------------------------------------- parts
@@ -365,7 +356,7 @@ class Rebuild {
       ...this.#source,
       message: this.#message,
       search,
-      alias: this.#nextAlias,
+      alias: this.#versions.nextAlias,
       deadLetters: this.#refused,
       // The epochs of all versions of an index are one sequence, so that whoever goes on is above all that was written.
       raiseEpoch: (above) => states.raiseEpoch(this.#alias, above),
@@ -391,65 +382,18 @@ class Rebuild {
     return tail;
   }
 
-  get #limits() {
-    return { signal: this.#work.signal, requestTimeout: requestMs };
+  #live(): Promise<string | undefined> {
+    return this.#versions.live(this.#work.signal);
   }
 
-  /** The index behind the alias. */
-  async #livePlace(): Promise<string | undefined> {
-    return (await placesOf(this.#access.search, this.#alias, this.#work.signal))[0];
-  }
-
-  async #uuidOf(place: string): Promise<string> {
-    const { client } = this.#access.search;
-    try {
-      const found = await client.indices.getSettings({ index: place }, this.#limits);
-      return found[place]?.settings?.index?.uuid ?? "";
-    } catch (error) {
-      if (statusOf(error) === 404) return "";
-      throw error;
-    }
-  }
-
-  async #aliases(actions: object[]): Promise<void> {
-    await this.#access.search.client.indices.updateAliases({ actions }, this.#limits);
-  }
-
-  /** Removes versions that a rebuild has written which came to no end; a kept one only loses the name that it is written by. */
-  async #removeLeft(signal: AbortSignal): Promise<void> {
-    const { search, states } = this.#access;
-    const limits = { signal, requestTimeout: requestMs };
-    const left = await placesOf(search, this.#nextAlias, signal);
-    const kept = [...(await placesOf(search, this.#alias, signal)), (await states.find(this.#alias))?.previous?.index];
-    for (const index of left) {
-      if (kept.includes(index)) {
-        const actions = [{ remove: { index, alias: this.#nextAlias } }];
-        await search.client.indices.updateAliases({ actions }, limits);
-      } else if (this.#isVersion(index)) await search.client.indices.delete({ index }, { ...limits, ignore: [404] });
-    }
-  }
-
-  async #removeOlder(index: string | undefined, kept: readonly string[]): Promise<void> {
-    if (index === undefined || kept.includes(index) || !this.#isVersion(index)) return;
-    await this.#access.search.client.indices.delete({ index }, { ...this.#limits, ignore: [404] });
-  }
-
-  #isVersion(place: string): boolean {
-    return /^-v\d{1,9}$/.test(place.slice(this.#alias.length)) && place.startsWith(this.#alias);
-  }
-
-  /** Waits for a right. */
-  async #hold(lease: string, signal: AbortSignal): Promise<HeldRight> {
-    for (;;) {
-      const right = await this.#leases.hold(lease);
-      if (right !== undefined) return right;
-      await pause(waits.leaseMs, signal);
-      signal.throwIfAborted();
-    }
+  #uuidOf(place: string): Promise<string> {
+    return this.#versions.uuidOf(place, this.#work.signal);
   }
 
   #kept(position: Position): Position {
-    this.#work.keep(serialize(position, { ignoreUndefined: true }));
+    this.gotOnMs = performance.now();
+    this.#last = serialize(position, { ignoreUndefined: true });
+    this.#work.keep(this.#last);
     return position;
   }
 
@@ -463,42 +407,4 @@ class Rebuild {
       examples: this.#refused.examples(),
     });
   }
-}
-
-/** The indices behind an alias. */
-async function placesOf(
-  { client }: SyncAccess["search"],
-  alias: string,
-  signal: AbortSignal,
-): Promise<readonly string[]> {
-  try {
-    return Object.keys(await client.indices.getAlias({ name: alias }, { signal, requestTimeout: requestMs }));
-  } catch (error) {
-    if (statusOf(error) === 404) return [];
-    throw error;
-  }
-}
-
-/** A version of an index, and the server's own name of it. */
-interface Version {
-  readonly index: string;
-  readonly uuid: string;
-}
-
-/** What is kept of the version that was live. How far one is that the synchronisation did not keep is not known. */
-function previousOf({ index, uuid, token, phase }: SyncState, replaced: Version | undefined): SyncState["previous"] {
-  const isKept = index !== "" && (replaced === undefined || replaced.uuid === uuid);
-  if (!isKept) return replaced;
-  return { index, uuid, ...(phase === "following" && token !== undefined && { token }) };
-}
-
-/** Fails with `SEARCH_NO_PREVIOUS_VERSION` where a rollback would. */
-export async function requirePrevious(name: string, { indices, states }: SyncAccess): Promise<void> {
-  if ((await states.find(indices.alias(name)))?.previous === undefined) throw noPrevious(name);
-}
-
-function noPrevious(name: string): Error {
-  return fail("SEARCH_NO_PREVIOUS_VERSION", `No earlier version of the index ${name} is kept`, {
-    metadata: { index: name },
-  });
 }

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 
-import { type Schedule, schedule } from "../../src/jobs/schedule.ts";
+import { schedule } from "../../src/jobs/schedule.ts";
 
 /** A third of a second, in hours. */
 const often = 0.0001;
@@ -16,7 +16,7 @@ test("a job is put off while what it needs is not there, and asked for by one na
     },
   };
   using _ = schedule({
-    jobs: jobs as Schedule["jobs"],
+    jobs,
     kind: "k",
     spec: new Uint8Array(),
     name: "n",

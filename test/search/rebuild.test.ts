@@ -5,7 +5,11 @@ import { expect, test } from "vitest";
 
 import { fail, reasonOf } from "../../src/errors.ts";
 import { keyField, removedField } from "../../src/schema/search-mapping.ts";
+import { searchIndices } from "../../src/search/indices.ts";
 import { type RebuildProgress, type RebuildWork, rebuildIndex, rollBackIndex } from "../../src/search/rebuild.ts";
+import { syncAccess } from "../../src/search/sync/access.ts";
+import { openSearch } from "../../src/stores/search.ts";
+import { cuttable } from "../jobs/proxy.ts";
 import { onEveryServer } from "../support/search-servers.ts";
 import { change, newUser, type SyncBed, syncBed } from "./sync/support.ts";
 
@@ -161,6 +165,47 @@ onEveryServer((uri) => {
     await expect(rebuildIndex("users", options, cancelled)).rejects.toThrow("It was cancelled");
     expect(await versions(bed)).toEqual(["-v1", "-v2"]);
     await bed.settled("users");
+  });
+
+  test("a rebuild waits for a search server that is away, and goes on where it was", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    await using wire = await cuttable(uri);
+    await using search = openSearch({ uri: wire.uri });
+    await users(bed, 300);
+    bed.start();
+    await bed.settled("users");
+    const { domain, system, prefix } = bed;
+    const access = syncAccess({ search, indices: searchIndices({ search, prefix }), domain, system });
+    const filled: number[] = [];
+    let isCut = false;
+    const progress = (now: RebuildProgress): void => {
+      filled.push(now.filled);
+      if (isCut || now.phase !== "comparing") return;
+      isCut = true;
+      wire.cut();
+      void wire.refused().then(() => wire.mend());
+    };
+    await rebuildIndex("users", { access, leaseMs }, work({ progress }));
+    expect(isCut).toBe(true);
+    expect(Math.max(...filled)).toBe(300);
+    expect(await liveVersions(bed)).toEqual(["-v2"]);
+    expect(await bed.differences("users")).toEqual([]);
+  });
+
+  test("what the version before has refused and the new one takes is no dead letter any more", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    const [first = ""] = await users(bed, 5);
+    bed.start();
+    await bed.settled("users");
+    const { deadLetters } = bed.access;
+    const source = await bed.domain.collection("users").findOne({ user_id: first });
+    const about = { source_id: source?._id, document_id: first, revision: 1n };
+    const why = { error_type: "mapper_parsing_exception", cause_type: "", field: "status" };
+    await deadLetters.record("users", [{ key: String(source?._id), ...about, ...why }]);
+    expect(await deadLetters.count("users")).toBe(1);
+    await rebuildIndex("users", { access: bed.access, leaseMs }, work());
+    expect(await deadLetters.count("users")).toBe(0);
+    expect(await found(bed, first)).toBe(1);
   });
 
   test("a new version that refuses what the live one took does not take its place", async () => {

@@ -1899,7 +1899,8 @@ export const SearchIndexService: GenService<{
    * Stores a job that fills a new version of an index that the service keeps, from MongoDB, and puts it in the place of the live one in
    * one step; returns at once. Searches and writes go on meanwhile: every search finds what the live version holds, and the new
    * one takes its place at a moment when it has all that. It is compared with MongoDB before. The old version is kept for
-   * RollbackIndex until the next rebuild. Where its replica dies, another goes on. Idempotent when `request_id` is set. Fails with
+   * RollbackIndex until the next rebuild. Where its replica dies, another goes on; where a store is away, it goes on when that is
+   * back, and fails after 15 minutes without getting on. Dead letters of the index are tried again at the end. Idempotent when `request_id` is set. Fails with
    * `NOT_FOUND` (`SEARCH_INDEX_NOT_FOUND`) for an index that the service does not keep, `FAILED_PRECONDITION`
    * (`SEARCH_INDEX_IN_USE`) while another job works on it, `INVALID_ARGUMENT` (`REQUEST_ID_REUSED`). The job fails, and the live
    * version stays, with `SEARCH_COPY_INCOMPLETE` where the new one does not take documents that the live one took, and with
