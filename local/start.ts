@@ -195,6 +195,8 @@ function whatToTry({ grpc, http }: { grpc: Listener; http: Listener }, grpcurl: 
   return `
 The service is ready: gRPC on ${address}, HTTP on http://${http.host}:${http.port}. Try:
 
+  npx lucid ${address === "127.0.0.1:50051" ? "" : `--address ${address} `}status
+  npx lucid ${address === "127.0.0.1:50051" ? "" : `--address ${address} `}backup create --watch
   ${call} ${address} list
   ${call} ${address} describe lucid.admin.v1.BackupService
   ${call} ${address} lucid.admin.v1.MonitoringService/GetHealth

@@ -69,6 +69,7 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain('{"valid":true}');
       expect(stdout.match(/"rootHash": "[0-9a-f]{64}"/g)?.length).toBe(4);
       expect(stdout).not.toContain("JOB_STATE_FAILED");
+      expect(stdout).toMatch(/succeeded .* from the command line/);
     } finally {
       const ended = once(service, "exit");
       service.kill("SIGINT");

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+
 import { Command, CommanderError, Option } from "commander";
 
 import { allCommands, pathOf } from "./command-tree.ts";
@@ -26,6 +28,27 @@ const groups: readonly Group[] = [
   },
   { name: "restore", summary: "Show, watch and cancel restores", load: () => import("./commands/restore.ts") },
   {
+    name: "search",
+    summary: "Search what is stored, count, suggest and export it",
+    load: () => import("./commands/search.ts"),
+  },
+  {
+    name: "index",
+    summary: "Look after search indices: fields, rebuilds, how they follow MongoDB, comparisons",
+    load: () => import("./commands/search-index.ts"),
+  },
+  {
+    name: "watch",
+    summary: "Show users, sessions, blocks or transactions as they change",
+    load: () => import("./commands/watch.ts"),
+  },
+  {
+    name: "audit",
+    summary: "Show who changed what, and prove that the log is whole",
+    load: () => import("./commands/audit.ts"),
+  },
+  { name: "call", summary: "Make any call of the contracts", load: () => import("./commands/call.ts") },
+  {
     name: "completion",
     summary: "Print what makes a shell complete commands of lucid",
     load: () => import("./commands/completion.ts"),
@@ -36,6 +59,7 @@ const groups: readonly Group[] = [
 export async function buildProgram(session: Session, wanted: readonly string[] | "all"): Promise<Command> {
   const { environment } = session.terminal;
   const program = new Command("lucid")
+    .version(versionOf(), "--version", "print the version")
     .description("The command line of Lucid Data: looks after the stores, their backups and their search indices.")
     .addOption(
       new Option("--address <address>", "where the service listens for gRPC: HOST:PORT, or https://HOST:PORT")
@@ -84,6 +108,13 @@ export async function buildProgram(session: Session, wanted: readonly string[] |
 /** Whether a command line was only wrong, or only asked for help: the parser has said so already. */
 export function isTold(error: unknown): error is CommanderError {
   return error instanceof CommanderError;
+}
+
+function versionOf(): string {
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+    version: string;
+  };
+  return version;
 }
 
 function subcommandTerm(command: Command): string {

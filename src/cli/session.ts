@@ -1,7 +1,7 @@
 import type { ReadStream, WriteStream } from "node:tty";
 
 import type { DescService } from "@bufbuild/protobuf";
-import type { CallOptions, Client } from "@connectrpc/connect";
+import type { CallOptions, Client, Transport } from "@connectrpc/connect";
 
 import { connect, type Connection, targetOf } from "./connection.ts";
 import type { Ending } from "./exit-codes.ts";
@@ -39,6 +39,7 @@ export interface Session extends AsyncDisposable {
   /** Takes the options, once they are known. */
   configure(options: GlobalOptions): void;
   client<S extends DescService>(service: S): Client<S>;
+  transport(): Transport;
   /** Options of a call that answers once. */
   call(): CallOptions;
   /** Options of a call that lasts as long as it is wanted. */
@@ -57,6 +58,7 @@ export function openSession(terminal: Terminal, stop: AbortSignal): Session {
   let options: GlobalOptions = { address: "localhost:50051", timeout: 30_000, color: true };
   let shown = output(terminal, { json: false, color: true });
   let connection: Connection | undefined;
+  const connected = () => (connection ??= connect(targetOf(options.address)));
   return {
     terminal,
     signal: stop,
@@ -72,10 +74,8 @@ export function openSession(terminal: Terminal, stop: AbortSignal): Session {
       options = given;
       shown = output(terminal, { json: given.json === true, color: given.color });
     },
-    client(service) {
-      connection ??= connect(targetOf(options.address));
-      return connection.client(service);
-    },
+    client: (service) => connected().client(service),
+    transport: () => connected().transport,
     call: () => ({ timeoutMs: options.timeout, signal: stop }),
     stream: () => ({ signal: stop }),
     async confirm(what, name) {

@@ -8,19 +8,22 @@ import {
   BackupSchema,
   BackupService,
   ConflictPolicy,
+  ConflictPolicySchema,
   CreateBackupResponseSchema,
   CreateRestoreResponseSchema,
   DeleteBackupResponseSchema,
   GetBackupResponseSchema,
   GetVerificationResponseSchema,
   JobState,
+  JobStateSchema,
   VerifyBackupResponseSchema,
   type WatchBackupResponse,
   WatchBackupResponseSchema,
   type WatchVerificationResponse,
   WatchVerificationResponseSchema,
 } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
-import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { type Store, StoreSchema } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { choicesOf, enumOption, enumsOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
 import {
   followJob,
@@ -39,26 +42,11 @@ import type { Session } from "../session.ts";
 import { between, bytes, count, many, nothing, readMoment, readNumber, time } from "../units.ts";
 import { followRestore, showRestore } from "./restore.ts";
 
-/** The stores by the names that options take. */
-const stores = { mongodb: Store.MONGODB, redis: Store.REDIS, search: Store.SEARCH } as const;
-
-const states = {
-  pending: JobState.PENDING,
-  running: JobState.RUNNING,
-  succeeded: JobState.SUCCEEDED,
-  failed: JobState.FAILED,
-  cancelled: JobState.CANCELLED,
-} as const;
-
-const policies = {
-  fail: ConflictPolicy.FAIL,
-  drop: ConflictPolicy.DROP,
-  overwrite: ConflictPolicy.OVERWRITE,
-  skip: ConflictPolicy.SKIP,
-} as const;
+/** Stores by the names that options take. */
+const stores = choicesOf(StoreSchema);
 
 interface Selected {
-  readonly store?: readonly (keyof typeof stores)[];
+  readonly store?: readonly Store[];
   readonly namespace?: readonly string[];
   readonly keys?: readonly string[];
   readonly index?: readonly string[];
@@ -101,40 +89,32 @@ export function define(backup: Command, session: Session): void {
   withExamples(
     withLimit(backup.command("ls"))
       .description("List backups, the newest first")
-      .addOption(new Option("--store <store>", "only those that hold this store").choices(Object.keys(stores)))
-      .addOption(new Option("--state <state>", "only those in this state").choices(Object.keys(states)))
+      .addOption(enumOption("--store <store>", "only those that hold this store", StoreSchema))
+      .addOption(enumOption("--state <state>", "only those in this state", JobStateSchema))
       .option("--after <time>", "only those of this time or later: 2026-11-28, or 7d for seven days ago", readMoment)
       .option("--before <time>", "only those of before this time", readMoment)
-      .action(
-        async (options: {
-          limit: number;
-          store?: keyof typeof stores;
-          state?: keyof typeof states;
-          after?: Date;
-          before?: Date;
-        }) => {
-          const { limit, store, state, after, before } = options;
-          const filter = {
-            ...(store && { store: stores[store] }),
-            ...(state && { state: states[state] }),
-            ...(after && { createdAfter: timestampFromDate(after) }),
-            ...(before && { createdBefore: timestampFromDate(before) }),
-          };
-          await showList(session, {
-            schema: BackupSchema,
-            limit,
-            columns: backupColumns,
-            none: "There are no such backups; `lucid backup create` takes one.",
-            async page(page) {
-              const response = await client().listBackups({ ...filter, ...page }, session.call());
-              if (response.repositoryOnly && page.pageToken === "") {
-                session.output.note("MongoDB is away: only backups in the repository are shown.");
-              }
-              return { items: response.backups, nextPageToken: response.nextPageToken };
-            },
-          });
-        },
-      ),
+      .action(async (options: { limit: number; store?: Store; state?: JobState; after?: Date; before?: Date }) => {
+        const { limit, store, state, after, before } = options;
+        const filter = {
+          ...(store !== undefined && { store }),
+          ...(state !== undefined && { state }),
+          ...(after && { createdAfter: timestampFromDate(after) }),
+          ...(before && { createdBefore: timestampFromDate(before) }),
+        };
+        await showList(session, {
+          schema: BackupSchema,
+          limit,
+          columns: backupColumns,
+          none: "There are no such backups; `lucid backup create` takes one.",
+          async page(page) {
+            const response = await client().listBackups({ ...filter, ...page }, session.call());
+            if (response.repositoryOnly && page.pageToken === "") {
+              session.output.note("MongoDB is away: only backups in the repository are shown.");
+            }
+            return { items: response.backups, nextPageToken: response.nextPageToken };
+          },
+        });
+      }),
     "lucid backup ls",
     "lucid backup ls --state failed --after 7d",
     "lucid backup ls --json | jq -r .backupId",
@@ -204,12 +184,11 @@ export function define(backup: Command, session: Session): void {
       .argument("<backup>", "id of the backup")
       .option("--rename <store:from=to>", "restore under another name, for example mongodb:lucid=lucid_new", readRename)
       .addOption(
-        new Option(
+        enumOption(
           "--conflict <policy>",
           "what becomes of what is there already; drop and overwrite need a confirmation",
-        )
-          .choices(Object.keys(policies))
-          .default("fail"),
+          ConflictPolicySchema,
+        ).default(ConflictPolicy.FAIL, "fail"),
       )
       .option("--dry-run", "check all that can be checked, and change nothing")
       .option("-w, --watch", "show how far it is until it has ended, and end as it did")
@@ -367,7 +346,7 @@ const backupColumns: readonly Column<Backup>[] = [
 
 interface RestoreOptions extends Selected {
   readonly rename?: readonly { readonly store: Store; readonly from: string; readonly to: string }[];
-  readonly conflict: keyof typeof policies;
+  readonly conflict: ConflictPolicy;
   readonly dryRun?: boolean;
   readonly watch?: boolean;
 }
@@ -375,17 +354,19 @@ interface RestoreOptions extends Selected {
 async function restore(session: Session, backupId: string, options: RestoreOptions): Promise<void> {
   const { output } = session;
   const { rename = [], conflict, dryRun = false, watch = false } = options;
-  const changesWhatIsThere = conflict === "drop" || conflict === "overwrite";
+  const changesWhatIsThere = conflict === ConflictPolicy.DROP || conflict === ConflictPolicy.OVERWRITE;
   if (changesWhatIsThere && !dryRun) {
     const what =
-      conflict === "drop" ? "drops what is there under these names" : "overwrites documents and keys that are there";
+      conflict === ConflictPolicy.DROP
+        ? "drops what is there under these names"
+        : "overwrites documents and keys that are there";
     await session.confirm(`This restore ${what}`, backupId);
   }
   const request = {
     backupId,
     selection: selectionOf(options),
     renames: [...rename],
-    conflictPolicy: policies[conflict],
+    conflictPolicy: conflict,
     confirmBackupId: changesWhatIsThere ? backupId : "",
     ...(dryRun ? { validateOnly: true } : { requestId: randomUUID() }),
   };
@@ -408,14 +389,7 @@ async function restore(session: Session, backupId: string, options: RestoreOptio
 /** Adds the options that say what of the stores is meant. */
 function withSelection(command: Command): Command {
   return command
-    .addOption(
-      new Option("--store <store>", "only this store; may be given many times").argParser(
-        (value, all?: readonly string[]) => {
-          if (!(value in stores)) throw new InvalidArgumentError(`Stores are ${Object.keys(stores).join(", ")}.`);
-          return many(value, all);
-        },
-      ),
-    )
+    .addOption(enumsOption("--store <store>", "only this store", StoreSchema))
     .option(
       "--namespace <name>",
       "only this database, or database.collection, of MongoDB; may be given many times",
@@ -427,7 +401,7 @@ function withSelection(command: Command): Command {
 
 function selectionOf({ store = [], namespace = [], keys = [], index = [] }: Selected) {
   return {
-    stores: store.map((name) => stores[name]),
+    stores: [...store],
     mongodbNamespaces: [...namespace],
     redisKeyPatterns: [...keys],
     searchIndices: [...index],
@@ -436,7 +410,8 @@ function selectionOf({ store = [], namespace = [], keys = [], index = [] }: Sele
 
 function readRename(text: string, all: RestoreOptions["rename"] = []): RestoreOptions["rename"] {
   const [, name = "", from = "", to = ""] = /^(mongodb|redis|search):([^=]*)=(.*)$/s.exec(text) ?? [];
-  if (!(name in stores))
+  const store = stores.get(name) as Store | undefined; // the map is of that enum
+  if (store === undefined)
     throw new InvalidArgumentError("Write it as mongodb:FROM=TO, redis:FROM=TO or search:FROM=TO.");
-  return [...all, { store: stores[name as keyof typeof stores], from, to }]; // it is one of them
+  return [...all, { store, from, to }];
 }

@@ -1,16 +1,18 @@
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 
 import {
   BackupService,
   ConflictPolicySchema,
   GetRestoreResponseSchema,
-  JobState,
+  type JobState,
+  JobStateSchema,
   type Restore,
   type RestoredUnit,
   RestoreSchema,
   type WatchRestoreResponse,
   WatchRestoreResponseSchema,
 } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { enumOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
 import {
   followJob,
@@ -28,15 +30,6 @@ import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
 import { between, count, nameOf, nothing, time } from "../units.ts";
 
-const states = {
-  pending: JobState.PENDING,
-  running: JobState.RUNNING,
-  succeeded: JobState.SUCCEEDED,
-  failed: JobState.FAILED,
-  cancelled: JobState.CANCELLED,
-  interrupted: JobState.INTERRUPTED,
-} as const;
-
 /** `lucid restore …`. */
 export function define(restore: Command, session: Session): void {
   const client = () => session.client(BackupService);
@@ -45,8 +38,8 @@ export function define(restore: Command, session: Session): void {
     withLimit(restore.command("ls"))
       .description("List restores, the newest first")
       .option("--backup <backup>", "only those of this backup")
-      .addOption(new Option("--state <state>", "only those in this state").choices(Object.keys(states)))
-      .action(async (options: { limit: number; backup?: string; state?: keyof typeof states }) => {
+      .addOption(enumOption("--state <state>", "only those in this state", JobStateSchema))
+      .action(async (options: { limit: number; backup?: string; state?: JobState }) => {
         const { limit, backup: backupId = "", state } = options;
         await showList(session, {
           schema: RestoreSchema,
@@ -54,7 +47,7 @@ export function define(restore: Command, session: Session): void {
           columns: restoreColumns,
           none: "There are no such restores; `lucid backup restore` begins one.",
           async page(page) {
-            const filter = { backupId, ...(state && { state: states[state] }) };
+            const filter = { backupId, ...(state !== undefined && { state }) };
             const { restores, nextPageToken } = await client().listRestores({ ...filter, ...page }, session.call());
             return { items: restores, nextPageToken };
           },

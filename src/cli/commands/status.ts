@@ -8,20 +8,15 @@ import {
   MonitoringService,
   type StoreHealth,
 } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
-import {
-  GetSyncStatusResponseSchema,
-  type IndexSync,
-  SearchSyncService,
-  SyncPhase,
-  SyncPhaseSchema,
-} from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
+import { GetSyncStatusResponseSchema, SearchSyncService } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { withExamples } from "../examples.ts";
 import { tell, toldLines } from "../failure.ts";
 import { stateName, storeName, styleOf } from "../jobs.ts";
 import { jsonOf, type Column, type Style } from "../output.ts";
 import type { Session } from "../session.ts";
+import { syncColumns } from "../sync.ts";
 import { safe } from "../text.ts";
-import { age, bytes, count, duration, nameOf, nothing } from "../units.ts";
+import { age, bytes, duration, nameOf, nothing } from "../units.ts";
 
 /** `lucid status`. */
 export function define(status: Command, session: Session): void {
@@ -108,25 +103,6 @@ const storeColumns: readonly Column<StoreHealth>[] = [
   },
   { title: "SERVER", of: ({ product, version }) => `${product} ${version}`.trim() || nothing },
   { title: "LATENCY", of: ({ latency }) => duration(latency), align: "right" },
-  { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
-];
-
-const syncColumns: readonly Column<IndexSync>[] = [
-  { title: "INDEX", of: ({ index }) => index },
-  {
-    title: "STATE",
-    of: ({ phase }) => nameOf(SyncPhaseSchema, phase),
-    style: ({ phase }) => (phase === SyncPhase.FOLLOWING ? "green" : "yellow"),
-  },
-  {
-    title: "BEHIND",
-    of: ({ lagDocuments, lagIsAtLeast, lag }) =>
-      lag === undefined && lagDocuments === 0n
-        ? "0"
-        : `${lagIsAtLeast ? "at least " : ""}${count(lagDocuments)} (${duration(lag)})`,
-    align: "right",
-  },
-  { title: "DEAD LETTERS", of: ({ deadLetters }) => count(deadLetters), align: "right" },
   { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
 ];
 

@@ -1,0 +1,34 @@
+import { readFile } from "node:fs/promises";
+import { text } from "node:stream/consumers";
+
+import type { JsonValue } from "@bufbuild/protobuf";
+
+import { Failure } from "./failure.ts";
+import type { Session } from "./session.ts";
+
+/** Reads an option that takes text, `@FILE`, or `-` for standard input. */
+export async function readText({ terminal }: Session, given: string, option: string): Promise<string> {
+  if (given === "-") return text(terminal.stdin);
+  if (!given.startsWith("@")) return given;
+  try {
+    return await readFile(given.slice(1), "utf8");
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException; // what the file system throws has one
+    throw new Failure("usage", `${option}: ${given.slice(1)} cannot be read (${code})`);
+  }
+}
+
+/** Reads an option that takes JSON, and makes of it what `parse` does. */
+export async function readJson<T>(
+  session: Session,
+  given: string,
+  option: string,
+  parse: (json: JsonValue) => T,
+): Promise<T> {
+  const json = await readText(session, given, option);
+  try {
+    return parse(JSON.parse(json) as JsonValue); // whatever it is, the parser of messages checks it
+  } catch (error) {
+    throw new Failure("usage", `${option}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
