@@ -28,11 +28,13 @@ import { databaseAdminService } from "./admin/database/service.ts";
 import { monitoringService } from "./admin/monitoring.ts";
 import { volumeKeeper } from "./admin/volume/keeper.ts";
 import { openMeasures } from "./admin/volume/measures.ts";
+import { migratesVolume, volumeJobKind, volumeJobs } from "./admin/volume/migration-jobs.ts";
+import { inUse } from "./admin/volume/refusals.ts";
 import { volumeService } from "./admin/volume/service.ts";
 import { backupJobs } from "./backup/backup-jobs.ts";
 import { isDeleted } from "./backup/catalog.ts";
 import { lazyRepository } from "./backup/lazy-repository.ts";
-import { restoreKind } from "./backup/messages.ts";
+import { backupKind, restoreKind } from "./backup/messages.ts";
 import { mongodbSource } from "./backup/mongodb/source.ts";
 import { mongodbTarget } from "./backup/mongodb/target.ts";
 import { redisSource } from "./backup/redis/source.ts";
@@ -40,11 +42,12 @@ import { redisTarget } from "./backup/redis/target.ts";
 import { searchSource } from "./backup/search/source.ts";
 import { searchTarget } from "./backup/search/target.ts";
 import { backupService } from "./backup/service.ts";
+import { mayUseVolume } from "./backup/volumes/in-use.ts";
 import { volumeSource } from "./backup/volumes/source.ts";
 import { volumeTarget } from "./backup/volumes/target.ts";
 import type { Config } from "./config.ts";
-import { openJobs } from "./jobs/jobs.ts";
-import { activeStates } from "./jobs/record.ts";
+import { type Jobs, openJobs } from "./jobs/jobs.ts";
+import { activeStates, type JobRecord } from "./jobs/record.ts";
 import { openAudit } from "./repository/audit/audit.ts";
 import { auditLogService } from "./repository/audit/service.ts";
 import { blockService } from "./repository/block.ts";
@@ -146,6 +149,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     parallelism: config.backup.parallelism,
   };
   backupJobs(backups);
+  volumeJobs({ jobs, volumes });
 
   const tokens = sharedPageTokens(config.server.pageTokenSecret, mongodb.system);
   const repositories = {
@@ -255,7 +259,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
         measures,
         pageTokens: pageTokens(config.server.pageTokenSecret),
         carryOut: audit.carryOut,
-        requireUnused: async () => {},
+        jobs,
+        requireUnused: (name, signal) => requireUnusedVolume(jobs, name, signal),
       }),
     ),
     serve(SessionService, sessionService({ ...repositories, watches })),
@@ -340,6 +345,23 @@ export async function start(config: Config, log: Logger): Promise<App> {
     },
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/** Jobs that are looked through; hardly any run at once. */
+const mostActive = 1000;
+
+/** Fails with `VOLUME_IN_USE` where a job of any kind may work on the volume. */
+async function requireUnusedVolume(jobs: Pick<Jobs, "list">, name: string, signal: AbortSignal): Promise<void> {
+  const uses = new Map<string, (job: JobRecord) => boolean>([
+    [backupKind, (job) => mayUseVolume(job, name)],
+    [restoreKind, (job) => mayUseVolume(job, name)],
+    [volumeJobKind, (job) => migratesVolume(job, name)],
+  ]);
+  for (const [kind, isUsedBy] of uses) {
+    const active = await jobs.list(kind, { states: activeStates, limit: mostActive }, signal);
+    const user = active.find(isUsedBy);
+    if (user !== undefined) throw inUse(name, user);
+  }
 }
 
 /** What a folder is; undefined where it is not there. */

@@ -137,6 +137,8 @@ const reasons = {
   VOLUME_NOT_EMPTY: { code: Code.FailedPrecondition },
   VOLUME_IN_USE: { code: Code.FailedPrecondition },
   VOLUME_TOO_SMALL: { code: Code.FailedPrecondition },
+  VOLUME_CHANGED: { code: Code.Aborted },
+  VOLUME_JOB_NOT_FOUND: { code: Code.NotFound },
   VOLUME_DAMAGED: { code: Code.DataLoss },
   VOLUME_BEING_MEASURED: { code: Code.Unavailable },
   VOLUME_PATH_REFUSED: { code: Code.FailedPrecondition },

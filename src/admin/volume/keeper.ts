@@ -1,12 +1,15 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 
 import { isReason } from "../../errors.ts";
+import { removeStaleFiles } from "../../stores/volumes/own-files.ts";
 import type { Volumes } from "../../stores/volumes/volumes.ts";
 import { readHistory } from "./history.ts";
 import type { Measures } from "./measures.ts";
 
 const minuteMs = 60_000;
 const firstMs = 5000;
+/** A file that is written for so long belongs to a process that died. */
+const staleMs = 24 * 60 * minuteMs;
 
 /**
  * Measures all volumes again and again, so that there is a history, and removes what is left of deleted ones. Replicas that share
@@ -28,6 +31,7 @@ export function volumeKeeper(options: {
   const measureOne = async (name: string): Promise<void> => {
     const newest = await (async () => {
       await using volume = await volumes.open(name);
+      await removeStaleFiles(volume.own, Date.now() - staleMs);
       return (await readHistory(volume.own)).newest?.measureTime;
     })();
     if (newest !== undefined && Date.now() - timestampMs(newest) < everyMs * 0.9) return;

@@ -1,6 +1,7 @@
-import { randomBytes, randomInt, randomUUID } from "node:crypto";
+import { randomBytes, randomInt } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 
+import { temporaryName } from "../../stores/volumes/own-files.ts";
 import type { OpenVolume } from "../../stores/volumes/volumes.ts";
 
 /** How much and how long. */
@@ -19,7 +20,7 @@ const shares = { write: 0.5, sync: 0.3 };
 
 /** Measures writes, syncs and reads in a scratch file, which loses its name at once: whatever happens, nothing of it stays. */
 export async function measurePerformance({ own }: Pick<OpenVolume, "own">, options: PerformanceOptions) {
-  const scratch = Buffer.from(`scratch-${randomUUID()}`);
+  const scratch = temporaryName();
   const beganMs = performance.now();
   const file = await own.createFile(scratch);
   try {

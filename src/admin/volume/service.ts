@@ -13,7 +13,6 @@ import { fail, isReason, reasonOf } from "../../errors.ts";
 import type { CarryOut } from "../../schema/audited-call.ts";
 import { maskedPaths } from "../../schema/field-mask.ts";
 import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
-import type { PageTokens } from "../../schema/page-tokens.ts";
 import { badRequest } from "../../schema/refusals.ts";
 import { digestOf, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
 import { globOf } from "./glob.ts";
@@ -21,19 +20,17 @@ import { growthOf } from "./growth.ts";
 import { healthOf } from "./health.ts";
 import { inWindow, readHistory, toldSample } from "./history.ts";
 import { beingMeasured, levelled, type Measures } from "./measures.ts";
+import { type MigrationOptions, volumeMigrations } from "./migrations.ts";
 import { measurePerformance } from "./performance.ts";
+import { requireConfirmed } from "./refusals.ts";
 import { reportOf } from "./report.ts";
 import { sweep } from "./sweep.ts";
 
 /** What VolumeService needs. */
-export interface VolumeServiceOptions {
-  readonly volumes: Volumes;
+export interface VolumeServiceOptions extends MigrationOptions {
   readonly measures: Measures;
-  readonly pageTokens: PageTokens;
   /** Tells the audit log of a change. */
   readonly carryOut: CarryOut;
-  /** Fails with `VOLUME_IN_USE` where a job works on a volume. */
-  readonly requireUnused: (name: string, signal: AbortSignal) => Promise<void>;
 }
 
 const usual = {
@@ -76,6 +73,8 @@ export function volumeService(options: VolumeServiceOptions): ServiceImpl<typeof
   };
 
   return {
+    ...volumeMigrations(options),
+
     async listVolumes(request) {
       const query = queryOf(ListVolumesRequestSchema, request);
       const after = pageTokens.decode(query, request.pageToken) ?? "";
@@ -362,15 +361,6 @@ function requireEtag({ name, revision }: OpenVolume, etag: string): void {
 function etagMismatch(name: string): Error {
   const message = `The volume ${name} has been changed since it was read`;
   return fail("ETAG_MISMATCH", message, { metadata: { volume: name } });
-}
-
-function requireConfirmed(confirmation: string, name: string): void {
-  if (confirmation === name) return;
-  const fields = [{ field: "confirm_name", description: "must repeat the name of the volume" }];
-  throw fail("CONFIRMATION_MISMATCH", "The confirmation is not the name of the volume", {
-    fields,
-    metadata: { volume: name },
-  });
 }
 
 // ---------------------------------------------------------------- how long things may take

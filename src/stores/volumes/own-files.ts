@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 
 import { fail } from "../../errors.ts";
-import type { Directory } from "./directory.ts";
+import type { Directory, Name } from "./directory.ts";
 import { hasFileCode } from "./failures.ts";
 
 /** What files are called that are being written. */
@@ -18,7 +18,7 @@ export async function writeOwnFile(
   bytes: Uint8Array,
   { ifAbsent }: { readonly ifAbsent: boolean },
 ): Promise<boolean> {
-  const temporary = Buffer.from(`${temporaryPrefix}${randomUUID()}`);
+  const temporary = temporaryName();
   const file = await own.createFile(temporary);
   try {
     await writeDurably(file, bytes);
@@ -64,6 +64,21 @@ export async function readOwnFile(
   } finally {
     await file.close();
   }
+}
+
+/** Removes what processes that died have left of files that were being written. */
+export async function removeStaleFiles(own: Directory, beforeMs: number): Promise<void> {
+  for await (const entries of own.entries()) {
+    for (const { name, stat } of entries) {
+      const isTemporary = stat.isFile() && name.toString("latin1").startsWith(temporaryPrefix);
+      if (isTemporary && Number(stat.mtimeMs) < beforeMs) await removeOwnFile(own, name.toString());
+    }
+  }
+}
+
+/** What a file is called that is being written. */
+export function temporaryName(): Name {
+  return Buffer.from(`${temporaryPrefix}${randomUUID()}`);
 }
 
 /** Removes such a file where it is there. */

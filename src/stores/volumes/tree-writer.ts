@@ -1,9 +1,9 @@
-import { randomUUID } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 
 import { fail } from "../../errors.ts";
 import type { Directory, Name } from "./directory.ts";
 import { hasFileCode } from "./failures.ts";
+import { temporaryName } from "./own-files.ts";
 import { removeTree } from "./remove-tree.ts";
 import type { OpenVolume } from "./volumes.ts";
 import { isOwn } from "./volumes.ts";
@@ -19,6 +19,9 @@ export interface EntryMeta {
 
 /** What becomes of what is there already: `refuse` fails, `replace` removes it, `keep` leaves it and whatever should be below it. */
 export type Occupied = "refuse" | "replace" | "keep";
+
+/** Where a tree is written, and where its files are while they are not whole. */
+export type WrittenTree = Pick<OpenVolume, "top" | "own">;
 
 /** Files that are written at once. */
 const mostAtOnce = 16;
@@ -36,7 +39,7 @@ interface Level {
  * walk: a directory behind all that is in it.
  */
 export class TreeWriter implements AsyncDisposable {
-  readonly #volume: OpenVolume;
+  readonly #volume: WrittenTree;
   readonly #occupied: Occupied;
   readonly #isDurable: boolean;
   readonly #signal: AbortSignal;
@@ -45,7 +48,7 @@ export class TreeWriter implements AsyncDisposable {
   #failure: { readonly error: unknown } | undefined;
 
   constructor(
-    volume: OpenVolume,
+    volume: WrittenTree,
     options: {
       readonly occupied: Occupied;
       /** Whether each file is on the device when it gets its name. */
@@ -276,11 +279,6 @@ async function fill(
       at += bytesWritten;
     }
   }
-}
-
-/** Removed by the next clean-up of the volume where a process dies with one. */
-function temporaryName(): Name {
-  return Buffer.from(`tmp-${randomUUID()}`);
 }
 
 function occupied(path: Name): Error {

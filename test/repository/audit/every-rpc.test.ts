@@ -12,7 +12,7 @@ import { IndexKeyType } from "../../../gen/lucid/admin/v1/collection_index_pb.ts
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
-import { VolumeService } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
+import { MigrationMode, VolumeService } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
 import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditEffect } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { type Block, BlockStatus } from "../../../gen/lucid/repository/v1/block_pb.ts";
@@ -387,6 +387,16 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     volumes.cleanUpVolume({ name, confirmName: name, olderThan: { seconds: 1n } }),
   ),
   "VolumeService.OptimiseVolume": ofVolume(({ volumes }, name) => volumes.optimiseVolume({ name, confirmName: name })),
+  "VolumeService.MigrateVolume": async ({ volumes }) => {
+    const request = { name: await newVolume(volumes), targetName: `a${randomUUID()}`, mode: MigrationMode.COPY };
+    return { of: ["VolumeJob"], call: () => volumes.migrateVolume(request) };
+  },
+  "VolumeService.CancelVolumeJob": async ({ backups, volumes }) => {
+    await keepBusy(backups);
+    const request = { name: await newVolume(volumes), targetName: `a${randomUUID()}`, mode: MigrationMode.COPY };
+    const jobId = (await volumes.migrateVolume(request)).job?.jobId ?? "";
+    return { of: ["VolumeJob", jobId], call: () => volumes.cancelVolumeJob({ jobId }) };
+  },
   "DataLifecycleService.PurgeDeleted": async ({ lifecycle }) => ({
     of: ["Removal"],
     call: () => lifecycle.purgeDeleted({ afterDays: 3000 }),

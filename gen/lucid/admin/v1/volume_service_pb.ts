@@ -7,6 +7,8 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { JobError, JobState } from "./backup_service_pb.ts";
+import { file_lucid_admin_v1_backup_service } from "./backup_service_pb.ts";
 import type { Volume, VolumeType, VolumeUsage } from "./volume_pb.ts";
 import { file_lucid_admin_v1_volume } from "./volume_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
@@ -15,7 +17,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/admin/v1/volume_service.proto.
  */
 export const file_lucid_admin_v1_volume_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNsdWNpZC9hZG1pbi92MS92b2x1bWVfc2VydmljZS5wcm90bxIObHVjaWQuYWRtaW4udjEiggEKEkxpc3RWb2x1bWVzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogCASMgoEdHlwZRgDIAEoDjIaLmx1Y2lkLmFkbWluLnYxLlZvbHVtZVR5cGVCCLpIBYIBAhABIlcKE0xpc3RWb2x1bWVzUmVzcG9uc2USJwoHdm9sdW1lcxgBIAMoCzIWLmx1Y2lkLmFkbWluLnYxLlZvbHVtZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQwoQR2V0Vm9sdW1lUmVxdWVzdBIvCgRuYW1lGAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDYyfSQiOwoRR2V0Vm9sdW1lUmVzcG9uc2USJgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lInUKE0NyZWF0ZVZvbHVtZVJlcXVlc3QSLgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lQga6SAPIAQESDQoFYWRvcHQYAiABKAgSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQEiPgoUQ3JlYXRlVm9sdW1lUmVzcG9uc2USJgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lIo0BChNVcGRhdGVWb2x1bWVSZXF1ZXN0Ei4KBnZvbHVtZRgBIAEoCzIWLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUIGukgDyAEBEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCgRldGFnGAMgASgJQge6SARyAhhAIj4KFFVwZGF0ZVZvbHVtZVJlc3BvbnNlEiYKBnZvbHVtZRgBIAEoCzIWLmx1Y2lkLmFkbWluLnYxLlZvbHVtZSKIAQoTUmVzaXplVm9sdW1lUmVxdWVzdBIvCgRuYW1lGAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDYyfSQSKQoOZGVjbGFyZWRfYnl0ZXMYAiABKANCEbpIDiIMGICAgICAgICAECgBEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiPgoUUmVzaXplVm9sdW1lUmVzcG9uc2USJgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lIpMBChNEZWxldGVWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBIdCgxjb25maXJtX25hbWUYAiABKAlCB7pIBHICGD8SFQoEZXRhZxgDIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIk8KFERlbGV0ZVZvbHVtZVJlc3BvbnNlEhIKCmZpbGVfY291bnQYASABKAMSEgoKdXNlZF9ieXRlcxgCIAEoAxIPCgdyZW1vdmVkGAMgASgIIm0KEVZvbHVtZVVzYWdlU2FtcGxlEjAKDG1lYXN1cmVfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKdXNlZF9ieXRlcxgCIAEoAxISCgpmaWxlX2NvdW50GAMgASgDIvcBChVHZXRWb2x1bWVVc2FnZVJlcXVlc3QSLwoEbmFtZRgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw2Mn0kEjYKBndpbmRvdxgCIAEoDjIcLmx1Y2lkLmFkbWluLnYxLlZvbHVtZVdpbmRvd0IIukgFggECEAESOwoHbWF4X2FnZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgUIgJqeATIAEjgKBmJ1ZGdldBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIrAIyACKLAQoWR2V0Vm9sdW1lVXNhZ2VSZXNwb25zZRIqCgV1c2FnZRgBIAEoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZVVzYWdlEjIKB2hpc3RvcnkYAiADKAsyIS5sdWNpZC5hZG1pbi52MS5Wb2x1bWVVc2FnZVNhbXBsZRIRCgltZWFzdXJpbmcYAyABKAgiWgoLVm9sdW1lQ2hlY2sSDAoEbmFtZRgBIAEoCRIsCgZzdGF0dXMYAiABKA4yHC5sdWNpZC5hZG1pbi52MS5Wb2x1bWVTdGF0dXMSDwoHbWVzc2FnZRgDIAEoCSJJChZHZXRWb2x1bWVIZWFsdGhSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JCLaAQoXR2V0Vm9sdW1lSGVhbHRoUmVzcG9uc2USLAoGc3RhdHVzGAEgASgOMhwubHVjaWQuYWRtaW4udjEuVm9sdW1lU3RhdHVzEisKBmNoZWNrcxgCIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUNoZWNrEhUKDXN0b3JhZ2VfYnl0ZXMYAyABKAMSGgoSc3RvcmFnZV9mcmVlX2J5dGVzGAQgASgDEhUKDXN0b3JhZ2VfZmlsZXMYBSABKAMSGgoSc3RvcmFnZV9mcmVlX2ZpbGVzGAYgASgDItkBCh9NZWFzdXJlVm9sdW1lUGVyZm9ybWFuY2VSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBIhCgVieXRlcxgCIAEoA0ISukgP2AEBIgoYgICAgAEogIBAEiQKC2Jsb2NrX2J5dGVzGAMgASgFQg+6SAzYAQEaBxiAgEAogCASPAoGYnVkZ2V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhG6SA6qAQsiAggeMgUQgMLXLyLUAgogTWVhc3VyZVZvbHVtZVBlcmZvcm1hbmNlUmVzcG9uc2USFQoNd3JpdHRlbl9ieXRlcxgBIAEoAxIeChZ3cml0ZV9ieXRlc19wZXJfc2Vjb25kGAIgASgBEhIKCnJlYWRfYnl0ZXMYAyABKAMSHQoVcmVhZF9ieXRlc19wZXJfc2Vjb25kGAQgASgBEhIKCnN5bmNfY291bnQYBSABKAUSKwoIc3luY19wNTAYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIc3luY19wOTUYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIc3luY19tYXgYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIZHVyYXRpb24YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iWwoLVm9sdW1lRW50cnkSDAoEcGF0aBgBIAEoCRINCgVieXRlcxgCIAEoAxIvCgtjaGFuZ2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAimgIKFENsZWFuVXBWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBI6CgpvbGRlcl90aGFuGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgu6SAjIAQGqAQIyABIgCgVnbG9icxgDIAMoCUIRukgOkgELEBQiB3IFEAEo/wESHQoMY29uZmlybV9uYW1lGAQgASgJQge6SARyAhg/EhUKDXZhbGlkYXRlX29ubHkYBSABKAgSPQoGYnVkZ2V0GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhK6SA+qAQwiAwisAjIFEIDC1y8ijwEKFUNsZWFuVXBWb2x1bWVSZXNwb25zZRISCgpmaWxlX2NvdW50GAEgASgDEg0KBWJ5dGVzGAIgASgDEi0KCGV4YW1wbGVzGAMgAygLMhsubHVjaWQuYWRtaW4udjEuVm9sdW1lRW50cnkSEgoKa2VwdF9jb3VudBgEIAEoAxIQCghjb21wbGV0ZRgFIAEoCCKfAgoVT3B0aW1pc2VWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBI0CgdtaW5fYWdlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgi6SAWqAQIyABIqCg90ZW1wb3JhcnlfZ2xvYnMYAyADKAlCEbpIDpIBCxAUIgdyBRABKP8BEh0KDGNvbmZpcm1fbmFtZRgEIAEoCUIHukgEcgIYPxIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEj0KBmJ1ZGdldBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkISukgPqgEMIgMIrAIyBRCAwtcvIqkBChZPcHRpbWlzZVZvbHVtZVJlc3BvbnNlEhIKCmZpbGVfY291bnQYASABKAMSDQoFYnl0ZXMYAiABKAMSFwoPZGlyZWN0b3J5X2NvdW50GAMgASgDEi0KCGV4YW1wbGVzGAQgAygLMhsubHVjaWQuYWRtaW4udjEuVm9sdW1lRW50cnkSEgoKa2VwdF9jb3VudBgFIAEoAxIQCghjb21wbGV0ZRgGIAEoCCKBAQoWR2V0Vm9sdW1lR3Jvd3RoUmVxdWVzdBIvCgRuYW1lGAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDYyfSQSNgoGd2luZG93GAIgASgOMhwubHVjaWQuYWRtaW4udjEuVm9sdW1lV2luZG93Qgi6SAWCAQIQASKVAgoXR2V0Vm9sdW1lR3Jvd3RoUmVzcG9uc2USFAoMc2FtcGxlX2NvdW50GAEgASgFEi0KCWZyb21fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHdG9fdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYnl0ZXNfcGVyX2RheRgEIAEoARILCgNmaXQYBSABKAESLwoMdGltZV90b19mdWxsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjMKEHRpbWVfdG9fY3JpdGljYWwYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ipAEKFkdldFZvbHVtZVJlcG9ydFJlcXVlc3QSLwoEbmFtZRgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw2Mn0kEhoKB2xhcmdlc3QYAiABKAVCCbpIBhoEGGQoABI9CgZidWRnZXQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CErpID6oBDCIDCKwCMgUQgMLXLyI+CgtWb2x1bWVHcm91cBIMCgRuYW1lGAEgASgJEhIKCmZpbGVfY291bnQYAiABKAMSDQoFYnl0ZXMYAyABKAMi9gIKF0dldFZvbHVtZVJlcG9ydFJlc3BvbnNlEi8KC3JlcG9ydF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjb21wbGV0ZRgCIAEoCBISCgpmaWxlX2NvdW50GAMgASgDEg0KBWJ5dGVzGAQgASgDEjIKDWxhcmdlc3RfZmlsZXMYBSADKAsyGy5sdWNpZC5hZG1pbi52MS5Wb2x1bWVFbnRyeRI4ChNsYXJnZXN0X2RpcmVjdG9yaWVzGAYgAygLMhsubHVjaWQuYWRtaW4udjEuVm9sdW1lRW50cnkSLAoHYnlfc2l6ZRgHIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUdyb3VwEisKBmJ5X2FnZRgIIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUdyb3VwEiwKB2J5X2tpbmQYCSADKAsyGy5sdWNpZC5hZG1pbi52MS5Wb2x1bWVHcm91cCqNAQoMVm9sdW1lV2luZG93Eh0KGVZPTFVNRV9XSU5ET1dfVU5TUEVDSUZJRUQQABIWChJWT0xVTUVfV0lORE9XX0hPVVIQARIVChFWT0xVTUVfV0lORE9XX0RBWRACEhYKElZPTFVNRV9XSU5ET1dfV0VFSxADEhcKE1ZPTFVNRV9XSU5ET1dfTU9OVEgQBCqBAQoMVm9sdW1lU3RhdHVzEh0KGVZPTFVNRV9TVEFUVVNfVU5TUEVDSUZJRUQQABIZChVWT0xVTUVfU1RBVFVTX0hFQUxUSFkQARIaChZWT0xVTUVfU1RBVFVTX0RFR1JBREVEEAISGwoXVk9MVU1FX1NUQVRVU19VTkhFQUxUSFkQAzKOCgoNVm9sdW1lU2VydmljZRJbCgtMaXN0Vm9sdW1lcxIiLmx1Y2lkLmFkbWluLnYxLkxpc3RWb2x1bWVzUmVxdWVzdBojLmx1Y2lkLmFkbWluLnYxLkxpc3RWb2x1bWVzUmVzcG9uc2UiA5ACARJVCglHZXRWb2x1bWUSIC5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVSZXF1ZXN0GiEubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lUmVzcG9uc2UiA5ACARJZCgxDcmVhdGVWb2x1bWUSIy5sdWNpZC5hZG1pbi52MS5DcmVhdGVWb2x1bWVSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuQ3JlYXRlVm9sdW1lUmVzcG9uc2USWQoMVXBkYXRlVm9sdW1lEiMubHVjaWQuYWRtaW4udjEuVXBkYXRlVm9sdW1lUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLlVwZGF0ZVZvbHVtZVJlc3BvbnNlElkKDFJlc2l6ZVZvbHVtZRIjLmx1Y2lkLmFkbWluLnYxLlJlc2l6ZVZvbHVtZVJlcXVlc3QaJC5sdWNpZC5hZG1pbi52MS5SZXNpemVWb2x1bWVSZXNwb25zZRJZCgxEZWxldGVWb2x1bWUSIy5sdWNpZC5hZG1pbi52MS5EZWxldGVWb2x1bWVSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuRGVsZXRlVm9sdW1lUmVzcG9uc2USZAoOR2V0Vm9sdW1lVXNhZ2USJS5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVVc2FnZVJlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVVc2FnZVJlc3BvbnNlIgOQAgESZwoPR2V0Vm9sdW1lSGVhbHRoEiYubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lSGVhbHRoUmVxdWVzdBonLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZUhlYWx0aFJlc3BvbnNlIgOQAgESfQoYTWVhc3VyZVZvbHVtZVBlcmZvcm1hbmNlEi8ubHVjaWQuYWRtaW4udjEuTWVhc3VyZVZvbHVtZVBlcmZvcm1hbmNlUmVxdWVzdBowLmx1Y2lkLmFkbWluLnYxLk1lYXN1cmVWb2x1bWVQZXJmb3JtYW5jZVJlc3BvbnNlElwKDUNsZWFuVXBWb2x1bWUSJC5sdWNpZC5hZG1pbi52MS5DbGVhblVwVm9sdW1lUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLkNsZWFuVXBWb2x1bWVSZXNwb25zZRJfCg5PcHRpbWlzZVZvbHVtZRIlLmx1Y2lkLmFkbWluLnYxLk9wdGltaXNlVm9sdW1lUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLk9wdGltaXNlVm9sdW1lUmVzcG9uc2USZwoPR2V0Vm9sdW1lR3Jvd3RoEiYubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lR3Jvd3RoUmVxdWVzdBonLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZUdyb3d0aFJlc3BvbnNlIgOQAgESZwoPR2V0Vm9sdW1lUmVwb3J0EiYubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lUmVwb3J0UmVxdWVzdBonLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZVJlcG9ydFJlc3BvbnNlIgOQAgFCggEKEmNvbS5sdWNpZC5hZG1pbi52MUISVm9sdW1lU2VydmljZVByb3RvUAGiAgNMQViqAg5MdWNpZC5BZG1pbi5WMcoCDkx1Y2lkXEFkbWluXFYx4gIaTHVjaWRcQWRtaW5cVjFcR1BCTWV0YWRhdGHqAhBMdWNpZDo6QWRtaW46OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lucid_admin_v1_volume]);
+  fileDesc("CiNsdWNpZC9hZG1pbi92MS92b2x1bWVfc2VydmljZS5wcm90bxIObHVjaWQuYWRtaW4udjEiggEKEkxpc3RWb2x1bWVzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogCASMgoEdHlwZRgDIAEoDjIaLmx1Y2lkLmFkbWluLnYxLlZvbHVtZVR5cGVCCLpIBYIBAhABIlcKE0xpc3RWb2x1bWVzUmVzcG9uc2USJwoHdm9sdW1lcxgBIAMoCzIWLmx1Y2lkLmFkbWluLnYxLlZvbHVtZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQwoQR2V0Vm9sdW1lUmVxdWVzdBIvCgRuYW1lGAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDYyfSQiOwoRR2V0Vm9sdW1lUmVzcG9uc2USJgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lInUKE0NyZWF0ZVZvbHVtZVJlcXVlc3QSLgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lQga6SAPIAQESDQoFYWRvcHQYAiABKAgSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQEiPgoUQ3JlYXRlVm9sdW1lUmVzcG9uc2USJgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lIo0BChNVcGRhdGVWb2x1bWVSZXF1ZXN0Ei4KBnZvbHVtZRgBIAEoCzIWLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUIGukgDyAEBEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCgRldGFnGAMgASgJQge6SARyAhhAIj4KFFVwZGF0ZVZvbHVtZVJlc3BvbnNlEiYKBnZvbHVtZRgBIAEoCzIWLmx1Y2lkLmFkbWluLnYxLlZvbHVtZSKIAQoTUmVzaXplVm9sdW1lUmVxdWVzdBIvCgRuYW1lGAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDYyfSQSKQoOZGVjbGFyZWRfYnl0ZXMYAiABKANCEbpIDiIMGICAgICAgICAECgBEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiPgoUUmVzaXplVm9sdW1lUmVzcG9uc2USJgoGdm9sdW1lGAEgASgLMhYubHVjaWQuYWRtaW4udjEuVm9sdW1lIpMBChNEZWxldGVWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBIdCgxjb25maXJtX25hbWUYAiABKAlCB7pIBHICGD8SFQoEZXRhZxgDIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIk8KFERlbGV0ZVZvbHVtZVJlc3BvbnNlEhIKCmZpbGVfY291bnQYASABKAMSEgoKdXNlZF9ieXRlcxgCIAEoAxIPCgdyZW1vdmVkGAMgASgIIm0KEVZvbHVtZVVzYWdlU2FtcGxlEjAKDG1lYXN1cmVfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKdXNlZF9ieXRlcxgCIAEoAxISCgpmaWxlX2NvdW50GAMgASgDIvcBChVHZXRWb2x1bWVVc2FnZVJlcXVlc3QSLwoEbmFtZRgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw2Mn0kEjYKBndpbmRvdxgCIAEoDjIcLmx1Y2lkLmFkbWluLnYxLlZvbHVtZVdpbmRvd0IIukgFggECEAESOwoHbWF4X2FnZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgUIgJqeATIAEjgKBmJ1ZGdldBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIrAIyACKLAQoWR2V0Vm9sdW1lVXNhZ2VSZXNwb25zZRIqCgV1c2FnZRgBIAEoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZVVzYWdlEjIKB2hpc3RvcnkYAiADKAsyIS5sdWNpZC5hZG1pbi52MS5Wb2x1bWVVc2FnZVNhbXBsZRIRCgltZWFzdXJpbmcYAyABKAgiWgoLVm9sdW1lQ2hlY2sSDAoEbmFtZRgBIAEoCRIsCgZzdGF0dXMYAiABKA4yHC5sdWNpZC5hZG1pbi52MS5Wb2x1bWVTdGF0dXMSDwoHbWVzc2FnZRgDIAEoCSJJChZHZXRWb2x1bWVIZWFsdGhSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JCLaAQoXR2V0Vm9sdW1lSGVhbHRoUmVzcG9uc2USLAoGc3RhdHVzGAEgASgOMhwubHVjaWQuYWRtaW4udjEuVm9sdW1lU3RhdHVzEisKBmNoZWNrcxgCIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUNoZWNrEhUKDXN0b3JhZ2VfYnl0ZXMYAyABKAMSGgoSc3RvcmFnZV9mcmVlX2J5dGVzGAQgASgDEhUKDXN0b3JhZ2VfZmlsZXMYBSABKAMSGgoSc3RvcmFnZV9mcmVlX2ZpbGVzGAYgASgDItkBCh9NZWFzdXJlVm9sdW1lUGVyZm9ybWFuY2VSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBIhCgVieXRlcxgCIAEoA0ISukgP2AEBIgoYgICAgAEogIBAEiQKC2Jsb2NrX2J5dGVzGAMgASgFQg+6SAzYAQEaBxiAgEAogCASPAoGYnVkZ2V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhG6SA6qAQsiAggeMgUQgMLXLyLUAgogTWVhc3VyZVZvbHVtZVBlcmZvcm1hbmNlUmVzcG9uc2USFQoNd3JpdHRlbl9ieXRlcxgBIAEoAxIeChZ3cml0ZV9ieXRlc19wZXJfc2Vjb25kGAIgASgBEhIKCnJlYWRfYnl0ZXMYAyABKAMSHQoVcmVhZF9ieXRlc19wZXJfc2Vjb25kGAQgASgBEhIKCnN5bmNfY291bnQYBSABKAUSKwoIc3luY19wNTAYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIc3luY19wOTUYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIc3luY19tYXgYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIZHVyYXRpb24YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iWwoLVm9sdW1lRW50cnkSDAoEcGF0aBgBIAEoCRINCgVieXRlcxgCIAEoAxIvCgtjaGFuZ2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAimgIKFENsZWFuVXBWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBI6CgpvbGRlcl90aGFuGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgu6SAjIAQGqAQIyABIgCgVnbG9icxgDIAMoCUIRukgOkgELEBQiB3IFEAEo/wESHQoMY29uZmlybV9uYW1lGAQgASgJQge6SARyAhg/EhUKDXZhbGlkYXRlX29ubHkYBSABKAgSPQoGYnVkZ2V0GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhK6SA+qAQwiAwisAjIFEIDC1y8ijwEKFUNsZWFuVXBWb2x1bWVSZXNwb25zZRISCgpmaWxlX2NvdW50GAEgASgDEg0KBWJ5dGVzGAIgASgDEi0KCGV4YW1wbGVzGAMgAygLMhsubHVjaWQuYWRtaW4udjEuVm9sdW1lRW50cnkSEgoKa2VwdF9jb3VudBgEIAEoAxIQCghjb21wbGV0ZRgFIAEoCCKfAgoVT3B0aW1pc2VWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBI0CgdtaW5fYWdlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgi6SAWqAQIyABIqCg90ZW1wb3JhcnlfZ2xvYnMYAyADKAlCEbpIDpIBCxAUIgdyBRABKP8BEh0KDGNvbmZpcm1fbmFtZRgEIAEoCUIHukgEcgIYPxIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEj0KBmJ1ZGdldBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkISukgPqgEMIgMIrAIyBRCAwtcvIqkBChZPcHRpbWlzZVZvbHVtZVJlc3BvbnNlEhIKCmZpbGVfY291bnQYASABKAMSDQoFYnl0ZXMYAiABKAMSFwoPZGlyZWN0b3J5X2NvdW50GAMgASgDEi0KCGV4YW1wbGVzGAQgAygLMhsubHVjaWQuYWRtaW4udjEuVm9sdW1lRW50cnkSEgoKa2VwdF9jb3VudBgFIAEoAxIQCghjb21wbGV0ZRgGIAEoCCKBAQoWR2V0Vm9sdW1lR3Jvd3RoUmVxdWVzdBIvCgRuYW1lGAEgASgJQiG6SB5yHDIaXlthLXowLTldW2EtejAtOV8tXXswLDYyfSQSNgoGd2luZG93GAIgASgOMhwubHVjaWQuYWRtaW4udjEuVm9sdW1lV2luZG93Qgi6SAWCAQIQASKVAgoXR2V0Vm9sdW1lR3Jvd3RoUmVzcG9uc2USFAoMc2FtcGxlX2NvdW50GAEgASgFEi0KCWZyb21fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHdG9fdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYnl0ZXNfcGVyX2RheRgEIAEoARILCgNmaXQYBSABKAESLwoMdGltZV90b19mdWxsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjMKEHRpbWVfdG9fY3JpdGljYWwYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ipAEKFkdldFZvbHVtZVJlcG9ydFJlcXVlc3QSLwoEbmFtZRgBIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw2Mn0kEhoKB2xhcmdlc3QYAiABKAVCCbpIBhoEGGQoABI9CgZidWRnZXQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CErpID6oBDCIDCKwCMgUQgMLXLyI+CgtWb2x1bWVHcm91cBIMCgRuYW1lGAEgASgJEhIKCmZpbGVfY291bnQYAiABKAMSDQoFYnl0ZXMYAyABKAMi9gIKF0dldFZvbHVtZVJlcG9ydFJlc3BvbnNlEi8KC3JlcG9ydF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjb21wbGV0ZRgCIAEoCBISCgpmaWxlX2NvdW50GAMgASgDEg0KBWJ5dGVzGAQgASgDEjIKDWxhcmdlc3RfZmlsZXMYBSADKAsyGy5sdWNpZC5hZG1pbi52MS5Wb2x1bWVFbnRyeRI4ChNsYXJnZXN0X2RpcmVjdG9yaWVzGAYgAygLMhsubHVjaWQuYWRtaW4udjEuVm9sdW1lRW50cnkSLAoHYnlfc2l6ZRgHIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUdyb3VwEisKBmJ5X2FnZRgIIAMoCzIbLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUdyb3VwEiwKB2J5X2tpbmQYCSADKAsyGy5sdWNpZC5hZG1pbi52MS5Wb2x1bWVHcm91cCLDAQoRVm9sdW1lSm9iUHJvZ3Jlc3MSDwoHcGVyY2VudBgBIAEoARItCgVwaGFzZRgCIAEoDjIeLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUpvYlBoYXNlEhMKC2VudHJ5X2NvdW50GAMgASgDEhQKDGNvcGllZF9jb3VudBgEIAEoAxIUCgxjb3BpZWRfYnl0ZXMYBSABKAMSFgoOdmVyaWZpZWRfY291bnQYBiABKAMSFQoNZGVsZXRlZF9jb3VudBgHIAEoAyKBAwoJVm9sdW1lSm9iEg4KBmpvYl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhMKC3RhcmdldF9uYW1lGAMgASgJEisKBG1vZGUYBCABKA4yHS5sdWNpZC5hZG1pbi52MS5NaWdyYXRpb25Nb2RlEicKBXN0YXRlGAUgASgOMhgubHVjaWQuYWRtaW4udjEuSm9iU3RhdGUSMwoIcHJvZ3Jlc3MYBiABKAsyIS5sdWNpZC5hZG1pbi52MS5Wb2x1bWVKb2JQcm9ncmVzcxInCgVlcnJvchgHIAEoCzIYLmx1Y2lkLmFkbWluLnYxLkpvYkVycm9yEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi+AEKFE1pZ3JhdGVWb2x1bWVSZXF1ZXN0Ei8KBG5hbWUYASABKAlCIbpIHnIcMhpeW2EtejAtOV1bYS16MC05Xy1dezAsNjJ9JBI2Cgt0YXJnZXRfbmFtZRgCIAEoCUIhukgechwyGl5bYS16MC05XVthLXowLTlfLV17MCw2Mn0kEjcKBG1vZGUYAyABKA4yHS5sdWNpZC5hZG1pbi52MS5NaWdyYXRpb25Nb2RlQgq6SAeCAQQQASAAEh0KDGNvbmZpcm1fbmFtZRgEIAEoCUIHukgEcgIYPxIfCgpyZXF1ZXN0X2lkGAUgASgJQgu6SAjYAQFyA7ABASI/ChVNaWdyYXRlVm9sdW1lUmVzcG9uc2USJgoDam9iGAEgASgLMhkubHVjaWQuYWRtaW4udjEuVm9sdW1lSm9iIjEKE0dldFZvbHVtZUpvYlJlcXVlc3QSGgoGam9iX2lkGAEgASgJQgq6SAdyBRABKIABIj4KFEdldFZvbHVtZUpvYlJlc3BvbnNlEiYKA2pvYhgBIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUpvYiJRChVMaXN0Vm9sdW1lSm9ic1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDKIAgIloKFkxpc3RWb2x1bWVKb2JzUmVzcG9uc2USJwoEam9icxgBIAMoCzIZLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkinAEKFVdhdGNoVm9sdW1lSm9iUmVxdWVzdBIaCgZqb2JfaWQYASABKAlCCrpIB3IFEAEogAESHwoOYWZ0ZXJfc2VxdWVuY2UYAiABKANCB7pIBCICKAASRgoSaGVhcnRiZWF0X2ludGVydmFsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwisAjICCAEi9AEKFldhdGNoVm9sdW1lSm9iUmVzcG9uc2USEAoIc2VxdWVuY2UYASABKAMSLgoKZXZlbnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJwoFc3RhdGUYAyABKA4yGC5sdWNpZC5hZG1pbi52MS5Kb2JTdGF0ZRIzCghwcm9ncmVzcxgEIAEoCzIhLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUpvYlByb2dyZXNzEicKBWVycm9yGAUgASgLMhgubHVjaWQuYWRtaW4udjEuSm9iRXJyb3ISEQoJaGVhcnRiZWF0GAYgASgIIjQKFkNhbmNlbFZvbHVtZUpvYlJlcXVlc3QSGgoGam9iX2lkGAEgASgJQgq6SAdyBRABKIABIkEKF0NhbmNlbFZvbHVtZUpvYlJlc3BvbnNlEiYKA2pvYhgBIAEoCzIZLmx1Y2lkLmFkbWluLnYxLlZvbHVtZUpvYiqNAQoMVm9sdW1lV2luZG93Eh0KGVZPTFVNRV9XSU5ET1dfVU5TUEVDSUZJRUQQABIWChJWT0xVTUVfV0lORE9XX0hPVVIQARIVChFWT0xVTUVfV0lORE9XX0RBWRACEhYKElZPTFVNRV9XSU5ET1dfV0VFSxADEhcKE1ZPTFVNRV9XSU5ET1dfTU9OVEgQBCqBAQoMVm9sdW1lU3RhdHVzEh0KGVZPTFVNRV9TVEFUVVNfVU5TUEVDSUZJRUQQABIZChVWT0xVTUVfU1RBVFVTX0hFQUxUSFkQARIaChZWT0xVTUVfU1RBVFVTX0RFR1JBREVEEAISGwoXVk9MVU1FX1NUQVRVU19VTkhFQUxUSFkQAyphCg1NaWdyYXRpb25Nb2RlEh4KGk1JR1JBVElPTl9NT0RFX1VOU1BFQ0lGSUVEEAASFwoTTUlHUkFUSU9OX01PREVfQ09QWRABEhcKE01JR1JBVElPTl9NT0RFX01PVkUQAiqvAQoOVm9sdW1lSm9iUGhhc2USIAocVk9MVU1FX0pPQl9QSEFTRV9VTlNQRUNJRklFRBAAEhwKGFZPTFVNRV9KT0JfUEhBU0VfQ09QWUlORxABEh4KGlZPTFVNRV9KT0JfUEhBU0VfVkVSSUZZSU5HEAISHgoaVk9MVU1FX0pPQl9QSEFTRV9TV0lUQ0hJTkcQAxIdChlWT0xVTUVfSk9CX1BIQVNFX0RFTEVUSU5HEAQy/g0KDVZvbHVtZVNlcnZpY2USWwoLTGlzdFZvbHVtZXMSIi5sdWNpZC5hZG1pbi52MS5MaXN0Vm9sdW1lc1JlcXVlc3QaIy5sdWNpZC5hZG1pbi52MS5MaXN0Vm9sdW1lc1Jlc3BvbnNlIgOQAgESVQoJR2V0Vm9sdW1lEiAubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lUmVxdWVzdBohLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZVJlc3BvbnNlIgOQAgESWQoMQ3JlYXRlVm9sdW1lEiMubHVjaWQuYWRtaW4udjEuQ3JlYXRlVm9sdW1lUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkNyZWF0ZVZvbHVtZVJlc3BvbnNlElkKDFVwZGF0ZVZvbHVtZRIjLmx1Y2lkLmFkbWluLnYxLlVwZGF0ZVZvbHVtZVJlcXVlc3QaJC5sdWNpZC5hZG1pbi52MS5VcGRhdGVWb2x1bWVSZXNwb25zZRJZCgxSZXNpemVWb2x1bWUSIy5sdWNpZC5hZG1pbi52MS5SZXNpemVWb2x1bWVSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuUmVzaXplVm9sdW1lUmVzcG9uc2USWQoMRGVsZXRlVm9sdW1lEiMubHVjaWQuYWRtaW4udjEuRGVsZXRlVm9sdW1lUmVxdWVzdBokLmx1Y2lkLmFkbWluLnYxLkRlbGV0ZVZvbHVtZVJlc3BvbnNlEmQKDkdldFZvbHVtZVVzYWdlEiUubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lVXNhZ2VSZXF1ZXN0GiYubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lVXNhZ2VSZXNwb25zZSIDkAIBEmcKD0dldFZvbHVtZUhlYWx0aBImLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZUhlYWx0aFJlcXVlc3QaJy5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVIZWFsdGhSZXNwb25zZSIDkAIBEn0KGE1lYXN1cmVWb2x1bWVQZXJmb3JtYW5jZRIvLmx1Y2lkLmFkbWluLnYxLk1lYXN1cmVWb2x1bWVQZXJmb3JtYW5jZVJlcXVlc3QaMC5sdWNpZC5hZG1pbi52MS5NZWFzdXJlVm9sdW1lUGVyZm9ybWFuY2VSZXNwb25zZRJcCg1DbGVhblVwVm9sdW1lEiQubHVjaWQuYWRtaW4udjEuQ2xlYW5VcFZvbHVtZVJlcXVlc3QaJS5sdWNpZC5hZG1pbi52MS5DbGVhblVwVm9sdW1lUmVzcG9uc2USXwoOT3B0aW1pc2VWb2x1bWUSJS5sdWNpZC5hZG1pbi52MS5PcHRpbWlzZVZvbHVtZVJlcXVlc3QaJi5sdWNpZC5hZG1pbi52MS5PcHRpbWlzZVZvbHVtZVJlc3BvbnNlEmcKD0dldFZvbHVtZUdyb3d0aBImLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZUdyb3d0aFJlcXVlc3QaJy5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVHcm93dGhSZXNwb25zZSIDkAIBEmcKD0dldFZvbHVtZVJlcG9ydBImLmx1Y2lkLmFkbWluLnYxLkdldFZvbHVtZVJlcG9ydFJlcXVlc3QaJy5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVSZXBvcnRSZXNwb25zZSIDkAIBElwKDU1pZ3JhdGVWb2x1bWUSJC5sdWNpZC5hZG1pbi52MS5NaWdyYXRlVm9sdW1lUmVxdWVzdBolLmx1Y2lkLmFkbWluLnYxLk1pZ3JhdGVWb2x1bWVSZXNwb25zZRJeCgxHZXRWb2x1bWVKb2ISIy5sdWNpZC5hZG1pbi52MS5HZXRWb2x1bWVKb2JSZXF1ZXN0GiQubHVjaWQuYWRtaW4udjEuR2V0Vm9sdW1lSm9iUmVzcG9uc2UiA5ACARJkCg5MaXN0Vm9sdW1lSm9icxIlLmx1Y2lkLmFkbWluLnYxLkxpc3RWb2x1bWVKb2JzUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLkxpc3RWb2x1bWVKb2JzUmVzcG9uc2UiA5ACARJmCg5XYXRjaFZvbHVtZUpvYhIlLmx1Y2lkLmFkbWluLnYxLldhdGNoVm9sdW1lSm9iUmVxdWVzdBomLmx1Y2lkLmFkbWluLnYxLldhdGNoVm9sdW1lSm9iUmVzcG9uc2UiA5ACATABEmIKD0NhbmNlbFZvbHVtZUpvYhImLmx1Y2lkLmFkbWluLnYxLkNhbmNlbFZvbHVtZUpvYlJlcXVlc3QaJy5sdWNpZC5hZG1pbi52MS5DYW5jZWxWb2x1bWVKb2JSZXNwb25zZUKCAQoSY29tLmx1Y2lkLmFkbWluLnYxQhJWb2x1bWVTZXJ2aWNlUHJvdG9QAaICA0xBWKoCDkx1Y2lkLkFkbWluLlYxygIOTHVjaWRcQWRtaW5cVjHiAhpMdWNpZFxBZG1pblxWMVxHUEJNZXRhZGF0YeoCEEx1Y2lkOjpBZG1pbjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lucid_admin_v1_backup_service, file_lucid_admin_v1_volume]);
 
 /**
  * Request of ListVolumes.
@@ -1205,6 +1207,454 @@ export const GetVolumeReportResponseSchema: GenMessage<GetVolumeReportResponse> 
   messageDesc(file_lucid_admin_v1_volume_service, 29);
 
 /**
+ * How far a job is.
+ *
+ * @generated from message lucid.admin.v1.VolumeJobProgress
+ */
+export type VolumeJobProgress = Message<"lucid.admin.v1.VolumeJobProgress"> & {
+  /**
+   * Measured work over counted work, 0 to 100. Never falls.
+   *
+   * @generated from field: double percent = 1;
+   */
+  percent: number;
+
+  /**
+   * What it is doing.
+   *
+   * @generated from field: lucid.admin.v1.VolumeJobPhase phase = 2;
+   */
+  phase: VolumeJobPhase;
+
+  /**
+   * Number of files, directories and symlinks that were counted.
+   *
+   * @generated from field: int64 entry_count = 3;
+   */
+  entryCount: bigint;
+
+  /**
+   * How many of them are in the other volume.
+   *
+   * @generated from field: int64 copied_count = 4;
+   */
+  copiedCount: bigint;
+
+  /**
+   * Bytes that were copied by the run that is under way.
+   *
+   * @generated from field: int64 copied_bytes = 5;
+   */
+  copiedBytes: bigint;
+
+  /**
+   * How many were compared.
+   *
+   * @generated from field: int64 verified_count = 6;
+   */
+  verifiedCount: bigint;
+
+  /**
+   * How many were removed.
+   *
+   * @generated from field: int64 deleted_count = 7;
+   */
+  deletedCount: bigint;
+};
+
+/**
+ * Describes the message lucid.admin.v1.VolumeJobProgress.
+ * Use `create(VolumeJobProgressSchema)` to create a new message.
+ */
+export const VolumeJobProgressSchema: GenMessage<VolumeJobProgress> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 30);
+
+/**
+ * A migration.
+ *
+ * @generated from message lucid.admin.v1.VolumeJob
+ */
+export type VolumeJob = Message<"lucid.admin.v1.VolumeJob"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+
+  /**
+   * The volume that it reads.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * The volume that it fills.
+   *
+   * @generated from field: string target_name = 3;
+   */
+  targetName: string;
+
+  /**
+   * What it does.
+   *
+   * @generated from field: lucid.admin.v1.MigrationMode mode = 4;
+   */
+  mode: MigrationMode;
+
+  /**
+   * Where it is in its life.
+   *
+   * @generated from field: lucid.admin.v1.JobState state = 5;
+   */
+  state: JobState;
+
+  /**
+   * How far it is.
+   *
+   * @generated from field: lucid.admin.v1.VolumeJobProgress progress = 6;
+   */
+  progress?: VolumeJobProgress | undefined;
+
+  /**
+   * Why it did not succeed.
+   *
+   * @generated from field: lucid.admin.v1.JobError error = 7;
+   */
+  error?: JobError | undefined;
+
+  /**
+   * When it was stored.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 8;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When a replica first took it up.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 9;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * When it ended.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 10;
+   */
+  endTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.VolumeJob.
+ * Use `create(VolumeJobSchema)` to create a new message.
+ */
+export const VolumeJobSchema: GenMessage<VolumeJob> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 31);
+
+/**
+ * Request of MigrateVolume.
+ *
+ * @generated from message lucid.admin.v1.MigrateVolumeRequest
+ */
+export type MigrateVolumeRequest = Message<"lucid.admin.v1.MigrateVolumeRequest"> & {
+  /**
+   * Name of the volume.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Name of the other volume. Where there is none, one is made that is declared like this one.
+   *
+   * @generated from field: string target_name = 2;
+   */
+  targetName: string;
+
+  /**
+   * Whether it is copied or moved.
+   *
+   * @generated from field: lucid.admin.v1.MigrationMode mode = 3;
+   */
+  mode: MigrationMode;
+
+  /**
+   * Repeats the name; needed to move.
+   *
+   * @generated from field: string confirm_name = 4;
+   */
+  confirmName: string;
+
+  /**
+   * A UUID that the caller made up; a retry with the same one returns the first result.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.MigrateVolumeRequest.
+ * Use `create(MigrateVolumeRequestSchema)` to create a new message.
+ */
+export const MigrateVolumeRequestSchema: GenMessage<MigrateVolumeRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 32);
+
+/**
+ * Response of MigrateVolume.
+ *
+ * @generated from message lucid.admin.v1.MigrateVolumeResponse
+ */
+export type MigrateVolumeResponse = Message<"lucid.admin.v1.MigrateVolumeResponse"> & {
+  /**
+   * The job, PENDING.
+   *
+   * @generated from field: lucid.admin.v1.VolumeJob job = 1;
+   */
+  job?: VolumeJob | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.MigrateVolumeResponse.
+ * Use `create(MigrateVolumeResponseSchema)` to create a new message.
+ */
+export const MigrateVolumeResponseSchema: GenMessage<MigrateVolumeResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 33);
+
+/**
+ * Request of GetVolumeJob.
+ *
+ * @generated from message lucid.admin.v1.GetVolumeJobRequest
+ */
+export type GetVolumeJobRequest = Message<"lucid.admin.v1.GetVolumeJobRequest"> & {
+  /**
+   * Id of the job.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetVolumeJobRequest.
+ * Use `create(GetVolumeJobRequestSchema)` to create a new message.
+ */
+export const GetVolumeJobRequestSchema: GenMessage<GetVolumeJobRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 34);
+
+/**
+ * Response of GetVolumeJob.
+ *
+ * @generated from message lucid.admin.v1.GetVolumeJobResponse
+ */
+export type GetVolumeJobResponse = Message<"lucid.admin.v1.GetVolumeJobResponse"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: lucid.admin.v1.VolumeJob job = 1;
+   */
+  job?: VolumeJob | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.GetVolumeJobResponse.
+ * Use `create(GetVolumeJobResponseSchema)` to create a new message.
+ */
+export const GetVolumeJobResponseSchema: GenMessage<GetVolumeJobResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 35);
+
+/**
+ * Request of ListVolumeJobs.
+ *
+ * @generated from message lucid.admin.v1.ListVolumeJobsRequest
+ */
+export type ListVolumeJobsRequest = Message<"lucid.admin.v1.ListVolumeJobsRequest"> & {
+  /**
+   * Largest number of jobs; 50 where not set, at most 1000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the page before; empty for the first.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListVolumeJobsRequest.
+ * Use `create(ListVolumeJobsRequestSchema)` to create a new message.
+ */
+export const ListVolumeJobsRequestSchema: GenMessage<ListVolumeJobsRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 36);
+
+/**
+ * Response of ListVolumeJobs.
+ *
+ * @generated from message lucid.admin.v1.ListVolumeJobsResponse
+ */
+export type ListVolumeJobsResponse = Message<"lucid.admin.v1.ListVolumeJobsResponse"> & {
+  /**
+   * The jobs.
+   *
+   * @generated from field: repeated lucid.admin.v1.VolumeJob jobs = 1;
+   */
+  jobs: VolumeJob[];
+
+  /**
+   * Token of the next page; empty where this is the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.ListVolumeJobsResponse.
+ * Use `create(ListVolumeJobsResponseSchema)` to create a new message.
+ */
+export const ListVolumeJobsResponseSchema: GenMessage<ListVolumeJobsResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 37);
+
+/**
+ * Request of WatchVolumeJob.
+ *
+ * @generated from message lucid.admin.v1.WatchVolumeJobRequest
+ */
+export type WatchVolumeJobRequest = Message<"lucid.admin.v1.WatchVolumeJobRequest"> & {
+  /**
+   * Id of the job.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+
+  /**
+   * Sequence number of the last event seen; 0 starts at the first. One that the job has not reached is refused.
+   *
+   * @generated from field: int64 after_sequence = 2;
+   */
+  afterSequence: bigint;
+
+  /**
+   * Longest time without an event, 1 s to 5 min; 15 s where not set.
+   *
+   * @generated from field: google.protobuf.Duration heartbeat_interval = 3;
+   */
+  heartbeatInterval?: Duration | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.WatchVolumeJobRequest.
+ * Use `create(WatchVolumeJobRequestSchema)` to create a new message.
+ */
+export const WatchVolumeJobRequestSchema: GenMessage<WatchVolumeJobRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 38);
+
+/**
+ * One event of WatchVolumeJob.
+ *
+ * @generated from message lucid.admin.v1.WatchVolumeJobResponse
+ */
+export type WatchVolumeJobResponse = Message<"lucid.admin.v1.WatchVolumeJobResponse"> & {
+  /**
+   * Counts up by one from 1 within a job. A heartbeat repeats the number of the event before it.
+   *
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * When it was stored.
+   *
+   * @generated from field: google.protobuf.Timestamp event_time = 2;
+   */
+  eventTime?: Timestamp | undefined;
+
+  /**
+   * Where the job is in its life.
+   *
+   * @generated from field: lucid.admin.v1.JobState state = 3;
+   */
+  state: JobState;
+
+  /**
+   * How far it is.
+   *
+   * @generated from field: lucid.admin.v1.VolumeJobProgress progress = 4;
+   */
+  progress?: VolumeJobProgress | undefined;
+
+  /**
+   * Why it did not succeed.
+   *
+   * @generated from field: lucid.admin.v1.JobError error = 5;
+   */
+  error?: JobError | undefined;
+
+  /**
+   * Whether this only says that the watch is alive.
+   *
+   * @generated from field: bool heartbeat = 6;
+   */
+  heartbeat: boolean;
+};
+
+/**
+ * Describes the message lucid.admin.v1.WatchVolumeJobResponse.
+ * Use `create(WatchVolumeJobResponseSchema)` to create a new message.
+ */
+export const WatchVolumeJobResponseSchema: GenMessage<WatchVolumeJobResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 39);
+
+/**
+ * Request of CancelVolumeJob.
+ *
+ * @generated from message lucid.admin.v1.CancelVolumeJobRequest
+ */
+export type CancelVolumeJobRequest = Message<"lucid.admin.v1.CancelVolumeJobRequest"> & {
+  /**
+   * Id of the job.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CancelVolumeJobRequest.
+ * Use `create(CancelVolumeJobRequestSchema)` to create a new message.
+ */
+export const CancelVolumeJobRequestSchema: GenMessage<CancelVolumeJobRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 40);
+
+/**
+ * Response of CancelVolumeJob.
+ *
+ * @generated from message lucid.admin.v1.CancelVolumeJobResponse
+ */
+export type CancelVolumeJobResponse = Message<"lucid.admin.v1.CancelVolumeJobResponse"> & {
+  /**
+   * The job, as it is now.
+   *
+   * @generated from field: lucid.admin.v1.VolumeJob job = 1;
+   */
+  job?: VolumeJob | undefined;
+};
+
+/**
+ * Describes the message lucid.admin.v1.CancelVolumeJobResponse.
+ * Use `create(CancelVolumeJobResponseSchema)` to create a new message.
+ */
+export const CancelVolumeJobResponseSchema: GenMessage<CancelVolumeJobResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_admin_v1_volume_service, 41);
+
+/**
  * How far back a history goes.
  *
  * @generated from enum lucid.admin.v1.VolumeWindow
@@ -1306,6 +1756,102 @@ export type VolumeStatus = (typeof VolumeStatus)[keyof typeof VolumeStatus] | Un
  */
 export const VolumeStatusSchema: GenEnum<VolumeStatus> = /*@__PURE__*/
   enumDesc(file_lucid_admin_v1_volume_service, 1);
+
+/**
+ * What becomes of what was migrated.
+ *
+ * @generated from enum lucid.admin.v1.MigrationMode
+ */
+export const MigrationMode = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: MIGRATION_MODE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * It stays where it was too.
+   *
+   * @generated from enum value: MIGRATION_MODE_COPY = 1;
+   */
+  COPY: 1,
+
+  /**
+   * It is removed from where it was. Needs `confirm_name`.
+   *
+   * @generated from enum value: MIGRATION_MODE_MOVE = 2;
+   */
+  MOVE: 2,
+} as const;
+
+/**
+ * What becomes of what was migrated.
+ *
+ * @generated from enum lucid.admin.v1.MigrationMode
+ */
+export type MigrationMode = (typeof MigrationMode)[keyof typeof MigrationMode] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.admin.v1.MigrationMode.
+ */
+export const MigrationModeSchema: GenEnum<MigrationMode> = /*@__PURE__*/
+  enumDesc(file_lucid_admin_v1_volume_service, 2);
+
+/**
+ * What a job is doing.
+ *
+ * @generated from enum lucid.admin.v1.VolumeJobPhase
+ */
+export const VolumeJobPhase = {
+  /**
+   * Not set: not begun yet.
+   *
+   * @generated from enum value: VOLUME_JOB_PHASE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Counts and copies what is not there yet.
+   *
+   * @generated from enum value: VOLUME_JOB_PHASE_COPYING = 1;
+   */
+  COPYING: 1,
+
+  /**
+   * Compares both by SHA-256, and copies again what has changed.
+   *
+   * @generated from enum value: VOLUME_JOB_PHASE_VERIFYING = 2;
+   */
+  VERIFYING: 2,
+
+  /**
+   * Puts what was copied in its place.
+   *
+   * @generated from enum value: VOLUME_JOB_PHASE_SWITCHING = 3;
+   */
+  SWITCHING: 3,
+
+  /**
+   * Removes what was moved.
+   *
+   * @generated from enum value: VOLUME_JOB_PHASE_DELETING = 4;
+   */
+  DELETING: 4,
+} as const;
+
+/**
+ * What a job is doing.
+ *
+ * @generated from enum lucid.admin.v1.VolumeJobPhase
+ */
+export type VolumeJobPhase = (typeof VolumeJobPhase)[keyof typeof VolumeJobPhase] | UnknownEnum;
+
+/**
+ * Describes the enum lucid.admin.v1.VolumeJobPhase.
+ */
+export const VolumeJobPhaseSchema: GenEnum<VolumeJobPhase> = /*@__PURE__*/
+  enumDesc(file_lucid_admin_v1_volume_service, 3);
 
 /**
  * Looks after volumes: directories below one root. The file system is the only truth; what is declared of a volume and how its use
@@ -1469,6 +2015,67 @@ export const VolumeService: GenService<{
     methodKind: "unary";
     input: typeof GetVolumeReportRequestSchema;
     output: typeof GetVolumeReportResponseSchema;
+  },
+  /**
+   * Stores a job that copies or moves all that is in a volume into another one, which has to be empty and is made where it is missing;
+   * returns at once. Nothing shows in the other volume before all of it is there and was compared by SHA-256. A move removes a file
+   * only then, and only while it is still what was compared; the volume itself stays, empty. Have nobody write into it meanwhile:
+   * what is changed for longer than the job tries makes it fail, and what is changed at the very end stays where it is. Where the
+   * replica dies, at any moment, another goes on. Idempotent when `request_id` is set. Fails with `FAILED_PRECONDITION`:
+   * `CONFIRMATION_MISMATCH`, `VOLUME_NOT_EMPTY`, `VOLUME_TOO_SMALL` by the newest measure, `VOLUME_IN_USE` while another job works on
+   * one of the two; and `INVALID_ARGUMENT` (`REQUEST_ID_REUSED`). The job fails with `VOLUME_CHANGED`.
+   * Backups and restores of volumes are those of BackupService.
+   *
+   * @generated from rpc lucid.admin.v1.VolumeService.MigrateVolume
+   */
+  migrateVolume: {
+    methodKind: "unary";
+    input: typeof MigrateVolumeRequestSchema;
+    output: typeof MigrateVolumeResponseSchema;
+  },
+  /**
+   * Returns one job. Fails with `NOT_FOUND` (`VOLUME_JOB_NOT_FOUND`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.VolumeService.GetVolumeJob
+   */
+  getVolumeJob: {
+    methodKind: "unary";
+    input: typeof GetVolumeJobRequestSchema;
+    output: typeof GetVolumeJobResponseSchema;
+  },
+  /**
+   * Lists jobs, the newest first. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`). May be repeated freely.
+   *
+   * @generated from rpc lucid.admin.v1.VolumeService.ListVolumeJobs
+   */
+  listVolumeJobs: {
+    methodKind: "unary";
+    input: typeof ListVolumeJobsRequestSchema;
+    output: typeof ListVolumeJobsResponseSchema;
+  },
+  /**
+   * Streams a job's events after `after_sequence`, the final state last. A watch that ends with `UNAVAILABLE`
+   * (`WATCH_INTERRUPTED`) was cut off: call again with the last sequence number seen. Fails with `NOT_FOUND`
+   * (`VOLUME_JOB_NOT_FOUND`).
+   *
+   * @generated from rpc lucid.admin.v1.VolumeService.WatchVolumeJob
+   */
+  watchVolumeJob: {
+    methodKind: "server_streaming";
+    input: typeof WatchVolumeJobRequestSchema;
+    output: typeof WatchVolumeJobResponseSchema;
+  },
+  /**
+   * Asks a job to stop. Before the other volume shows anything, it is left empty; afterwards it has everything, and the rest of what a
+   * move would remove stays where it is too. May be repeated.
+   * Fails with `NOT_FOUND` (`VOLUME_JOB_NOT_FOUND`), `FAILED_PRECONDITION` (`JOB_ALREADY_FINISHED`).
+   *
+   * @generated from rpc lucid.admin.v1.VolumeService.CancelVolumeJob
+   */
+  cancelVolumeJob: {
+    methodKind: "unary";
+    input: typeof CancelVolumeJobRequestSchema;
+    output: typeof CancelVolumeJobResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_lucid_admin_v1_volume_service, 0);

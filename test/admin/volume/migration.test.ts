@@ -1,0 +1,227 @@
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+
+import { create } from "@bufbuild/protobuf";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { VolumeSchema, VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
+import { MigrationMode, VolumeJobPhase } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
+import { migrate } from "../../../src/admin/volume/migration.ts";
+import { reasonOf } from "../../../src/errors.ts";
+import { openVolumes } from "../../../src/stores/volumes/volumes.ts";
+import { refusalOf } from "../../repository/support.ts";
+import { temporaryFolder } from "../../stores/volumes/support.ts";
+import { startChild } from "../../support/child.ts";
+import { type VolumeApp, volumeApp } from "./support.ts";
+
+/** Fills a folder with little of everything: a process is started for each step that it takes to move it. */
+function fillLittle(folder: string): void {
+  mkdirSync(join(folder, "a"));
+  writeFileSync(join(folder, "a", "large"), Buffer.alloc(600_000, "0123456789\n"));
+  symlinkSync("/etc/passwd", join(folder, "link"));
+  utimesSync(join(folder, "a"), 1000, 1_000_000_002);
+}
+
+/** Fills a folder with some of everything. */
+function fill(folder: string): void {
+  mkdirSync(join(folder, "a", "b"), { recursive: true });
+  mkdirSync(join(folder, "empty"));
+  writeFileSync(join(folder, "small"), "small");
+  writeFileSync(join(folder, "a", "large"), Buffer.alloc(600_000, "0123456789\n"));
+  writeFileSync(join(folder, "a", "b", "c"), "c");
+  symlinkSync("/etc/passwd", join(folder, "a", "link"));
+  chmodSync(join(folder, "a", "b"), 0o750);
+  utimesSync(join(folder, "small"), 1000, 1_000_000_000);
+  utimesSync(join(folder, "a", "b"), 1000, 1_000_000_001);
+  utimesSync(join(folder, "a"), 1000, 1_000_000_002);
+  utimesSync(join(folder, "empty"), 1000, 1_000_000_003);
+}
+
+function told(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .filter((path) => !path.startsWith(".lucid"))
+    .map((path) => {
+      const at = join(folder, path);
+      const stat = lstatSync(at);
+      const content = stat.isFile() ? readFileSync(at).toString("base64").slice(0, 50) : "";
+      const target = stat.isSymbolicLink() ? readlinkSync(at) : "";
+      return [path, stat.mode, stat.isFile() ? stat.size : 0, stat.mtimeMs.toFixed(1), content, target].join(" ");
+    })
+    .toSorted((one, other) => (one < other ? -1 : 1));
+}
+
+async function twoVolumes(filled = fill) {
+  const folder = await temporaryFolder();
+  const volumes = openVolumes({ dir: folder.path });
+  for (const name of ["from", "to"]) {
+    const volume = create(VolumeSchema, { name, type: VolumeType.LOGS, declaredBytes: 1_000_000n });
+    await volumes.create({ name, stored: { formatVersion: 1, volume }, adopt: false });
+  }
+  const [from, to] = [join(folder.path, "from"), join(folder.path, "to")];
+  filled(from);
+  return { folder, volumes, from, to };
+}
+
+/** Runs a migration to its end; `step` is told of each thing before it is done. */
+async function goOn(
+  { volumes }: Awaited<ReturnType<typeof twoVolumes>>,
+  { move, step }: { readonly move: boolean; readonly step?: (what: string) => void },
+) {
+  await using from = await volumes.open("from");
+  await using to = await volumes.open("to");
+  const { signal } = new AbortController();
+  const prove = async (): Promise<void> => {};
+  await migrate({ id: "the-job", from, to, move, signal, prove, progress() {}, ...(step && { step }) });
+}
+
+async function dieAt(path: string, step: number): Promise<boolean> {
+  await using child = await startChild(join(import.meta.dirname, "child.ts"), [path, String(step)]);
+  return await child.said("done").then(
+    () => false,
+    () => true,
+  );
+}
+
+test("a move that is killed at any step goes on, and nothing is lost or doubled", { timeout: 120_000 }, async () => {
+  const steps: string[] = [];
+  const whole = await twoVolumes(fillLittle);
+  await using _ = whole.folder;
+  const expected = told(whole.from);
+  await goOn(whole, { move: true, step: (what) => void steps.push(what) });
+  expect(told(whole.to)).toEqual(expected);
+  expect(told(whole.from)).toEqual([]);
+  expect(steps.length).toBeGreaterThan(12);
+
+  const kill = async (step: number): Promise<void> => {
+    const two = await twoVolumes();
+    await using __ = two.folder;
+    const before = told(two.from);
+    expect(await dieAt(two.folder.path, step + 1), steps[step]).toBe(true);
+    // At every moment all is in one of the two, whole.
+    const names = (folder: string) => new Set(told(folder).map((line) => line.split(" ")[0]));
+    if (steps.indexOf("mark switching") >= step) expect(told(two.from)).toEqual(before);
+    const [left, right] = [names(two.from), names(two.to)];
+    if (step > steps.indexOf("mark deleting"))
+      expect(left.union(right)).toEqual(new Set(before.map((line) => line.split(" ")[0])));
+    await goOn(two, { move: true });
+    expect(told(two.to), steps[step]).toEqual(before);
+    expect(told(two.from), steps[step]).toEqual([]);
+    const own = readdirSync(join(two.to, ".lucid")).filter((name) => !name.startsWith("tmp-"));
+    expect(own, steps[step]).toEqual(["volume.1.json"]);
+  };
+  const rest = Iterator.from(steps.keys());
+  const worker = async (): Promise<void> => {
+    for (const step of rest) await kill(step);
+  };
+  await Promise.all([worker(), worker(), worker(), worker()]);
+});
+
+test("what is changed while it is copied is copied again, and what is changed all the time ends it", async () => {
+  const two = await twoVolumes();
+  await using _ = two.folder;
+  let once = true;
+  await goOn(two, {
+    move: false,
+    step(what) {
+      if (what !== "verifying" || !once) return;
+      once = false;
+      appendFileSync(join(two.from, "small"), " and more");
+      writeFileSync(join(two.from, "new"), "new");
+    },
+  });
+  expect(told(two.to)).toEqual(told(two.from));
+
+  const other = await twoVolumes();
+  await using __ = other.folder;
+  const failing = goOn(other, {
+    move: true,
+    step: (what) => {
+      if (what === "verifying") appendFileSync(join(other.from, "small"), "x");
+    },
+  });
+  const error: unknown = await failing.catch((cause: unknown) => cause);
+  expect(reasonOf(error)).toMatchObject({ reason: "VOLUME_CHANGED", metadata: { volume: "from", paths: "small" } });
+  expect(told(other.to)).toEqual([]);
+  expect(existsSync(join(other.from, "a", "large"))).toBe(true);
+});
+
+test("a damaged copy is noticed and made anew, and a move leaves what was changed after it was compared", async () => {
+  const two = await twoVolumes();
+  await using _ = two.folder;
+  let isDamaged = false;
+  const moving = goOn(two, {
+    move: true,
+    step(what) {
+      if (what === "verifying" && !isDamaged) {
+        isDamaged = true;
+        const copy = join(two.to, ".lucid", "migration-the-job", "small");
+        writeFileSync(copy, "SMALL");
+        utimesSync(copy, 1000, 1_000_000_000);
+      }
+      if (what === "deleting") appendFileSync(join(two.from, "a", "b", "c"), "late");
+    },
+  });
+  expect(reasonOf(await moving.catch((error: unknown) => error))).toMatchObject({
+    reason: "VOLUME_CHANGED",
+    metadata: { paths: "a/b/c" },
+  });
+  expect(readFileSync(join(two.to, "small"), "utf8")).toBe("small");
+  expect(readFileSync(join(two.from, "a", "b", "c"), "utf8")).toBe("clate");
+  expect(told(two.from).map((line) => line.split(" ")[0])).toEqual(["a", "a/b", "a/b/c"]);
+});
+
+let there: VolumeApp;
+beforeAll(async () => {
+  there = await volumeApp();
+});
+afterAll(() => there?.[Symbol.asyncDispose]());
+
+test("a migration is a job that is watched, and refused where it makes no sense", async () => {
+  const { volumes, newVolume, at } = there;
+  const name = await newVolume();
+  fill(at(name));
+  const before = told(at(name));
+  const move = { name, targetName: "moved", mode: MigrationMode.MOVE };
+  expect(await refusalOf(volumes.migrateVolume(move))).toMatchObject({ reason: "CONFIRMATION_MISMATCH" });
+  const same = volumes.migrateVolume({ name, targetName: name, mode: MigrationMode.COPY });
+  expect(await refusalOf(same)).toMatchObject({ fields: ["target_name"] });
+  const none = volumes.migrateVolume({ name: "none", targetName: name, mode: MigrationMode.COPY });
+  expect(await refusalOf(none)).toMatchObject({ reason: "VOLUME_NOT_FOUND" });
+  const full = volumes.migrateVolume({ name: await newVolume(), targetName: name, mode: MigrationMode.COPY });
+  expect(await refusalOf(full)).toMatchObject({ reason: "VOLUME_NOT_EMPTY" });
+  await volumes.getVolumeUsage({ name });
+  const small = volumes.migrateVolume({ name, targetName: await newVolume(1n), mode: MigrationMode.COPY });
+  expect(await refusalOf(small)).toMatchObject({ reason: "VOLUME_TOO_SMALL" });
+
+  const { job } = await volumes.migrateVolume({ ...move, confirmName: name });
+  const jobId = job?.jobId ?? "";
+  expect(await refusalOf(volumes.deleteVolume({ name: "moved", confirmName: "moved" }))).toMatchObject({
+    reason: expect.stringMatching(/VOLUME_IN_USE|VOLUME_NOT_FOUND/),
+  });
+  const events = await Array.fromAsync(volumes.watchVolumeJob({ jobId }));
+  expect(events.at(-1), events.at(-1)?.error?.message).toMatchObject({
+    state: JobState.SUCCEEDED,
+    progress: { percent: 100, phase: VolumeJobPhase.DELETING, entryCount: 7n, deletedCount: 7n },
+  });
+  expect((await volumes.getVolumeJob({ jobId })).job).toMatchObject({ name, targetName: "moved", jobId });
+  expect((await volumes.listVolumeJobs({})).jobs.map((one) => one.jobId)).toEqual([jobId]);
+  expect(told(at("moved"))).toEqual(before);
+  expect(told(at(name))).toEqual([]);
+  expect(await refusalOf(volumes.cancelVolumeJob({ jobId }))).toMatchObject({ reason: "JOB_ALREADY_FINISHED" });
+  for (const call of [volumes.getVolumeJob({ jobId: "x" }), volumes.cancelVolumeJob({ jobId: "x" })]) {
+    expect(await refusalOf(call)).toMatchObject({ code: "NotFound", reason: "VOLUME_JOB_NOT_FOUND" });
+  }
+});
