@@ -196,13 +196,17 @@ async function indexesOf(collection: Collection, options: StandingOptions = {}):
 /** How an index stands beside those that are there; undefined where it is missing. */
 function compare(index: StoredIndex, found: readonly IndexDescriptionInfo[]): Ensured | undefined {
   const { name, key } = index;
-  if (found.some((other) => isSameIndex(other, index))) return { name, state: "existing" };
+  if (found.some((other) => isIndex(other, index))) return { name, state: "existing" };
   const clash = found.find((other) => other.name === name || isSame(other.key, Object.fromEntries(key)));
   if (clash === undefined) return undefined;
   return { name, state: "conflicting", problem: `Index ${String(clash.name)} has other keys or options` };
 }
 
-function isSameIndex(other: IndexDescriptionInfo, index: StoredIndex): boolean {
+/** Whether an index that is listed is the one that a collection must have. */
+export function isIndex(
+  other: Omit<IndexDescriptionInfo, "key"> & { readonly key: object },
+  index: StoredIndex,
+): boolean {
   return (
     isSame(other.key, Object.fromEntries(index.key)) &&
     (other.unique ?? false) === index.unique &&

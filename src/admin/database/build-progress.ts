@@ -20,15 +20,19 @@ const lookMs = 1000;
 const limitMs = 5000;
 
 /**
- * Looks at what the server says of an index that is being built, until it is disposed. Servers say nothing of small ones, and
+ * Looks at what the server says of a command that builds indexes, by some of its fields, until it is disposed. Servers say nothing of small ones, and
  * nothing to a user who may not see operations: then nothing is reported.
  */
-export function buildProgress(at: NamedCollection, index: string, report: (step: BuildStep) => void): AsyncDisposable {
+export function buildProgress(
+  at: NamedCollection,
+  command: Document,
+  report: (step: BuildStep) => void,
+): AsyncDisposable {
   const ending = new AbortController();
   const { signal } = ending;
   const look = async (): Promise<void> => {
     for (await pause(lookMs, signal); !signal.aborted; await pause(lookMs, signal)) {
-      const step = stepOf(await operationsOn(at, index, signal).catch(() => []));
+      const step = stepOf(await operationsOn(at, command, signal).catch(() => []));
       if (step !== undefined && !signal.aborted) report(step);
     }
   };
@@ -42,10 +46,11 @@ export function buildProgress(at: NamedCollection, index: string, report: (step:
 }
 
 /** Operations that build an index, on every shard. Threads of the server's own that help them name the collection alone. */
-function operationsOn({ db, database, collection, path }: NamedCollection, index: string, signal: AbortSignal) {
+function operationsOn({ db, database, path }: NamedCollection, command: Document, signal: AbortSignal) {
+  const named = Object.entries(command).map(([name, value]) => [`command.${name}`, value as unknown]);
   const builds = {
     $or: [
-      { "command.createIndexes": collection, "command.$db": database, "command.indexes.name": index },
+      { ...Object.fromEntries(named), "command.$db": database },
       { op: "none", ns: path, msg: /^Index Build/ },
     ],
     "progress.total": { $gt: 0 },

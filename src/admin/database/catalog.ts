@@ -51,11 +51,20 @@ const filters: ReadonlyMap<CollectionType, { readonly filter: Document; readonly
   [CollectionType.TIME_SERIES, { filter: { "options.timeseries": { $exists: true } }, nameOnly: false }],
 ]);
 
-export async function findInfo(
-  { db, collection }: NamedCollection,
+/** What is there of these names, in their order. */
+export async function findInfos(
+  { db }: NamedDatabase,
+  names: readonly string[],
   options: LookOptions,
-): Promise<CollectionInfo | undefined> {
-  const [found] = await db.listCollections({ name: collection }, { nameOnly: false, ...options }).toArray();
+): Promise<CollectionInfo[]> {
+  if (names.length === 0) return [];
+  const filter = { name: { $in: [...names] } };
+  const found = await db.listCollections(filter, { nameOnly: false, ...options }).toArray();
+  return found.toSorted((one, other) => (one.name < other.name ? -1 : 1));
+}
+
+export async function findInfo(at: NamedCollection, options: LookOptions): Promise<CollectionInfo | undefined> {
+  const [found] = await findInfos(at, [at.collection], options);
   return found;
 }
 

@@ -1,6 +1,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { CreateCollectionOptions, Db, Document } from "mongodb";
 
+import { CollectionType } from "../../../gen/lucid/admin/v1/collection_pb.ts";
 import {
   type CountDocumentsRequest,
   type CreateCollectionRequest,
@@ -16,12 +17,14 @@ import { badRequest } from "../../schema/refusals.ts";
 import {
   describe,
   findInfo,
+  findInfos,
   listNames,
   requireInfo,
   requireStored,
   serverCollation,
   serverWord,
   summarise,
+  typeOf,
   whole,
 } from "./catalog.ts";
 import { expressionOf } from "./expressions.ts";
@@ -80,15 +83,15 @@ export function collectionAdmin({
         (name) => name > after && name.includes(request.nameContains),
       );
       const page = wanted.slice(0, size);
+      const infos = await findInfos(place, page, look);
       const collections = [];
-      for (let first = 0; first < page.length; first += askedAtOnce) {
-        const batch = page.slice(first, first + askedAtOnce);
-        const found = batch.map(async (collection) => {
-          const at = names.collection({ database: place.database, collection });
-          const info = await findInfo(at, look);
-          return info === undefined ? [] : [await summarise(at, info, look)];
+      for (let first = 0; first < infos.length; first += askedAtOnce) {
+        const batch = infos.slice(first, first + askedAtOnce);
+        const found = batch.map((info) => {
+          const at = names.collection({ database: place.database, collection: info.name });
+          return summarise(at, info, look);
         });
-        collections.push(...(await Promise.all(found)).flat());
+        collections.push(...(await Promise.all(found)));
       }
       const last = page.at(-1);
       const more = wanted.length > size && last !== undefined;
@@ -121,9 +124,11 @@ export function collectionAdmin({
 
     async dropCollection(request, context) {
       const at = names.collection(request);
-      requireUnprotected(at);
       const look = cancellable(context);
-      const found = await summarise(at, await requireInfo(at, look), look);
+      const info = await requireInfo(at, look);
+      // What only has the name of a collection of the service's is in its way.
+      if (typeOf(info) === CollectionType.COLLECTION) requireUnprotected(at);
+      const found = await summarise(at, info, look);
       if (request.validateOnly) return { collection: found };
       requireConfirmed("confirm_collection", request.confirmCollection, at.collection);
       await carryOut(context, collectionResource(at), () =>

@@ -121,7 +121,7 @@ async function buildOne(
   const command = { createIndexes: at.collection, indexes: [spec], maxTimeMS: buildMs };
   const about = { at, index: spec.name, invalid: "INDEX_DEFINITION_INVALID" } as const;
   const building = told(about, () => at.db.command(command));
-  await using _progress = buildProgress(at, spec.name, report);
+  await using _progress = buildProgress(at, { createIndexes: at.collection, "indexes.name": spec.name }, report);
   try {
     return wasMade(await abortable(building, signal));
   } catch (error) {
@@ -148,12 +148,13 @@ export function wasMade(reply: Document): boolean {
 
 async function reindex(build: IndexBuild, names: Names, context: JobContext): Promise<void> {
   const at = names.collection(build);
-  context.report({ percent: 0, detail: detailOf([]) });
+  const report = (step?: BuildStep) =>
+    context.report({ percent: 100 * (step?.share ?? 0), detail: detailOf([], step) });
+  report();
   const command = { reIndex: at.collection, maxTimeMS: buildMs };
-  await abortable(
-    told({ at, onlyAlone: true }, () => at.db.command(command)),
-    context.signal,
-  );
+  const building = told({ at, onlyAlone: true }, () => at.db.command(command));
+  await using _progress = buildProgress(at, { reIndex: at.collection }, report);
+  await abortable(building, context.signal);
 }
 
 // ---------------------------------------------------------------- what is told of them

@@ -20,7 +20,7 @@ import { jobKey, jobsCollection } from "../../jobs/job-store.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
 import { auditRecord, type CarryOut } from "../../schema/audited-call.ts";
 import { cancellable, deadlineOf } from "../../schema/call-options.ts";
-import { type Ensured, standingOf, type WantedCollection } from "../../schema/collection-keeper.ts";
+import { type Ensured, isIndex, standingOf, type WantedCollection } from "../../schema/collection-keeper.ts";
 import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
 import { ensuredThing } from "../ensured.ts";
@@ -74,30 +74,37 @@ export function indexAdmin({
 > {
   const standardOf = ({ isProtected, collection }: NamedCollection) =>
     isProtected ? (standard.find(({ name }) => name === collection)?.indexes ?? []) : [];
-  const isProtectedIndex = (at: NamedCollection, index: string) =>
-    index === idIndex || standardOf(at).some(({ name }) => name === index);
+  /** One that only has the name of an index that the service needs is in its way. */
+  const isProtectedIndex = (at: NamedCollection, spec: IndexSpec) => {
+    const found = { ...spec, key: Object.fromEntries(spec.key) };
+    return spec.name === idIndex || standardOf(at).some((index) => index.name === spec.name && isIndex(found, index));
+  };
   const messageOf = (at: NamedCollection, spec: IndexSpec) =>
-    indexMessage(spec, { ...at, isProtected: isProtectedIndex(at, spec.name) });
+    indexMessage(spec, { ...at, isProtected: isProtectedIndex(at, spec) });
 
-  const requireUnprotectedIndex = (at: NamedCollection, index: string): void => {
-    if (!isProtectedIndex(at, index)) return;
+  const requireUnprotectedIndex = (at: NamedCollection, spec: IndexSpec): void => {
+    if (!isProtectedIndex(at, spec)) return;
     const { database, collection } = at;
-    throw fail("INDEX_PROTECTED", `The index ${index} is needed as it is`, {
-      metadata: { database, collection, index },
+    throw fail("INDEX_PROTECTED", `The index ${spec.name} is needed as it is`, {
+      metadata: { database, collection, index: spec.name },
     });
   };
 
   /** Fails for an index that would keep the service from writing, remove what it has written, or tell secrets. */
   const requireHarmless = (at: NamedCollection, spec: IndexSpec): void => {
     const { isProtected, isDomain, database, collection } = at;
-    const sameKeys = standardOf(at).some(({ key }) => JSON.stringify([...key]) === JSON.stringify([...spec.key]));
-    if (sameKeys) throw requiredIndex(at, spec.name);
-    requireUnprotectedIndex(at, spec.name);
     const tells = isDomain && secretive.has(collection) && spec["partialFilterExpression"] !== undefined;
     if (!tells && !(isProtected && (spec["unique"] === true || spec["expireAfterSeconds"] !== undefined))) return;
     throw fail("COLLECTION_PROTECTED", `The service itself needs the collection ${collection}`, {
       metadata: { database, collection, index: spec.name },
     });
+  };
+
+  /** Fails for an index that would be in the way of one that the service needs. */
+  const requireNoStandard = (at: NamedCollection, spec: IndexSpec): void => {
+    const keys = JSON.stringify([...spec.key]);
+    const isInTheWay = standardOf(at).some(({ name, key }) => name === spec.name || JSON.stringify([...key]) === keys);
+    if (isInTheWay) throw requiredIndex(at, spec.name);
   };
 
   /** The job of a request: the one that an earlier call with its request id has made, or a new one that passes `check`. */
@@ -137,6 +144,7 @@ export function indexAdmin({
       if (definition === undefined) throw new Error("There is no definition");
       const at = names.collection(place);
       const spec = specOf(definition, "definition");
+      requireNoStandard(at, spec);
       requireHarmless(at, spec);
       const index = messageOf(at, spec);
       const look = cancellable(context);
@@ -145,7 +153,7 @@ export function indexAdmin({
         const there = await listSpecs(at, look);
         // Not every server knows it again where it has added to it.
         if (there.some((other) => equals(CollectionIndexSchema, messageOf(at, other), index))) throw isThere(at, spec);
-        await requirePossible(system, { at, spec, options, there });
+        await requirePossible(system, { at, spec, options, there }, context);
       };
       if (validateOnly) {
         await check();
@@ -158,10 +166,10 @@ export function indexAdmin({
 
     async updateIndex({ index, hidden, expireAfterSeconds, validateOnly, ...place }, context) {
       const at = names.collection(place);
-      requireUnprotectedIndex(at, index);
       const look = cancellable(context);
       await requireStored(at, look);
       const found = await requireSpec(at, index, look);
+      requireUnprotectedIndex(at, found);
       const change = {
         ...(hidden !== undefined && { hidden }),
         ...(expireAfterSeconds !== undefined && { expireAfterSeconds }),
@@ -182,10 +190,11 @@ export function indexAdmin({
 
     async dropIndex({ index, confirmIndex, validateOnly, ...place }, context) {
       const at = names.collection(place);
-      requireUnprotectedIndex(at, index);
       const look = cancellable(context);
       await requireStored(at, look);
-      const found = messageOf(at, await requireSpec(at, index, look));
+      const spec = await requireSpec(at, index, look);
+      requireUnprotectedIndex(at, spec);
+      const found = messageOf(at, spec);
       if (validateOnly) return { index: found };
       requireConfirmed("confirm_index", confirmIndex, index);
       // Not the driver's own call, which takes `*` for all of them.
@@ -231,8 +240,8 @@ export function indexAdmin({
         await requireStored(at, look);
         await tryOut(system, (name) =>
           told({ at, onlyAlone: true }, async () => {
-            await system.command({ create: name });
-            await system.command({ reIndex: name });
+            await system.command({ create: name, ...deadlineOf(context) });
+            await system.command({ reIndex: name, ...deadlineOf(context) });
           }),
         );
       };
@@ -307,7 +316,11 @@ interface Possible {
  * Has the server say whether an index is possible beside those that are there, on an empty collection of the same kind. Fails as it
  * would on the collection itself, and with `INDEX_ALREADY_EXISTS`, but for what depends on the documents.
  */
-async function requirePossible(system: Db, { at, spec, options, there }: Possible): Promise<void> {
+async function requirePossible(
+  system: Db,
+  { at, spec, options, there }: Possible,
+  context: Parameters<typeof deadlineOf>[0],
+): Promise<void> {
   const { timeseries, collation, clusteredIndex, capped, size } = options;
   const same = {
     ...(timeseries !== undefined && { timeseries }),
@@ -319,9 +332,10 @@ async function requirePossible(system: Db, { at, spec, options, there }: Possibl
   const about = { at, index: spec.name, invalid: "INDEX_DEFINITION_INVALID" } as const;
   await tryOut(system, (name) =>
     told(about, async () => {
-      await system.command({ create: name, ...same });
-      if (others.length > 0) await system.command({ createIndexes: name, indexes: others });
-      if (!wasMade(await system.command({ createIndexes: name, indexes: [spec] }))) throw isThere(at, spec);
+      const run = (command: Document) => system.command({ ...command, ...deadlineOf(context) });
+      await run({ create: name, ...same });
+      if (others.length > 0) await run({ createIndexes: name, indexes: others });
+      if (!wasMade(await run({ createIndexes: name, indexes: [spec] }))) throw isThere(at, spec);
     }),
   );
 }

@@ -5,6 +5,8 @@ import type { Db } from "mongodb";
 const prefix = "trial_";
 /** A trial takes no longer, so what is older is left of a process that died. */
 const oldMs = 3_600_000;
+/** What tidying up may take, in milliseconds. */
+const tidy = { maxTimeMS: 5000 };
 
 /**
  * Runs what makes an empty collection of a name in the service's own database, and removes it again: so the server itself says
@@ -16,7 +18,7 @@ export async function tryOut(system: Db, run: (name: string) => Promise<unknown>
   try {
     await run(name);
   } finally {
-    await system.dropCollection(name).catch(leave);
+    await system.dropCollection(name, tidy).catch(leave);
   }
 }
 
@@ -26,8 +28,8 @@ const leave = (): void => {};
 async function removeOld(system: Db): Promise<void> {
   const oldest = `${prefix}${idOf(Date.now() - oldMs)}`;
   const filter = { name: { $gte: prefix, $lt: oldest } };
-  for (const { name } of await system.listCollections(filter, { nameOnly: true }).toArray()) {
-    await system.dropCollection(name).catch(leave);
+  for (const { name } of await system.listCollections(filter, { nameOnly: true, ...tidy }).toArray()) {
+    await system.dropCollection(name, tidy).catch(leave);
   }
 }
 

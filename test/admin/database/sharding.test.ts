@@ -359,6 +359,49 @@ describe("a sharded cluster", () => {
     expect((await db.collection(collection).indexes()).map(({ name }) => name)).toEqual(["_id_", "n_1"]);
   });
 
+  test("the deadline of a call is that of the server, too", async () => {
+    const { admin, database, db } = service;
+    await db.collection("limited").insertOne({ n: 1 });
+    const limited: Document[] = [];
+    also = (command, name) => {
+      if (command.$db === database && ["aggregate", "validate", "drop"].includes(name)) limited.push(command);
+      return undefined;
+    };
+    const at = { database, collection: "limited" };
+    const options = { timeoutMs: 20_000 };
+    await admin.countDocuments({ ...at, filter: { n: 1 } }, options);
+    await admin.validateCollection(at, options);
+    await admin.dropCollection({ ...at, confirmCollection: "limited" }, options);
+    expect(limited.map((command) => Object.keys(command)[0])).toEqual(["aggregate", "validate", "aggregate", "drop"]);
+    for (const { maxTimeMS } of limited) {
+      expect(maxTimeMS).toBeGreaterThan(0);
+      expect(maxTimeMS).toBeLessThanOrEqual(20_000);
+    }
+  });
+
+  test("a build goes on in another replica where its own stops, and nothing is given up", async () => {
+    await using first = await adminApp({ LUCID_MONGODB_URI: router.uri });
+    const { database, systemDatabase } = first.app.config.mongodb;
+    const names = { LUCID_MONGODB_DATABASE: database, LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase };
+    const begun = Promise.withResolvers<void>();
+    also = (command, name) => {
+      if (command.$db !== database || name !== "createIndexes" || command["createIndexes"] !== "moved")
+        return undefined;
+      begun.resolve();
+      return new Promise(() => {});
+    };
+    await first.domain.collection("moved").insertOne({ n: 1 });
+    const made = await first.admin.createIndex({ collection: "moved", definition: { keys: [by("n")] } });
+    await begun.promise;
+    await using second = await adminApp(names);
+    const draining = first.app.drain(0);
+    const events = await Array.fromAsync(second.admin.watchIndexBuild({ buildId: made.build?.buildId ?? "" }));
+    expect(events.at(-1)?.state).toBe(JobState.SUCCEEDED);
+    await draining;
+    expect(sentBy("dropIndexes").filter(({ dropIndexes }) => dropIndexes === "moved")).toEqual([]);
+    expect((await first.domain.collection("moved").indexes()).map(({ name }) => name)).toEqual(["_id_", "n_1"]);
+  });
+
   test("an index that is being built is given up where its job is cancelled", async () => {
     const { admin, database, db } = service;
     const collection = collectionName();
