@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { text } from "node:stream/consumers";
 
-import type { JsonValue } from "@bufbuild/protobuf";
+import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
 
 import { Failure } from "./failure.ts";
 import type { Session } from "./session.ts";
@@ -31,4 +31,12 @@ export async function readJson<T>(
   } catch (error) {
     throw new Failure("usage", `${option}: ${error instanceof Error ? error.message : String(error)}`);
   }
+}
+
+/** Reads an option that takes a document as JSON. */
+export async function readDocument(session: Session, given: string, option: string): Promise<JsonObject> {
+  return readJson(session, given, option, (json) => {
+    if (typeof json !== "object" || json === null || Array.isArray(json)) throw new Error("it is no object");
+    return json;
+  });
 }

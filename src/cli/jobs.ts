@@ -20,7 +20,7 @@ import { liveLines } from "./live.ts";
 import type { Style } from "./output.ts";
 import type { Session } from "./session.ts";
 import { pad, safe } from "./text.ts";
-import { bytes, clock, count, nameOf, readNumber, readSpan, span } from "./units.ts";
+import { bytes, clock, count, counted, nameOf, readNumber, readSpan, span } from "./units.ts";
 
 /** One line of work within a job: a store, or nothing where a job has only one thing to do. */
 interface Part {
@@ -266,7 +266,7 @@ function lineOf(view: JobView): string {
 }
 
 function amounts({ done, total, bytes: doneBytes }: Pick<JobView, "done" | "total" | "bytes">): string {
-  const items = total > 0n ? `${count(done)} of ${count(total)} items` : `${count(done)} items`;
+  const items = total > 0n ? `${count(done)} of ${counted(total, "item")}` : counted(done, "item");
   return doneBytes === undefined ? items : `${items}  ${bytes(doneBytes)}`;
 }
 

@@ -18,7 +18,7 @@ interface Group {
 const groups: readonly Group[] = [
   {
     name: "status",
-    summary: "Show on one screen how the stores, search, and backups are doing",
+    summary: "Show on one screen how the stores, search, backups and volumes are doing",
     load: () => import("./commands/status.ts"),
   },
   {
@@ -36,6 +36,21 @@ const groups: readonly Group[] = [
     name: "index",
     summary: "Look after search indices: fields, rebuilds, how they follow MongoDB, comparisons",
     load: () => import("./commands/search-index.ts"),
+  },
+  {
+    name: "collection",
+    summary: "Look after collections of MongoDB and their indexes",
+    load: () => import("./commands/collection.ts"),
+  },
+  {
+    name: "cache",
+    summary: "Look at what is in Redis, set, delete and flush it; rate limits and locks",
+    load: () => import("./commands/cache.ts"),
+  },
+  {
+    name: "volume",
+    summary: "Look after volumes: sizes, growth, health, care",
+    load: () => import("./commands/volume.ts"),
   },
   {
     name: "watch",

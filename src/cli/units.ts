@@ -10,6 +10,11 @@ export function count(value: bigint | number): string {
   return value.toLocaleString("en-US");
 }
 
+/** `1 file`, `2 files`. */
+export function counted(value: bigint | number, one: string, more = `${one}s`): string {
+  return `${count(value)} ${Number(value) === 1 ? one : more}`;
+}
+
 const binary = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
 
 /** 1536 → `1.5 KiB`. */
@@ -106,6 +111,15 @@ export function readSpan(text: string): number {
     throw new InvalidArgumentError("A time is a number and a unit: 500ms, 30s, 5m, 2h or 7d.");
   }
   return Number(amount) * length;
+}
+
+/** Reads `4096`, `512KiB` or `10GiB`. For options. */
+export function readSize(text: string): bigint {
+  const [, amount = "", unit = "B"] = /^(\d{1,18})(B|KiB|MiB|GiB|TiB|PiB)?$/.exec(text) ?? [];
+  const step = binary.findIndex((name) => name === unit);
+  if (amount === "" || step === -1)
+    throw new InvalidArgumentError("A size is a number and a unit: 4096, 512KiB, 10GiB.");
+  return BigInt(amount) * 1024n ** BigInt(step);
 }
 
 /** Reads a whole number within a range. For options. */

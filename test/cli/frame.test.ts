@@ -5,6 +5,9 @@ import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { freePort } from "../../local/ports.ts";
+import { allCommands } from "../../src/cli/command-tree.ts";
+import { buildProgram } from "../../src/cli/program.ts";
+import { openSession } from "../../src/cli/session.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { lucid, type Lucid } from "./support.ts";
 
@@ -132,6 +135,14 @@ test("bash completes commands, options and their values", async () => {
     "restore",
     "--description",
   ]);
+});
+
+test("an option takes a value wherever it is, or nowhere: completion relies on it", async () => {
+  const { stdin, stdout, stderr } = process;
+  const session = openSession({ stdin, stdout, stderr, environment: {} }, new AbortController().signal);
+  const options = allCommands(await buildProgram(session, "all")).flatMap((each) => each.options);
+  const valued = new Set(options.filter(({ required }) => required).map(({ long }) => long));
+  expect(options.filter(({ long, required }) => !required && valued.has(long)).map(({ flags }) => flags)).toEqual([]);
 });
 
 test.for(["zsh", "fish"])("%s is given every command", async (shell) => {

@@ -87,7 +87,7 @@ test("the indices that the service keeps follow, are compared and rebuilt", asyn
   ]);
   expect([status.code, status.objects]).toMatchObject([0, [{ index: "users", deadLetters: "0" }]]);
   expect([letters.stdout, letters.stderr]).toEqual(["", "There are none: search takes every document.\n"]);
-  expect([compared.code, compared.stdout]).toEqual([0, expect.stringMatching(/compared +1 documents\ndifferent +0\n/)]);
+  expect([compared.code, compared.stdout]).toEqual([0, expect.stringMatching(/compared +1 document\ndifferent +0\n/)]);
 
   const rebuilt = await there.run("index", "rebuild", "users", "--watch");
   expect([rebuilt.code, rebuilt.stdout]).toEqual([0, expect.stringMatching(/succeeded .* 100\.0 %/)]);

@@ -20,7 +20,7 @@ import { showList, withLimit } from "../lists.ts";
 import { liveLines } from "../live.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
-import { count, nameOf, nothing, readMoment, readNumber, time } from "../units.ts";
+import { count, counted, nameOf, nothing, readMoment, readNumber, time } from "../units.ts";
 
 interface Head {
   readonly sequence: bigint;
@@ -137,7 +137,7 @@ async function verify(session: Session, after: bigint, expected: Head | undefine
     verified = response.verifiedSequence;
     if (output.json) await output.message(VerifyAuditLogResponseSchema, response);
     const { result, endSequence } = response;
-    live?.draw([`${count(verified)} of ${count(endSequence)} records`]);
+    live?.draw([`${count(verified)} of ${counted(endSequence, "record")}`]);
     if (result === undefined) continue;
     live?.clear();
     if (!result.whole) session.ending = "found";

@@ -39,7 +39,7 @@ import {
 import { showList, withLimit } from "../lists.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
-import { between, bytes, count, many, nothing, readMoment, readNumber, time } from "../units.ts";
+import { between, bytes, count, counted, many, nothing, readMoment, readNumber, time } from "../units.ts";
 import { followRestore, showRestore } from "./restore.ts";
 
 /** Stores by the names that options take. */
@@ -50,6 +50,7 @@ interface Selected {
   readonly namespace?: readonly string[];
   readonly keys?: readonly string[];
   readonly index?: readonly string[];
+  readonly volume?: readonly string[];
 }
 
 /** `lucid backup …`. */
@@ -83,6 +84,7 @@ export function define(backup: Command, session: Session): void {
       }),
     "lucid backup create --watch",
     "lucid backup create --store mongodb --namespace lucid --description 'before the move'",
+    "lucid backup create --store volumes --volume recordings --watch",
     "ID=$(lucid backup create)   # the id alone goes to stdout",
   );
 
@@ -235,7 +237,7 @@ function defineVerification(command: Command, session: Session): void {
           ["verification", verification.verificationId],
           ["backup", verification.backupId],
           ["state", stateName(verification.state), styleOf(verification.state)],
-          ["read", `${count(verification.progress?.itemsDone ?? 0n)} items`],
+          ["read", counted(verification.progress?.itemsDone ?? 0n, "item")],
           ["begun", time(verification.startTime)],
           ["took", between(verification.startTime, verification.endTime)],
           verification.error === undefined ? undefined : ["problem", whyNot(verification.error), "red"],
@@ -304,6 +306,7 @@ async function showBackup(session: Session, backupId: string): Promise<void> {
     ...(selection?.mongodbNamespaces ?? []),
     ...(selection?.redisKeyPatterns ?? []),
     ...(selection?.searchIndices ?? []),
+    ...(selection?.volumes ?? []),
   ];
   await output.facts([
     ["backup", backup.backupId],
@@ -396,22 +399,24 @@ function withSelection(command: Command): Command {
       many,
     )
     .option("--keys <pattern>", "only keys of Redis that match this pattern; may be given many times", many)
-    .option("--index <name>", "only search indices of this name, * for any characters; may be given many times", many);
+    .option("--index <name>", "only search indices of this name, * for any characters; may be given many times", many)
+    .option("--volume <name>", "only this volume, with --store volumes; may be given many times", many);
 }
 
-function selectionOf({ store = [], namespace = [], keys = [], index = [] }: Selected) {
+function selectionOf({ store = [], namespace = [], keys = [], index = [], volume = [] }: Selected) {
   return {
     stores: [...store],
     mongodbNamespaces: [...namespace],
     redisKeyPatterns: [...keys],
     searchIndices: [...index],
+    volumes: [...volume],
   };
 }
 
 function readRename(text: string, all: RestoreOptions["rename"] = []): RestoreOptions["rename"] {
-  const [, name = "", from = "", to = ""] = /^(mongodb|redis|search):([^=]*)=(.*)$/s.exec(text) ?? [];
+  const [, name = "", from = "", to = ""] = /^(\w+):([^=]*)=(.*)$/s.exec(text) ?? [];
   const store = stores.get(name) as Store | undefined; // the map is of that enum
   if (store === undefined)
-    throw new InvalidArgumentError("Write it as mongodb:FROM=TO, redis:FROM=TO or search:FROM=TO.");
+    throw new InvalidArgumentError(`Write it as STORE:FROM=TO; a store is one of ${[...stores.keys()].join(", ")}.`);
   return [...all, { store, from, to }];
 }

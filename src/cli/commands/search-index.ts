@@ -62,7 +62,7 @@ import { showList, withLimit } from "../lists.ts";
 import type { Column, Fact, Style } from "../output.ts";
 import type { Session } from "../session.ts";
 import { syncColumns } from "../sync.ts";
-import { between, bytes, count, nameOf, nothing, readNumber, time } from "../units.ts";
+import { between, bytes, count, counted, nameOf, nothing, readNumber, time } from "../units.ts";
 
 /** `lucid index …`: indices of the search server. Those of MongoDB belong to their collections. */
 export function define(index: Command, session: Session): void {
@@ -149,7 +149,7 @@ function defineIndices(index: Command, session: Session): void {
       .action(async (name: string, { dryRun = false }: { dryRun?: boolean }) => {
         const would = await client().deleteIndex({ index: name, validateOnly: true }, session.call());
         const amount = ({ documentCount, storedBytes }: typeof would) =>
-          `${count(documentCount)} documents, ${bytes(storedBytes)}`;
+          `${counted(documentCount, "document")}, ${bytes(storedBytes)}`;
         if (!dryRun) await session.confirm(`This deletes the index with ${amount(would)}`, name);
         const response = dryRun
           ? would
@@ -203,7 +203,10 @@ async function showIndex(session: Session, name: string): Promise<void> {
     ["size", bytes(index.storedBytes)],
     ["created", time(index.createTime)],
     ["shards", `${index.settings?.shardCount ?? 0}, each with ${index.settings?.replicaCount ?? 0} copies`],
-    statistics && ["deleted", `${count(statistics.deletedDocumentCount)} documents still take up space`],
+    statistics && [
+      "deleted",
+      `${counted(statistics.deletedDocumentCount, "document")}, taking up space until the server tidies up`,
+    ],
     statistics && ["searches", `${count(statistics.searches?.count ?? 0n)} since the server started`],
     statistics && [
       "writes",
@@ -400,9 +403,9 @@ async function showIndexJob({ output }: Session, job: IndexJob): Promise<void> {
     ["state", stateName(job.state), styleOf(job.state)],
     ["created", time(job.createTime)],
     ["took", between(job.startTime, job.endTime)],
-    progress && ["written", `${count(progress.writtenCount)} of ${count(progress.documentCount)} documents`],
-    progress && ["there already", `${count(progress.presentCount)} documents`],
-    progress && ["refused", `${count(progress.refusedCount)} documents`],
+    progress && ["written", `${count(progress.writtenCount)} of ${counted(progress.documentCount, "document")}`],
+    progress && ["there already", counted(progress.presentCount, "document")],
+    progress && ["refused", counted(progress.refusedCount, "document")],
     job.error && ["problem", whyNot(job.error), "red"],
   ]);
 }
@@ -603,7 +606,7 @@ async function showComparison(session: Session, comparison: Comparison): Promise
     ["comparison", comparison.comparisonId],
     ["index", comparison.index],
     ["state", stateName(state), styleOf(state)],
-    ["compared", `${count(comparison.compared)} documents`],
+    ["compared", counted(comparison.compared, "document")],
     ["different", count(different), different > 0n ? "yellow" : "green"],
     ["repaired", comparison.repair ? count(repaired) : "not asked for"],
     ["dead letters", count(comparison.deadLetters)],

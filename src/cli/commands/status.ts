@@ -8,6 +8,8 @@ import {
   MonitoringService,
   type StoreHealth,
 } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { VolumeSchema } from "../../../gen/lucid/admin/v1/volume_pb.ts";
+import { VolumeService } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
 import { GetSyncStatusResponseSchema, SearchSyncService } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { withExamples } from "../examples.ts";
 import { tell, toldLines } from "../failure.ts";
@@ -17,6 +19,7 @@ import type { Session } from "../session.ts";
 import { syncColumns } from "../sync.ts";
 import { safe } from "../text.ts";
 import { age, bytes, duration, nameOf, nothing } from "../units.ts";
+import { volumeColumns } from "../volumes.ts";
 
 /** `lucid status`. */
 export function define(status: Command, session: Session): void {
@@ -36,10 +39,11 @@ async function showStatus(session: Session): Promise<void> {
   const call = session.call();
   // Without health there is no service, and nothing to show.
   const asked = session.client(MonitoringService).getHealth({}, call);
-  const [health, sync, backups] = await Promise.all([
+  const [health, sync, backups, volumes] = await Promise.all([
     asked,
     found(session, session.client(SearchSyncService).getSyncStatus({}, call)),
     found(session, session.client(BackupService).listBackups({ pageSize: 20 }, call)),
+    found(session, session.client(VolumeService).listVolumes({ pageSize: 100 }, call)),
   ]);
   if (health.status !== HealthStatus.HEALTHY) session.ending = "found";
   if (output.json) {
@@ -50,6 +54,10 @@ async function showStatus(session: Session): Promise<void> {
         "value" in backups
           ? { last: lastOf(backups.value.backups).map((backup) => jsonOf(BackupSchema, backup)) }
           : { problem: backups.problem },
+      volumes:
+        "value" in volumes
+          ? { volumes: volumes.value.volumes.map((volume) => jsonOf(VolumeSchema, volume)) }
+          : { problem: volumes.problem },
     });
   }
   const state = nameOf(HealthStatusSchema, health.status);
@@ -59,6 +67,8 @@ async function showStatus(session: Session): Promise<void> {
   await section(session, "Search follows MongoDB", syncs, (indices) => output.table(indices, syncColumns));
   const last = "value" in backups ? { value: lastOf(backups.value.backups) } : backups;
   await section(session, "Last backups", last, (all) => output.table(all, lastColumns));
+  const shown = "value" in volumes ? { value: volumes.value.volumes } : volumes;
+  await section(session, "Volumes", shown, (all) => output.table(all, volumeColumns));
 }
 
 async function found<T>(session: Session, call: Promise<T>): Promise<Found<T>> {

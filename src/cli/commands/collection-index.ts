@@ -1,0 +1,388 @@
+import { randomUUID } from "node:crypto";
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+
+import {
+  type CollectionIndex,
+  CollectionIndexSchema,
+  CollectionIndexStatisticsSchema,
+  type IndexBuild,
+  IndexBuildSchema,
+  IndexBuildTypeSchema,
+  type IndexKey,
+  IndexKeyType,
+  IndexKeyTypeSchema,
+} from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
+import {
+  CreateIndexResponseSchema,
+  DatabaseAdminService,
+  DropIndexResponseSchema,
+  EnsureIndexesResponseSchema,
+  type WatchIndexBuildResponse,
+  WatchIndexBuildResponseSchema,
+} from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
+import { EnsuredStateSchema } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { choicesOf } from "../choices.ts";
+import { showEnsured } from "../ensured.ts";
+import { withExamples } from "../examples.ts";
+import { readDocument } from "../input.ts";
+import {
+  followJob,
+  followOptions,
+  type JobView,
+  stateName,
+  styleOf,
+  type WatchOptions,
+  whyNot,
+  withWatchOptions,
+} from "../jobs.ts";
+import { showList, withLimit } from "../lists.ts";
+import type { Column } from "../output.ts";
+import type { Session } from "../session.ts";
+import { between, bytes, count, nameOf, nothing, readSpan, time } from "../units.ts";
+
+interface InDatabase {
+  readonly database?: string;
+}
+
+/** `lucid collection index …`: indexes of MongoDB. Those of the search server are `lucid index`. */
+export function defineIndexes(index: Command, session: Session): void {
+  const client = () => session.client(DatabaseAdminService);
+
+  withExamples(
+    ofCollection(index.command("ls"))
+      .description("List the indexes of a collection")
+      .action(async (collection: string, { database = "" }: InDatabase) => {
+        const { output } = session;
+        const asked = { database, collection };
+        const { indexes } = await client().listIndexes(asked, session.call());
+        if (output.json) {
+          for (const each of indexes) await output.message(CollectionIndexSchema, each);
+          return;
+        }
+        await output.table(indexes, indexColumns);
+      }),
+    "lucid collection index ls users",
+  );
+
+  withExamples(
+    ofCollection(index.command("stats"))
+      .description("Show how large each index is, and how often it was used")
+      .action(async (collection: string, { database = "" }: InDatabase) => {
+        const { output } = session;
+        const { indexes } = await client().getIndexStatistics({ database, collection }, session.call());
+        if (output.json) {
+          for (const each of indexes) await output.message(CollectionIndexStatisticsSchema, each);
+          return;
+        }
+        await output.table(indexes, [
+          { title: "INDEX", of: (each) => each.index },
+          { title: "SIZE", of: ({ sizeBytes }) => bytes(sizeBytes), align: "right" },
+          { title: "USED", of: ({ operationCount }) => count(operationCount), align: "right" },
+          { title: "SINCE", of: ({ sinceTime }) => time(sinceTime) },
+        ]);
+      }),
+    "lucid collection index stats users",
+  );
+
+  withExamples(
+    ofCollection(index.command("create"))
+      .description("Build an index, as a job that can be watched")
+      .argument("<key...>", "fields in their order: name, name:descending, name:text, name:hashed, name:geo-2dsphere")
+      .option("--name <name>", "its name; made of its fields where not said")
+      .option("--unique", "no two documents may have the same values")
+      .option("--sparse", "leave out documents without the field")
+      .addOption(
+        new Option("--expire-after <time>", "documents go so long after the time in the field").argParser(readSpan),
+      )
+      .option("--partial <json>", "only documents that match this filter, as JSON or @FILE")
+      .option("--hidden", "keep it up to date, and do not use it")
+      .option("--dry-run", "check what can be checked, and build nothing")
+      .option("-w, --watch", "show how far it is until it has ended, and end as it did")
+      .action(async (collection: string, keys: readonly string[], options: CreateOptions) => {
+        const { database = "", name = "", expireAfter, partial, dryRun = false, watch = false } = options;
+        const definition = {
+          index: name,
+          keys: keys.map(readKey),
+          unique: options.unique === true,
+          sparse: options.sparse === true,
+          hidden: options.hidden === true,
+          ...(expireAfter !== undefined && { expireAfterSeconds: Math.round(expireAfter / 1000) }),
+          ...(partial !== undefined && { partialFilter: await readDocument(session, partial, "--partial") }),
+        };
+        const asked = { database, collection, definition };
+        const request = dryRun ? { ...asked, validateOnly: true } : { ...asked, requestId: randomUUID() };
+        const response = await client().createIndex(request, session.call());
+        if (dryRun) {
+          if (session.output.json) await session.output.message(CreateIndexResponseSchema, response);
+          else session.output.note("It could be built; nothing was changed.");
+          return;
+        }
+        await begun(session, response.build, watch);
+      }),
+    "lucid collection index create notes created_at:descending --watch",
+    "lucid collection index create notes email --unique --dry-run",
+  );
+
+  withExamples(
+    ofCollection(index.command("update"))
+      .description("Hide an index, show it again, or change after what time documents go")
+      .argument("<index>", "name of the index")
+      .option("--hide", "keep it up to date without using it")
+      .option("--no-hide", "use it again")
+      .addOption(
+        new Option("--expire-after <time>", "documents go so long after the time in the field").argParser(readSpan),
+      )
+      .action(
+        async (collection: string, name: string, options: InDatabase & { hide?: boolean; expireAfter?: number }) => {
+          const { database = "", hide, expireAfter } = options;
+          const request = {
+            database,
+            collection,
+            index: name,
+            ...(hide !== undefined && { hidden: hide }),
+            ...(expireAfter !== undefined && { expireAfterSeconds: Math.round(expireAfter / 1000) }),
+          };
+          const { index: changed } = await client().updateIndex(request, session.call());
+          if (changed === undefined) return;
+          if (session.output.json) await session.output.message(CollectionIndexSchema, changed);
+          else session.output.note("Changed.");
+        },
+      ),
+    "lucid collection index update notes created_at_-1 --hide",
+  );
+
+  withExamples(
+    ofCollection(index.command("rm"))
+      .description("Drop an index")
+      .argument("<index>", "name of the index")
+      .option("--dry-run", "only say whether it could be dropped")
+      .action(
+        async (
+          collection: string,
+          name: string,
+          { database = "", dryRun = false }: InDatabase & { dryRun?: boolean },
+        ) => {
+          const asked = { database, collection, index: name };
+          const would = await client().dropIndex({ ...asked, validateOnly: true }, session.call());
+          if (!dryRun) await session.confirm(`This drops the index of ${collection}`, name);
+          const response = dryRun ? would : await client().dropIndex({ ...asked, confirmIndex: name }, session.call());
+          if (session.output.json) return session.output.message(DropIndexResponseSchema, response);
+          session.output.note(dryRun ? "It could be dropped; nothing was changed." : `Dropped ${name}.`);
+        },
+      ),
+    "lucid collection index rm notes email_1",
+  );
+
+  withExamples(
+    index
+      .command("ensure")
+      .description(
+        "Build the indexes that the domain needs; the plan with --dry-run says what is there and what conflicts",
+      )
+      .argument("[collection...]", "names of the collections; all where none is named")
+      .option("--dry-run", "only show the plan")
+      .option("-w, --watch", "show how far it is until it has ended, and end as it did")
+      .action(async (collections: readonly string[], options: { dryRun?: boolean; watch?: boolean }) => {
+        const { dryRun = false, watch = false } = options;
+        const request = { collections: [...collections], validateOnly: dryRun };
+        const response = await client().ensureIndexes(request, session.call());
+        if (session.output.json && !watch) await session.output.message(EnsureIndexesResponseSchema, response);
+        else if (!session.output.json) await showEnsured(session, response.collections);
+        const { ending } = session;
+        if (response.build === undefined) return;
+        if (watch || !session.output.json) await begun(session, response.build, watch);
+        // What conflicts is still so when all else is built.
+        if (session.ending === "done") session.ending = ending;
+      }),
+    "lucid collection index ensure --dry-run",
+    "lucid collection index ensure --watch",
+  );
+
+  withExamples(
+    ofCollection(index.command("rebuild"))
+      .description("Build all indexes of a collection anew")
+      .option("-w, --watch", "show how far it is until it has ended, and end as it did")
+      .action(async (collection: string, { database = "", watch = false }: InDatabase & { watch?: boolean }) => {
+        await session.confirm("This builds all indexes of the collection anew", collection);
+        const request = { database, collection, confirmCollection: collection, requestId: randomUUID() };
+        const { build } = await client().reindexCollection(request, session.call());
+        await begun(session, build, watch);
+      }),
+    "lucid collection index rebuild notes --watch",
+  );
+}
+
+interface CreateOptions extends InDatabase {
+  readonly name?: string;
+  readonly unique?: boolean;
+  readonly sparse?: boolean;
+  readonly expireAfter?: number;
+  readonly partial?: string;
+  readonly hidden?: boolean;
+  readonly dryRun?: boolean;
+  readonly watch?: boolean;
+}
+
+/** `lucid collection build …`. */
+export function defineBuilds(builds: Command, session: Session): void {
+  const client = () => session.client(DatabaseAdminService);
+  withExamples(
+    withLimit(builds.command("ls"))
+      .description("List jobs, the newest first")
+      .action(async ({ limit }: { limit: number }) => {
+        await showList(session, {
+          schema: IndexBuildSchema,
+          limit,
+          columns: buildColumns,
+          none: "There are no jobs.",
+          async page(page) {
+            const { builds: items, nextPageToken } = await client().listIndexBuilds(page, session.call());
+            return { items, nextPageToken };
+          },
+        });
+      }),
+    "lucid collection build ls",
+  );
+  withExamples(
+    builds
+      .command("show")
+      .description("Show one job")
+      .argument("<build>", "id of the job")
+      .action(async (buildId: string) => {
+        const { output } = session;
+        const { build } = await client().getIndexBuild({ buildId }, session.call());
+        if (build === undefined) return;
+        if (output.json) return output.message(IndexBuildSchema, build);
+        await output.facts([
+          ["build", build.buildId],
+          ["does", nameOf(IndexBuildTypeSchema, build.type)],
+          ["collection", build.collection || "those of the domain"],
+          ["state", stateName(build.state), styleOf(build.state)],
+          ["created", time(build.createTime)],
+          ["took", between(build.startTime, build.endTime)],
+          build.error && ["problem", whyNot(build.error), "red"],
+        ]);
+        const built = build.progress?.indexes ?? [];
+        if (built.length === 0) return;
+        await output.line();
+        await output.table(built, [
+          { title: "COLLECTION", of: ({ collection }) => collection },
+          { title: "INDEX", of: ({ index }) => index },
+          { title: "STATE", of: ({ state }) => nameOf(EnsuredStateSchema, state) },
+          { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
+        ]);
+      }),
+    "lucid collection build show 019ab0f2-…",
+  );
+  withExamples(
+    withWatchOptions(builds.command("watch"))
+      .description("Show how far a job is until it has ended, and end as it did")
+      .argument("<build>", "id of the job")
+      .action(async (buildId: string, options: WatchOptions) => followBuild(session, buildId, options)),
+    "lucid collection build watch 019ab0f2-…",
+  );
+  withExamples(
+    builds
+      .command("cancel")
+      .description("Stop a job; indexes that are built stay")
+      .argument("<build>", "id of the job")
+      .action(async (buildId: string) => {
+        const { build } = await client().cancelIndexBuild({ buildId }, session.call());
+        if (build === undefined) return;
+        if (session.output.json) await session.output.message(IndexBuildSchema, build);
+        else session.output.note(`The job is ${stateName(build.state)}.`);
+      }),
+    "lucid collection build cancel 019ab0f2-…",
+  );
+}
+
+async function begun(session: Session, build: IndexBuild | undefined, watch: boolean): Promise<void> {
+  if (build === undefined) return;
+  if (watch) return followBuild(session, build.buildId, {});
+  if (session.output.json) return session.output.message(IndexBuildSchema, build);
+  await session.output.line(build.buildId);
+  session.output.note(`It is being built; \`lucid collection build watch ${build.buildId}\` shows how far it is.`);
+}
+
+async function followBuild(session: Session, buildId: string, options: WatchOptions): Promise<void> {
+  const client = session.client(DatabaseAdminService);
+  const job = {
+    kind: "build",
+    id: buildId,
+    watch: (afterSequence: bigint) => client.watchIndexBuild({ buildId, afterSequence }, session.stream()),
+    view: viewOfBuild,
+    write: (response: WatchIndexBuildResponse) => session.output.message(WatchIndexBuildResponseSchema, response),
+    watchCommand: `lucid collection build watch ${buildId}`,
+    cancelCommand: `lucid collection build cancel ${buildId}`,
+  };
+  await followJob(session, job, followOptions(options));
+}
+
+function viewOfBuild({ sequence, eventTime, state, progress, error, heartbeat }: WatchIndexBuildResponse): JobView {
+  return {
+    sequence,
+    time: eventTime,
+    state,
+    error,
+    heartbeat,
+    phase: progress?.phase ?? "",
+    percent: progress?.percent ?? 0,
+    done: progress?.doneCount ?? 0n,
+    total: progress?.totalCount ?? 0n,
+    bytes: undefined,
+    bytesPerSecond: 0,
+    timeLeftMs: undefined,
+    parts: [],
+  };
+}
+
+function ofCollection(command: Command): Command {
+  return command
+    .argument("<collection>", "name of the collection")
+    .option("--database <name>", "its database; that of the domain where not said");
+}
+
+const keyTypes = choicesOf(IndexKeyTypeSchema);
+
+function readKey(text: string): { field: string; type: IndexKeyType } {
+  const place = text.lastIndexOf(":");
+  if (place === -1) return { field: text, type: IndexKeyType.ASCENDING };
+  const type = keyTypes.get(text.slice(place + 1)) as IndexKeyType | undefined; // the map is of that enum
+  if (type === undefined)
+    throw new InvalidArgumentError(`A key is FIELD or FIELD:TYPE, of ${[...keyTypes.keys()].join(", ")}.`);
+  return { field: text.slice(0, place), type };
+}
+
+function keyText({ field, type, serverType }: IndexKey): string {
+  if (type === IndexKeyType.ASCENDING) return field;
+  return `${field}:${nameOf(IndexKeyTypeSchema, type).replaceAll(" ", "-") || serverType}`;
+}
+
+const indexColumns: readonly Column<CollectionIndex>[] = [
+  { title: "INDEX", of: ({ definition }) => definition?.index ?? nothing },
+  { title: "KEYS", of: ({ definition }) => (definition?.keys ?? []).map(keyText).join(", "), mayBeCut: true },
+  {
+    title: "KIND",
+    of: ({ definition }) =>
+      [
+        definition?.unique === true ? "unique" : "",
+        definition?.sparse === true ? "sparse" : "",
+        definition?.partialFilter === undefined ? "" : "partial",
+        definition?.expireAfterSeconds === undefined ? "" : `expires after ${definition.expireAfterSeconds} s`,
+        definition?.hidden === true ? "hidden" : "",
+      ]
+        .filter((kind) => kind !== "")
+        .join(", ") || nothing,
+  },
+  { title: "PROTECTED", of: (index) => (index.protected ? "yes" : nothing) },
+];
+
+const buildColumns: readonly Column<IndexBuild>[] = [
+  { title: "BUILD", of: ({ buildId }) => buildId },
+  { title: "DOES", of: ({ type }) => nameOf(IndexBuildTypeSchema, type) },
+  { title: "COLLECTION", of: ({ collection }) => collection || nothing },
+  { title: "STATE", of: ({ state }) => stateName(state), style: ({ state }) => styleOf(state) },
+  { title: "CREATED", of: ({ createTime }) => time(createTime) },
+  { title: "PROBLEM", of: ({ error }) => error?.reason ?? nothing, mayBeCut: true },
+];

@@ -1,0 +1,148 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { ownFolder } from "../local/support.ts";
+import { type TestApp, testApp } from "../support/app.ts";
+import { uniqueName } from "../support/stores.ts";
+import { lucid, type Lucid } from "./support.ts";
+
+const folder = ownFolder();
+let app: TestApp;
+let command: Lucid;
+
+beforeAll(async () => {
+  app = await testApp({ LUCID_VOLUME_DIR: folder.path });
+  command = lucid(app.grpcAddress);
+});
+afterAll(async () => {
+  await app[Symbol.asyncDispose]();
+  folder[Symbol.dispose]();
+});
+
+test("a collection is created, looked at, indexed, renamed and dropped", async () => {
+  const database = app.databaseName();
+  const there = ["--database", database];
+  const validator = '{"$jsonSchema": {"required": ["title"]}}';
+  expect((await command.run("collection", "create", "notes", ...there, "--validator", validator)).code).toBe(0);
+  const notes = app.mongodb.db(database).collection("notes");
+  await notes.insertMany([{ title: "one" }, { title: "two" }, { title: "two" }]);
+  const [listed, shown, counted, valid, again, wrong] = await Promise.all([
+    command.run("collection", "ls", ...there),
+    command.json("collection", "show", "notes", ...there),
+    command.run("collection", "count", "notes", ...there, "--filter", '{"title": "two"}'),
+    command.json("collection", "validate", "notes", ...there),
+    command.run("collection", "create", "notes", ...there),
+    command.run("collection", "count", "notes", ...there, "--filter", "[]"),
+  ]);
+  expect(listed.stdout).toMatch(/^notes +collection +3 /m);
+  expect(shown.objects).toMatchObject([
+    { collection: "notes", validator: JSON.parse(validator) as object, protected: false },
+  ]);
+  expect([counted.stdout, valid.objects]).toEqual(["2\n", [expect.objectContaining({ valid: true })]]);
+  expect([again.code, again.stderr]).toEqual([3, expect.stringContaining("(COLLECTION_ALREADY_EXISTS)")]);
+  expect([wrong.code, wrong.stderr]).toEqual([2, "lucid: --filter: it is no object.\n"]);
+
+  const built = await command.json("collection", "index", "create", "notes", "title:descending", ...there, "--watch");
+  expect([built.code, built.objects.at(-1)]).toMatchObject([0, { state: "JOB_STATE_SUCCEEDED" }]);
+  const indexes = await command.run("collection", "index", "ls", "notes", ...there);
+  expect(indexes.stdout).toMatch(/^title_-1 +title:descending +-/m);
+  const [twice, builds, kept] = await Promise.all([
+    command.run("collection", "index", "create", "notes", "title", "--unique", ...there, "--watch"),
+    command.json("collection", "build", "ls"),
+    command.run("collection", "index", "rm", "notes", "title_-1", ...there),
+  ]);
+  expect([twice.code, twice.stdout + twice.stderr]).toEqual([
+    expect.toBeOneOf([1, 3]),
+    expect.stringContaining("INDEX_DUPLICATE_VALUES"),
+  ]);
+  expect(builds.objects.length).toBeGreaterThan(0);
+  expect([kept.code, kept.stderr]).toEqual([3, expect.stringContaining("Repeat it with --yes")]);
+  expect((await command.run("collection", "index", "rm", "notes", "title_-1", ...there, "--yes")).code).toBe(0);
+
+  expect((await command.run("collection", "rename", "notes", "old", ...there)).code).toBe(0);
+  const dry = await command.run("collection", "rm", "old", ...there, "--dry-run");
+  expect([dry.code, dry.stderr]).toEqual([0, "It would drop 3 documents.\n"]);
+  expect((await command.run("collection", "rm", "old", ...there, "--yes")).stderr).toBe("Dropped 3 documents.\n");
+});
+
+test("what the service itself needs is refused, and stands as it must", async () => {
+  const [refused, ensured, indexes] = await Promise.all([
+    command.run("collection", "rm", "users", "--yes"),
+    command.run("collection", "ensure"),
+    command.run("collection", "index", "ensure", "users", "--dry-run"),
+  ]);
+  expect([refused.code, refused.stderr]).toEqual([3, expect.stringContaining("(COLLECTION_PROTECTED)")]);
+  expect([ensured.code, ensured.stdout]).toEqual([0, expect.stringMatching(/^users +validator +(created|existing)/m)]);
+  expect([indexes.code, indexes.stdout]).toEqual([0, expect.stringMatching(/^users +email_1 /m)]);
+});
+
+test("keys are set, shown, listed, deleted and flushed", async () => {
+  const prefix = uniqueName("cli");
+  const [one, two] = [`${prefix}:one`, `${prefix}:two`];
+  expect((await command.run("cache", "set", one, "a\u001b[2Jb", "--ttl", "10m")).code).toBe(0);
+  expect((await command.run("cache", "set", two, "2")).code).toBe(0);
+  const [shown, json, listed, taken, unconfirmed, absent] = await Promise.all([
+    command.run("cache", "get", one),
+    command.json("cache", "get", two),
+    command.json("cache", "ls", `${prefix}:*`),
+    command.run("cache", "set", one, "x", "--if", "absent"),
+    command.run("cache", "flush", `${prefix}:*`),
+    command.run("cache", "get", `${prefix}:three`),
+  ]);
+  expect(shown.stdout).toMatch(/^type +string\n(.*\n)*a\\x1b\[2Jb\n$/m);
+  expect(json.objects).toMatchObject([{ key: { key: two, type: "string" }, string: { content: { json: 2 } } }]);
+  expect(listed.objects.map(({ key }) => key as string).toSorted()).toEqual([one, two]);
+  expect([taken.code, taken.stderr]).toEqual([3, expect.stringContaining("(CACHE_KEY_ALREADY_EXISTS)")]);
+  expect([unconfirmed.code, absent.code]).toEqual([3, 3]);
+  const removed = await command.run("cache", "rm", one, "--yes");
+  expect(removed.stderr).toBe("Deleted 1 of 1 key.\n");
+  const flushed = await command.json("cache", "flush", `${prefix}:*`, "--yes");
+  expect([flushed.code, flushed.objects.at(-1)]).toMatchObject([0, { deletedCount: "1", done: true }]);
+  const figures = await Promise.all(
+    [["stats"], ["memory"], ["limit", "ls", "--prefix", prefix], ["lock", "ls", "--prefix", prefix]].map((args) =>
+      command.run("cache", ...args),
+    ),
+  );
+  expect(figures.map(({ code }) => code)).toEqual([0, 0, 0, 0]);
+});
+
+test("a volume is made, measured, cleaned up and deleted", async () => {
+  const made = await command.json("volume", "create", "recordings", "--type", "sessions", "--size", "1GiB");
+  expect(made.objects).toMatchObject([
+    { name: "recordings", type: "VOLUME_TYPE_SESSIONS", declaredBytes: String(2 ** 30) },
+  ]);
+  mkdirSync(join(folder.path, "recordings", "deep"));
+  writeFileSync(join(folder.path, "recordings", "deep", "a\u001b[2J.log"), "x".repeat(5000));
+  const usage = await command.run("volume", "usage", "recordings", "--max-age", "0s");
+  const [health, report, performance] = await Promise.all([
+    command.run("volume", "health", "recordings"),
+    command.run("volume", "report", "recordings"),
+    command.json("volume", "performance", "recordings", "--bytes", "1MiB"),
+  ]);
+  expect(usage.stdout).toMatch(/used +4\.9 KiB\n/);
+  expect([health.code, report.stdout]).toEqual([0, expect.stringContaining("a\\x1b[2J.log")]);
+  expect(Number(performance.objects[0]?.["writtenBytes"])).toBeGreaterThan(0);
+  const [resized, small, listed] = await Promise.all([
+    command.run("volume", "resize", "recordings", "2GiB"),
+    command.run("volume", "show", "nowhere"),
+    command.run("volume", "ls"),
+  ]);
+  expect([resized.code, small.code]).toEqual([0, 3]);
+  expect(listed.stdout).toMatch(/^recordings +sessions /m);
+  const cleaned = await command.run(
+    "volume",
+    "clean-up",
+    "recordings",
+    "--older-than",
+    "0s",
+    "--glob",
+    "*.log",
+    "--yes",
+  );
+  expect(cleaned.stderr).toBe("Removed 1 file, 4.9 KiB.\n");
+  const unconfirmed = await command.run("volume", "rm", "recordings");
+  expect([unconfirmed.code, unconfirmed.stderr]).toEqual([3, expect.stringContaining("Repeat it with --yes")]);
+  expect((await command.run("volume", "rm", "recordings", "--yes")).code).toBe(0);
+});
