@@ -174,6 +174,7 @@ const reasons = {
   INDEX_DEFINITION_INVALID: { code: Code.InvalidArgument },
   INDEX_NOT_POSSIBLE: { code: Code.FailedPrecondition },
   INDEX_DUPLICATE_VALUES: { code: Code.FailedPrecondition },
+  INDEX_BUILD_STOPPED: { code: Code.Aborted },
   INDEX_BUILD_NOT_FOUND: { code: Code.NotFound },
   COLLECTION_ALREADY_SHARDED: { code: Code.FailedPrecondition },
   SHARD_KEY_NOT_POSSIBLE: { code: Code.FailedPrecondition },

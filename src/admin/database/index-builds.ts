@@ -20,6 +20,7 @@ import { abortable } from "../../stores/waiting.ts";
 import { ensuredThing } from "../ensured.ts";
 import { buildProgress, type BuildStep } from "./build-progress.ts";
 import { type IndexSpec, specOf } from "./definitions.ts";
+import { listSpecs } from "./index-catalog.ts";
 import type { NamedCollection, Names } from "./names.ts";
 import { told } from "./refusals.ts";
 
@@ -120,6 +121,9 @@ async function buildOne(
 ): Promise<boolean> {
   const command = { createIndexes: at.collection, indexes: [spec], maxTimeMS: buildMs };
   const about = { at, index: spec.name, invalid: "INDEX_DEFINITION_INVALID" } as const;
+  // The order would make a collection that was dropped meanwhile; and what is there is not to be given up.
+  const there = await listSpecs(at, { signal });
+  if (there.some(({ name }) => name === spec.name)) return wasMade(await told(about, () => at.db.command(command)));
   const building = told(about, () => at.db.command(command));
   await using _progress = buildProgress(at, { createIndexes: at.collection, "indexes.name": spec.name }, report);
   try {

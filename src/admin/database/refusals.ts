@@ -88,6 +88,7 @@ const indexRefusals: ReadonlyMap<unknown, readonly [Reason, string]> = new Map<u
   [67, ["INDEX_NOT_POSSIBLE", "This MongoDB, or this collection, cannot have such an index"]],
   [85, ["INDEX_CONFLICT", conflict]],
   [86, ["INDEX_CONFLICT", conflict]],
+  [276, ["INDEX_BUILD_STOPPED", "Somebody has dropped the index or its collection while it was being built"]],
   [11_000, ["INDEX_DUPLICATE_VALUES", "Documents hold the same values"]],
 ]);
 

@@ -402,6 +402,37 @@ describe("a sharded cluster", () => {
     expect((await first.domain.collection("moved").indexes()).map(({ name }) => name)).toEqual(["_id_", "n_1"]);
   });
 
+  test("a build that somebody stops says so, and makes no collection that was dropped", async () => {
+    await using busy = await adminApp({ LUCID_MONGODB_URI: router.uri, LUCID_JOB_CONCURRENCY: "1" });
+    const { admin, database, db } = busy;
+    const [begun, dropped] = [Promise.withResolvers<void>(), Promise.withResolvers<Document>()];
+    also = (command, name) => {
+      if (command.$db !== database || name !== "createIndexes") return undefined;
+      begun.resolve();
+      return dropped.promise;
+    };
+    await db.collection("gone").insertOne({ n: 1 });
+    const definitions = [{ keys: [by("n")] }, { keys: [by("m")] }];
+    const buildIds = [];
+    for (const definition of definitions) {
+      const { build } = await admin.createIndex({ database, collection: "gone", definition });
+      buildIds.push(build?.buildId ?? "");
+    }
+    await begun.promise;
+    await admin.dropCollection({ database, collection: "gone", confirmCollection: "gone" });
+    dropped.resolve({ ok: 0, errmsg: "collection dropped", code: 276, codeName: "IndexBuildAborted" });
+    const reasons = [];
+    for (const buildId of buildIds) {
+      const last = (await Array.fromAsync(admin.watchIndexBuild({ buildId }))).at(-1);
+      reasons.push([last?.state, last?.error?.reason]);
+    }
+    expect(reasons).toEqual([
+      [JobState.FAILED, "INDEX_BUILD_STOPPED"],
+      [JobState.FAILED, "COLLECTION_NOT_FOUND"],
+    ]);
+    expect(await db.listCollections({ name: "gone" }).toArray()).toEqual([]);
+  });
+
   test("an index that is being built is given up where its job is cancelled", async () => {
     const { admin, database, db } = service;
     const collection = collectionName();

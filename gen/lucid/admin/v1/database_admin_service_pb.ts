@@ -1812,7 +1812,8 @@ export const DatabaseAdminService: GenService<{
    * way that excludes it; `INDEX_NOT_POSSIBLE` where this server, or this collection, cannot have it; `COLLECTION_IS_VIEW`;
    * `INDEX_PROTECTED` for one that the service needs, which EnsureIndexes makes; `COLLECTION_PROTECTED` for one that is unique or
    * removes documents where the service writes, or that has a filter where documents hold secrets. The job fails with
-   * `INDEX_DUPLICATE_VALUES` where documents do not let it be unique.
+   * `INDEX_DUPLICATE_VALUES` where documents do not let it be unique, and with `INDEX_BUILD_STOPPED` where somebody drops the index or the
+   * collection meanwhile.
    *
    * @generated from rpc lucid.admin.v1.DatabaseAdminService.CreateIndex
    */
