@@ -14,15 +14,19 @@ import { AuditLogService } from "../gen/lucid/repository/v1/audit_log_service_pb
 import { AuditRecordSchema } from "../gen/lucid/repository/v1/audit_record_pb.ts";
 import { BlockService } from "../gen/lucid/repository/v1/block_service_pb.ts";
 import { DataLifecycleService } from "../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
+import { DocumentCacheService } from "../gen/lucid/repository/v1/document_cache_service_pb.ts";
 import { ManifestService } from "../gen/lucid/repository/v1/manifest_service_pb.ts";
+import { SessionSchema } from "../gen/lucid/repository/v1/session_pb.ts";
 import { SessionService } from "../gen/lucid/repository/v1/session_service_pb.ts";
 import { TransactionService } from "../gen/lucid/repository/v1/transaction_service_pb.ts";
 import { TrustPolicyService } from "../gen/lucid/repository/v1/trust_policy_service_pb.ts";
+import { UserSchema } from "../gen/lucid/repository/v1/user_pb.ts";
 import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
 import { SearchSyncService } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
+import { cachedDocuments } from "./admin/cache/cached-documents.ts";
 import { cacheService } from "./admin/cache/service.ts";
 import { databaseAdminService } from "./admin/database/service.ts";
 import { monitoringService } from "./admin/monitoring.ts";
@@ -204,6 +208,19 @@ export async function start(config: Config, log: Logger): Promise<App> {
     watchesOf({ db: mongodb.domain, settings: config.watches, pageTokens: tokens, draining: draining.signal }),
   );
 
+  const found = foundDocuments({ ...repositories, auditRecords: audit.log.records });
+  const cached = parts.use(
+    cachedDocuments({
+      redis,
+      pageTokens: tokens,
+      carryOut: audit.carryOut,
+      documents: found,
+      changesOf: {
+        sessions: (signal) => watches.of({ schema: SessionSchema, id: "session_id" }).follow(signal),
+        users: (signal) => watches.of({ schema: UserSchema, id: "user_id" }).follow(signal),
+      },
+    }),
+  );
   // What needs no MongoDB, the data of record, tells how things are without it.
   const serves = async (service: string, signal: AbortSignal): Promise<boolean> =>
     service === MonitoringService.typeName || (await monitor.known(signal)).status !== "unhealthy";
@@ -263,6 +280,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
         requireUnused: (name, signal) => requireUnusedVolume(jobs, name, signal),
       }),
     ),
+    serve(DocumentCacheService, cached.handlers),
     serve(SessionService, sessionService({ ...repositories, watches })),
     serve(AuditLogService, auditLogService({ ...audit, pageTokens: repositories.pageTokens })),
     serve(UserService, userService({ ...repositories, settings: config.users, watches })),
@@ -285,7 +303,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       SearchService,
       searchService({
         ...searching,
-        documents: foundDocuments({ ...repositories, auditRecords: audit.log.records }),
+        documents: found,
         pageTokens: repositories.pageTokens,
       }),
     ),

@@ -152,6 +152,7 @@ const reasons = {
   CACHE_KEY_PROTECTED: { code: Code.FailedPrecondition },
   CACHE_VALUE_TOO_LARGE: { code: Code.FailedPrecondition },
   CACHE_POSITION_EXPIRED: { code: Code.OutOfRange },
+  CACHED_SESSION_NOT_FOUND: { code: Code.NotFound },
   LOCK_NOT_FOUND: { code: Code.NotFound },
   LOCK_NOT_HELD: { code: Code.FailedPrecondition },
 

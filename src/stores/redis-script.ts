@@ -10,13 +10,36 @@ export const serverTime = "redis.call('TIME')";
  * does not know it yet, nothing has been done, and the whole text is sent.
  */
 export function redisScript(lua: string) {
+  return scriptWith(lua, {
+    known: (client, sha, key, args) => client.evalsha(sha, 1, key, ...args),
+    whole: (client, key, args) => client.eval(lua, 1, key, ...args),
+  });
+}
+
+/** The same, whose reply has bytes in the place of text. */
+export function redisBytesScript(lua: string) {
+  return scriptWith(lua, {
+    known: (client, sha, key, args) => client.callBuffer("EVALSHA", sha, 1, key, ...args),
+    whole: (client, key, args) => client.callBuffer("EVAL", lua, 1, key, ...args),
+  });
+}
+
+type Arguments = readonly (string | number | Buffer)[];
+
+function scriptWith(
+  lua: string,
+  send: {
+    readonly known: (client: Redis | Cluster, sha: string, key: string, args: Arguments) => Promise<unknown>;
+    readonly whole: (client: Redis | Cluster, key: string, args: Arguments) => Promise<unknown>;
+  },
+) {
   const sha = hash("sha1", lua);
-  return async (client: Redis | Cluster, key: string, args: readonly (string | number)[]): Promise<unknown> => {
+  return async (client: Redis | Cluster, key: string, args: Arguments): Promise<unknown> => {
     try {
-      return await client.evalsha(sha, 1, key, ...args);
+      return await send.known(client, sha, key, args);
     } catch (error) {
       if (!(error instanceof Error && error.message.startsWith("NOSCRIPT "))) throw error;
-      return client.eval(lua, 1, key, ...args);
+      return send.whole(client, key, args);
     }
   };
 }

@@ -68,12 +68,12 @@ export async function newUser(
 
 /** For handlers of which nothing is watched. */
 export const noWatches: Pick<Watches, "of"> = {
-  of: () => ({
-    watch: () => {
-      throw new Error("Nothing is watched here");
-    },
-  }),
+  of: () => ({ follow: notWatched, watch: notWatched }),
 };
+
+function notWatched(): never {
+  throw new Error("Nothing is watched here");
+}
 
 /** What a caller is told when a call fails. */
 export interface Refusal {

@@ -15,10 +15,10 @@ export interface FlushProgress {
   readonly percent: number;
 }
 
-/** Keys that are looked at in one command. */
-const stepKeys = { first: 64, least: 16, most: 1000 };
-/** How long a step is to take, in milliseconds. As long as it took, the server then belongs to the others. */
-const stepMs = 1;
+/** Keys that are looked at in one command, and removed before the next: some tenths of a millisecond of the server's time. */
+const stepKeys = 250;
+/** For how long the server is left to others after a step, in milliseconds: as long as the step took, within these. */
+const restMs = { least: 1, most: 100 };
 
 /**
  * Removes what a pattern matches, or only counts it; yields after each step. What the service keeps in Redis and would miss is
@@ -30,26 +30,25 @@ export async function* flushed(
 ): AsyncGenerator<FlushProgress> {
   const sizes = await Promise.all(keyspace.servers.map((node) => node.dbsize()));
   const keys = sizes.reduce((sum, size) => sum + size, 0);
-  let [matched, deleted, protectedKeys, count] = [0, 0, 0, stepKeys.first];
+  let [matched, deleted, protectedKeys] = [0, 0, 0];
   let [passed, looked] = [0, 0];
   const progress = (percent: number): FlushProgress => ({ keys, matched, deleted, protectedKeys, percent });
   yield progress(0);
   for (let position: ScanPosition | undefined = scanStart; position !== undefined;) {
     signal.throwIfAborted();
     const beganMs = performance.now();
-    const step = await scanStep(keyspace, position, { pattern, type: "" }, count);
+    const step = await scanStep(keyspace, position, { pattern, type: "" }, stepKeys);
     const mayGo = step.keys.filter((key) => !isProtected(key));
     matched += step.keys.length;
     protectedKeys += step.keys.length - mayGo.length;
     deleted += isDry ? mayGo.length : await unlinked(step.node, mayGo);
     const tookMs = performance.now() - beganMs;
     const size = sizes[position.server] ?? 0;
-    looked = step.next?.server === position.server ? Math.min(looked + count, size) : 0;
+    looked = step.next?.server === position.server ? Math.min(looked + stepKeys, size) : 0;
     if (step.next?.server !== position.server) passed += size;
     position = step.next;
     yield progress(keys === 0 ? 100 : Math.min(100, (100 * (passed + looked)) / keys));
-    count = Math.round(Math.min(stepKeys.most, Math.max(stepKeys.least, count * Math.min(2, stepMs / tookMs))));
-    if (position !== undefined) await pause(tookMs, signal);
+    if (position !== undefined) await pause(Math.min(restMs.most, Math.max(restMs.least, tookMs)), signal);
   }
   yield progress(100);
 }

@@ -59,6 +59,8 @@ export interface Watches extends AsyncDisposable {
 }
 
 export interface EntityWatches {
+  /** Tells all that changes from now on, for whoever keeps copies in this process; first a checkpoint, once it has begun. */
+  follow(signal: AbortSignal): AsyncGenerator<WatchEvent>;
   watch<D extends DescMessage>(call: WatchCall<D>, context: HandlerContext): AsyncGenerator<ToldEvent>;
 }
 
@@ -69,6 +71,9 @@ const lingerMs = 30_000;
 const holdOnMs = 30_000;
 
 const defaultCheckpointMs = 30_000;
+
+/** So often one who follows may look around. */
+const followCheckpointMs = 5000;
 
 /** `draining` aborts when the process stops: watches end then, so that their clients go on elsewhere. */
 export function watchesOf(options: {
@@ -93,6 +98,12 @@ export function watchesOf(options: {
 
   return {
     of: ({ schema: entity, id, steps }) => ({
+      follow(signal) {
+        const { name: collection } = collectionOf(entity);
+        const all = { db, collection, id, filter: {}, checkpointMs: followCheckpointMs, seal: () => "" };
+        return watch(feedsOf(collection, id), { ...all, signal, closing });
+      },
+
       async *watch({ schema, request, filter, existing }, { signal }) {
         const { resumeToken, checkpointInterval } = request;
         const tokens = await pageTokens();

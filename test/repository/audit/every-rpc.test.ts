@@ -19,6 +19,7 @@ import { type Block, BlockStatus } from "../../../gen/lucid/repository/v1/block_
 import { BlockService } from "../../../gen/lucid/repository/v1/block_service_pb.ts";
 import { ChunkStatus } from "../../../gen/lucid/repository/v1/chunk_pb.ts";
 import { DataLifecycleService } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
+import { DocumentCacheService } from "../../../gen/lucid/repository/v1/document_cache_service_pb.ts";
 import { ManifestService } from "../../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { SessionStatus } from "../../../gen/lucid/repository/v1/session_pb.ts";
 import { SessionService } from "../../../gen/lucid/repository/v1/session_service_pb.ts";
@@ -63,6 +64,7 @@ interface Clients {
   readonly sync: Client<typeof SearchSyncService>;
   readonly admin: Client<typeof DatabaseAdminService>;
   readonly cache: Client<typeof CacheService>;
+  readonly copies: Client<typeof DocumentCacheService>;
   readonly volumes: Client<typeof VolumeService>;
   readonly system: Db;
   readonly db: Db;
@@ -505,6 +507,14 @@ const entries: Readonly<Record<string, (clients: Clients) => Promise<Entry>>> = 
     const name = uniqueName("limited");
     return { of: ["RateLimit", name], call: () => cache.clearRateLimit({ name, window: { seconds: 1n } }) };
   },
+  "DocumentCacheService.DeleteCachedSession": async ({ copies, sessions }) => {
+    const { sessionId } = await newSession(sessions);
+    return { of: ["CachedSession", sessionId], call: () => copies.deleteCachedSession({ sessionId }) };
+  },
+  "DocumentCacheService.ClearCachedSessions": async ({ copies }) => {
+    const userId = randomUUID();
+    return { of: ["CachedSession", `user ${userId}`], call: () => copies.clearCachedSessions({ userId }) };
+  },
   "CacheService.FlushKeys": ofKey(({ cache }, key) =>
     Array.fromAsync(cache.flushKeys({ pattern: key, confirmPattern: key })),
   ),
@@ -715,6 +725,7 @@ beforeAll(async () => {
     sync: app.client(SearchSyncService),
     admin: app.client(DatabaseAdminService),
     cache: app.client(CacheService),
+    copies: app.client(DocumentCacheService),
     volumes: app.client(VolumeService),
     system: app.mongodb.db(app.config.mongodb.systemDatabase),
     db,

@@ -2062,7 +2062,7 @@ export const SubscriptionEventTypeSchema: GenEnum<SubscriptionEventType> = /*@__
  * server is away, calls fail with `UNAVAILABLE` (`STORE_UNAVAILABLE`).
  *
  * Keys are bytes. A key that is UTF-8 text goes by its text, any other by its bytes. Keys that begin with `lucid:` are the service's
- * own; each is shown with what it is for.
+ * own; each is shown with what it is for. Copies of sessions and users in the cache are `lucid.repository.v1.DocumentCacheService`'s.
  *
  * @generated from service lucid.admin.v1.CacheService
  */

@@ -1,0 +1,193 @@
+import { once } from "node:events";
+import { setTimeout as pause } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { Worker } from "node:worker_threads";
+
+import { type Client, createClient } from "@connectrpc/connect";
+import { Redis } from "ioredis";
+
+import { CacheService } from "../gen/lucid/admin/v1/cache_service_pb.ts";
+import { DocumentCacheService } from "../gen/lucid/repository/v1/document_cache_service_pb.ts";
+import { UserService } from "../gen/lucid/repository/v1/user_service_pb.ts";
+import { runCommand } from "../local/project.ts";
+import { startRedis } from "../local/redis.ts";
+import { namedStores, startStores } from "../local/stores.ts";
+import { cpuMicros } from "./support/load.ts";
+import { type ServiceProcess, startService } from "./support/service-process.ts";
+import { median, printTable } from "./support/table.ts";
+
+const batch = 10_000;
+/** Reads that are under way at once. */
+const inFlight = 32;
+/** How long the other client is left alone before and after, in milliseconds. */
+const quietMs = 4000;
+
+type Work = (typeof works)[number];
+const works = ["scan", "flush", "naive"] as const;
+const pattern = "bench:*0";
+
+const doWork: Record<Work, (cache: Client<typeof CacheService>, redis: Redis, count: number) => Promise<void>> = {
+  async scan(cache, _, count) {
+    let found = 0;
+    for (let pageToken = ""; ;) {
+      const page = await cache.scanKeys({ pattern: "bench:*", pageSize: 1000, namesOnly: true, pageToken });
+      found += page.keys.length;
+      pageToken = page.nextPageToken;
+      if (pageToken === "") break;
+    }
+    if (found < count) throw new Error(`Of ${count} keys only ${found} were found`);
+  },
+  async flush(cache, _, count) {
+    const events = await Array.fromAsync(cache.flushKeys({ pattern, confirmPattern: pattern }));
+    const deleted = Number(events.at(-1)?.deletedCount);
+    if (deleted !== Math.ceil(count / 10)) throw new Error(`Of ${count / 10} keys ${deleted} were deleted`);
+  },
+  async naive(_, redis) {
+    const keys = await redis.keys(pattern);
+    await redis.del(...keys);
+  },
+};
+
+/**
+ * What another client of Redis notices while all keys are scanned and a tenth of them is flushed by a pattern: the 99th
+ * percentile of its reads, against that of the same run while nothing is done. KEYS and one large DEL do the same beside. Then what reads of a user
+ * by its copy cost, against those from MongoDB. Options: `--keys 1000000`, `--rounds 3`, `--reads 20000`.
+ */
+await runCommand(async () => {
+  const { values } = parseArgs({
+    options: {
+      keys: { type: "string", default: "1000000" },
+      rounds: { type: "string", default: "3" },
+      reads: { type: "string", default: "20000" },
+    },
+  });
+  const count = Number(values.keys);
+  await using stores = await startStores({ named: namedStores(process.env) });
+  // One of its own, since it is filled and emptied.
+  await using server = await startRedis();
+  const redis = new Redis(server.uri);
+  await using service = await startService({
+    LUCID_MONGODB_URI: stores.mongodbUri,
+    LUCID_SEARCH_URI: stores.searchUri,
+    LUCID_REDIS_URI: server.uri,
+    LUCID_MONGODB_DATABASE: `bench_cache_${process.pid}`,
+    LUCID_MONGODB_SYSTEM_DATABASE: `bench_cache_system_${process.pid}`,
+    LUCID_SEARCH_SYNC: "off",
+  });
+  const cache = createClient(CacheService, service.transport);
+  const observer = new Worker(new URL("support/cache-observer.ts", import.meta.url), {
+    workerData: { uri: server.uri },
+  });
+  const taken = async (): Promise<number[]> => {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
+    observer.postMessage("take");
+    const [took] = (await once(observer, "message")) as [number[]]; // as the observer answers
+    return took;
+  };
+  const rows: Record<Work, { ms: number; ratio: number; p99: number; most: number }[]> = {
+    scan: [],
+    flush: [],
+    naive: [],
+  };
+  const quiet: number[] = [];
+  try {
+    for (let round = 0; round < Number(values.rounds); round++) {
+      for (const work of works) {
+        await fill(redis, count);
+        await taken();
+        await pause(quietMs);
+        const alone = percentile(await taken(), 0.99);
+        const began = performance.now();
+        await doWork[work](cache, redis, count);
+        const ms = performance.now() - began;
+        const took = await taken();
+        const p99 = percentile(took, 0.99);
+        rows[work].push({ ms, p99, ratio: p99 / alone, most: Math.max(...took) });
+        quiet.push(alone);
+      }
+    }
+  } finally {
+    await observer.terminate();
+    redis.disconnect();
+  }
+  const row = (name: string, of: Work): string[] => {
+    const all = rows[of];
+    const middle = (field: "ms" | "ratio" | "p99" | "most") => median(all.map((one) => one[field]));
+    return [
+      name,
+      (middle("ms") / 1000).toFixed(1),
+      middle("p99").toFixed(2),
+      middle("ratio").toFixed(2),
+      middle("most").toFixed(1),
+    ];
+  };
+  printTable(`${count} keys; another client's reads`, [
+    ["", "s", "p99 ms", "of undisturbed", "longest ms"],
+    ["nothing", "", median(quiet).toFixed(2), "1.00", ""],
+    row("ScanKeys, all pages", "scan"),
+    row("FlushKeys, a tenth", "flush"),
+    row("KEYS and DEL, a tenth", "naive"),
+  ]);
+  await compareReads(service, values);
+  return 0;
+});
+
+/** Reads one user again and again, by its copy and from MongoDB. */
+async function compareReads(
+  service: ServiceProcess,
+  { reads, rounds }: { reads: string; rounds: string },
+): Promise<void> {
+  const [cache, users] = [
+    createClient(DocumentCacheService, service.transport),
+    createClient(UserService, service.transport),
+  ];
+  const { user } = await users.createUser({
+    user: { email: "ada@example.com", username: "ada", tronAddress: "TJRabPrwbZy45sbavfcjinPJC18kjpRTv8" },
+  });
+  const userId = user?.userId ?? "";
+  while (!(await cache.getCachedUser({ userId })).fromCache) await pause(50);
+  const kinds = { store: () => users.getUser({ userId }), copy: () => cache.getCachedUser({ userId }) };
+  const figures: { readonly kind: keyof typeof kinds; readonly p50: number; readonly cpu: number }[] = [];
+  for (let round = 0; round < Number(rounds); round++) {
+    for (const kind of ["store", "copy"] as const) {
+      const took: number[] = [];
+      let left = Number(reads);
+      const before = cpuMicros(service.pid);
+      const worker = async (): Promise<void> => {
+        while (left-- > 0) {
+          const began = performance.now();
+          await kinds[kind]();
+          took.push(performance.now() - began);
+        }
+      };
+      await Promise.all(Array.from({ length: inFlight }, worker));
+      figures.push({ kind, p50: percentile(took, 0.5), cpu: (cpuMicros(service.pid) - before) / took.length });
+    }
+  }
+  const middle = (kind: keyof typeof kinds, field: "p50" | "cpu") =>
+    median(figures.filter((figure) => figure.kind === kind).map((figure) => figure[field]));
+  const row = (name: string, kind: keyof typeof kinds): string[] => [
+    name,
+    middle(kind, "p50").toFixed(2),
+    (middle(kind, "p50") / middle("store", "p50")).toFixed(2),
+    middle(kind, "cpu").toFixed(0),
+    (middle(kind, "cpu") / middle("store", "cpu")).toFixed(2),
+  ];
+  printTable(`Reads of a user, ${inFlight} at once`, [
+    ["", "p50 ms", "of GetUser", "CPU µs", "of GetUser"],
+    row("GetUser, from MongoDB", "store"),
+    row("GetCachedUser, by its copy", "copy"),
+  ]);
+}
+
+async function fill(redis: Redis, count: number): Promise<void> {
+  for (let first = 0; first < count; first += batch) {
+    const last = Math.min(count, first + batch);
+    await redis.mset(Array.from({ length: last - first }, (_, at) => [`bench:${first + at}`, "x".repeat(50)]).flat());
+  }
+}
+
+function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((one, other) => one - other);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+}

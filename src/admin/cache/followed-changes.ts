@@ -1,0 +1,71 @@
+import { pause } from "../../stores/waiting.ts";
+
+/** What happens to documents: a change of one, or, without an id, that all changes so far have been told. */
+export interface DocumentChange {
+  readonly id: string;
+  readonly revision: bigint;
+}
+
+/** Follows the changes of one kind of document while anybody asks. */
+export interface FollowedChanges extends AsyncDisposable {
+  /**
+   * Since when all changes have been seen and dealt with, in milliseconds of the cache's clock; undefined where that is not so.
+   * Has them followed for the next ten minutes.
+   */
+  since(): number | undefined;
+}
+
+/** How long changes are followed that nobody asks for. */
+const idleMs = 600_000;
+/** Pause after a failure, in milliseconds. */
+const retryMs = 1000;
+
+export function followedChanges(options: {
+  /** Tells changes, first that it has begun. */
+  readonly follow: (signal: AbortSignal) => AsyncIterable<DocumentChange>;
+  /** Deals with a change. */
+  readonly changed: (change: DocumentChange) => Promise<void>;
+  /** The cache's clock, in milliseconds. */
+  readonly now: () => Promise<number>;
+}): FollowedChanges {
+  const closing = new AbortController();
+  const { signal } = closing;
+  let since: number | undefined;
+  let askedMs = 0;
+  let running: Promise<void> | undefined;
+
+  const followOnce = async (): Promise<void> => {
+    for await (const change of options.follow(signal)) {
+      // A change that could not be dealt with ends this, and with it the trust in what is in the cache.
+      if (change.id !== "") await options.changed(change);
+      else if (performance.now() - askedMs > idleMs) return;
+      else since ??= await options.now();
+    }
+  };
+
+  const run = async (): Promise<void> => {
+    while (!signal.aborted && performance.now() - askedMs <= idleMs) {
+      try {
+        await followOnce();
+      } catch {
+        since = undefined;
+        await pause(retryMs, signal);
+      }
+      since = undefined;
+    }
+    running = undefined;
+  };
+
+  return {
+    since() {
+      askedMs = performance.now();
+      if (!signal.aborted) running ??= run();
+      return since;
+    },
+
+    async [Symbol.asyncDispose]() {
+      closing.abort();
+      await running;
+    },
+  };
+}
