@@ -1,8 +1,9 @@
 import { hostname } from "node:os";
 
-import { type Collection, type Db, type Document, type Filter, MongoServerError } from "mongodb";
+import type { Collection, Db, Document, Filter } from "mongodb";
 
 import { auditKey, auditPush } from "../schema/audited-call.ts";
+import { isDuplicate } from "../schema/create-once.ts";
 import {
   activeStates,
   isFinal,
@@ -343,10 +344,6 @@ export interface ListOptions {
 /** Sorts as the numbers do, so that a range of events is a range of `_id`s. */
 function eventId(jobId: string, sequence: number): string {
   return `${jobId}/${String(sequence).padStart(10, "0")}`;
-}
-
-function isDuplicate(error: unknown): boolean {
-  return error instanceof MongoServerError && error.code === 11_000;
 }
 
 /** `value` without what is undefined, which BSON would store as null inside `$literal`. */

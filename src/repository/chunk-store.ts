@@ -6,6 +6,7 @@ import type { Chunk } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { fail, isReason, reasonOf } from "../errors.ts";
 import { auditApplied, auditKey, auditRecord } from "../schema/audited-call.ts";
 import { deadlineOf } from "../schema/call-options.ts";
+import { isDuplicate } from "../schema/create-once.ts";
 import { changeBy, type ChunkCounters } from "./chunk-counters.ts";
 import { documentOf, type StoredChunk } from "./chunk-document.ts";
 
@@ -189,7 +190,7 @@ async function refusedOf(
   } catch (error) {
     if (!(error instanceof MongoBulkWriteError) || error.result.getWriteConcernError() !== undefined) throw error;
     const errors = error.result.getWriteErrors();
-    if (errors.some(({ code }) => code !== 11_000)) throw error;
+    if (!errors.every(isDuplicate)) throw error;
     return errors.flatMap(({ index }) => documents[index] ?? []);
   }
 }

@@ -1,5 +1,5 @@
 import { type CellTable, cellsOf, cellTable, growingCells, spanHash } from "./merkle-cells.ts";
-import { type InclusionProof, leafHash, pathSpans, verifyInclusion } from "./merkle.ts";
+import { hex, type InclusionProof, leafHash, pathSpans, verifyInclusion } from "./merkle.ts";
 
 /** What proves a leaf that holds `leaf`. */
 export interface ProvenLeaf {
@@ -87,5 +87,5 @@ export function keptTrees(mostBytes: number): KeptTrees {
 }
 
 function keyOf(root: Uint8Array, size: number): string {
-  return `${Buffer.from(root).toString("hex")}/${size}`;
+  return `${hex(root)}/${size}`;
 }

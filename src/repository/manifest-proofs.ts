@@ -9,7 +9,7 @@ import { badRequest } from "../schema/refusals.ts";
 import { chunkLeaves, chunkLeavesAt } from "./chunk-leaves.ts";
 import { keptTrees, type Place, type ProvenLeaf } from "./kept-trees.ts";
 import { needKnownTree } from "./manifest-validation.ts";
-import { leafHash, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from "./merkle.ts";
+import { hex, leafHash, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from "./merkle.ts";
 
 const algorithm = MerkleAlgorithm.RFC6962_SHA256;
 
@@ -111,10 +111,6 @@ function needSameRoot({ manifestId, merkleRoot }: Manifest, computed: string): v
   throw fail("MANIFEST_ROOT_MISMATCH", `The chunks do not make the root of manifest ${manifestId}`, {
     metadata: { manifest_id: manifestId, merkle_root: merkleRoot, computed_root: computed },
   });
-}
-
-function hex(hash: Uint8Array): string {
-  return Buffer.from(hash).toString("hex");
 }
 
 function bytes(text: string): Uint8Array {

@@ -6,6 +6,7 @@ import { MerkleAlgorithm, MerkleAlgorithmSchema } from "../../gen/lucid/reposito
 import { fail, reasonOf } from "../errors.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { chunkCount, type ChunkTree, chunkTree } from "./chunk-leaves.ts";
+import { hex } from "./merkle.ts";
 
 /** Fails with `MERKLE_ALGORITHM_NOT_SUPPORTED` where a manifest's tree is one that the service cannot make. */
 export function needKnownTree({ manifestId, merkleAlgorithm }: Manifest): void {
@@ -24,7 +25,7 @@ export async function differences(db: Db, manifest: Manifest, context: HandlerCo
   const found = there > count ? [`The session has a chunk ${there - 1}, beyond the ${count} of the manifest`] : [];
   const tree = await treeOrProblem(db, { sessionId, count }, context);
   if (typeof tree === "string") return [...found, tree];
-  const root = Buffer.from(tree.root).toString("hex");
+  const root = hex(tree.root);
   if (tree.totalSize !== totalSize)
     found.push(`The chunks have ${tree.totalSize} bytes, the manifest says ${totalSize}`);
   if (root !== merkleRoot) found.push(`The chunks make the root ${root}, the manifest says ${merkleRoot}`);

@@ -19,6 +19,7 @@ import type { Repositories } from "./collections.ts";
 import { documentOf, filterOf, isComputed, prepared } from "./manifest-document.ts";
 import { manifestProofs } from "./manifest-proofs.ts";
 import { differences, needKnownTree } from "./manifest-validation.ts";
+import { hex } from "./merkle.ts";
 
 const codec = codecFor(ManifestSchema);
 
@@ -69,7 +70,7 @@ export function manifestService({
     // Without any chunk, the first is the one that is missing.
     const count = Math.max(1, await chunkCount(db, sessionId, context));
     const { root, totalSize } = await chunkTree(db, { sessionId, count }, context);
-    return { ...manifest, merkleRoot: Buffer.from(root).toString("hex"), chunkCount: BigInt(count), totalSize };
+    return { ...manifest, merkleRoot: hex(root), chunkCount: BigInt(count), totalSize };
   };
 
   return {

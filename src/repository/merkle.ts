@@ -17,6 +17,11 @@ const leafPrefix = Buffer.of(0);
 const nodePrefix = Buffer.of(1);
 const hashBytes = 32;
 
+/** A hash as it is stored and shown. */
+export function hex(hashed: Uint8Array): string {
+  return Buffer.from(hashed).toString("hex");
+}
+
 /** Levels of nodes above the leaves of a tree: 0 for up to one leaf, 1 for two, 2 for three and four. */
 export function treeHeight(size: number): number {
   let height = 0;

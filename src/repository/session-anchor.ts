@@ -24,7 +24,7 @@ import { badRequest } from "../schema/refusals.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { announcedKey, type ChunkCounters } from "./chunk-counters.ts";
 import { chunkCount, chunkTree } from "./chunk-leaves.ts";
-import { treeHeight } from "./merkle.ts";
+import { hex, treeHeight } from "./merkle.ts";
 import { sessionStates } from "./session-states.ts";
 
 const codec = codecFor(SessionSchema);
@@ -94,7 +94,7 @@ export function anchorRpcs({
       const { root } = await chunkTree(db, { sessionId, count }, context);
       const tree = treeCodec.encode(
         create(SessionMerkleTreeSchema, {
-          rootHash: Buffer.from(root).toString("hex"),
+          rootHash: hex(root),
           treeHeight: treeHeight(count),
           leafCount: BigInt(count),
           algorithm: MerkleAlgorithm.RFC6962_SHA256,
@@ -116,7 +116,7 @@ export function anchorRpcs({
       if (tree.algorithm === MerkleAlgorithm.RFC6962_SHA256) {
         tree.treeHeight = treeHeight(count);
         if (there === count && session.totalChunks === tree.leafCount) {
-          const root = Buffer.from((await chunkTree(db, { sessionId, count }, context)).root).toString("hex");
+          const root = hex((await chunkTree(db, { sessionId, count }, context)).root);
           if (root !== tree.rootHash) throw mismatch(session, `has chunks that make another root`);
           tree.checked = true;
         }

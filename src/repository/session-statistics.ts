@@ -11,6 +11,7 @@ import type {
 import { fail } from "../errors.ts";
 import { cancellable } from "../schema/call-options.ts";
 import { chunkCount, chunkLeaves } from "./chunk-leaves.ts";
+import { hex } from "./merkle.ts";
 
 /** What the aggregation below returns of the chunks in one state. */
 interface OfStatus {
@@ -110,7 +111,7 @@ export async function sessionManifest(
   const chunkHashes: string[] = [];
   let totalSizeBytes = 0n;
   for await (const { hash, sizeBytes } of chunkLeaves(db, { sessionId, count }, context)) {
-    chunkHashes.push(Buffer.from(hash).toString("hex"));
+    chunkHashes.push(hex(hash));
     totalSizeBytes += sizeBytes;
   }
   return {

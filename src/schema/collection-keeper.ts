@@ -3,6 +3,7 @@ import type { Document } from "bson";
 import { type Collection, type Db, type IndexDescriptionInfo, MongoServerError } from "mongodb";
 
 import { collectionOf, type StoredIndex } from "./collection.ts";
+import { isDuplicate } from "./create-once.ts";
 import { validatorOf } from "./validator.ts";
 
 /** How one thing that a collection must have stands. */
@@ -144,7 +145,7 @@ function specOf({ name, key, ...options }: StoredIndex) {
 function problemOf(error: unknown): string {
   if (!(error instanceof MongoServerError) || !conflicts.has(error.code)) throw error;
   // A duplicate's own text holds what is in the documents.
-  return error.code === 11_000 ? "Documents hold the same values" : error.message;
+  return isDuplicate(error) ? "Documents hold the same values" : error.message;
 }
 
 /** Makes a collection with its validator, or gives one that is there the validator. Several replicas may do so at once. */

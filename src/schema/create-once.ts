@@ -114,7 +114,7 @@ export async function createManyOnce(
 ): Promise<readonly CreatedOrRefused[]> {
   const stored = items.map(({ document, mark }) => marked(document, mark));
   const errors = await insertAll(collection, stored, options);
-  const refused = [...errors].flatMap(([index, { code }]) => (code === 11_000 ? (items[index]?.mark ?? []) : []));
+  const refused = [...errors].flatMap(([index, error]) => (isDuplicate(error) ? (items[index]?.mark ?? []) : []));
   const first = await marksOf(collection, refused, options);
   return items.map(({ mark }, index): CreatedOrRefused => {
     const error = errors.get(index);
@@ -137,7 +137,7 @@ async function insertAll(collection: Collection, documents: Document[], options:
   } catch (error) {
     if (!(error instanceof MongoBulkWriteError) || error.result.getWriteConcernError() !== undefined) throw error;
     const errors = error.result.getWriteErrors();
-    if (errors.some(({ code }) => code !== 11_000 && code !== 121)) throw error;
+    if (errors.some((refusal) => !isDuplicate(refusal) && refusal.code !== 121)) throw error;
     return new Map(errors.map((refusal) => [refusal.index, refusal]));
   }
 }
@@ -171,9 +171,14 @@ function isSame(left: Binary, right: Binary): boolean {
   return Buffer.compare(left.value(), right.value()) === 0;
 }
 
+/** Whether a server has refused a write, or one of several, since a unique index holds its keys already. */
+export function isDuplicate(error: unknown): boolean {
+  return typeof error === "object" && error !== null && "code" in error && error.code === 11_000;
+}
+
 /** The fields of the unique index that a write came up against; undefined for any other error. */
 export function duplicateKey(error: unknown): readonly string[] | undefined {
-  if (!(error instanceof MongoServerError) || error.code !== 11_000) return undefined;
+  if (!(error instanceof MongoServerError) || !isDuplicate(error)) return undefined;
   // Undocumented in the driver's types, sent by servers since 4.4.
   const pattern: unknown = error["keyPattern"];
   return typeof pattern === "object" && pattern !== null ? Object.keys(pattern) : [];

@@ -11,6 +11,7 @@ import {
 import type { Db } from "mongodb";
 
 import { fail } from "../errors.ts";
+import { isDuplicate } from "./create-once.ts";
 
 /** Makes positions in lists, and in watches, opaque, and binds them to the query that they are of. */
 export interface PageTokens {
@@ -94,8 +95,7 @@ async function storedSecret(system: Db): Promise<string> {
       if (stored !== null) return stored.secret;
     } catch (error) {
       // Another replica came first; the next attempt finds what it made.
-      const isTaken = error instanceof Error && "code" in error && error.code === 11_000;
-      if (!isTaken || attempt === 3) throw error;
+      if (!isDuplicate(error) || attempt === 3) throw error;
     }
   }
 }

@@ -9,6 +9,7 @@ import { MerkleAlgorithm } from "../../../gen/lucid/repository/v1/merkle_pb.ts";
 import { fail } from "../../errors.ts";
 import { documentResponse } from "../../schema/document-response.ts";
 import { badRequest } from "../../schema/refusals.ts";
+import { hex } from "../merkle.ts";
 import type { AuditLog } from "./log.ts";
 import type { AuditRelay } from "./relay.ts";
 import { isAsWritten } from "./verify.ts";
@@ -96,8 +97,4 @@ function altered(auditId: string) {
   return fail("AUDIT_TREE_DAMAGED", `The audit record ${auditId} is not as it was written`, {
     metadata: { audit_id: auditId },
   });
-}
-
-function hex(hash: Uint8Array): string {
-  return Buffer.from(hash).toString("hex");
 }

@@ -2,10 +2,12 @@ import { type Collection, type Db, MongoBulkWriteError } from "mongodb";
 
 import { fail } from "../../errors.ts";
 import { duplicateKey } from "../../schema/create-once.ts";
+import { isDuplicate } from "../../schema/create-once.ts";
 import { abortable } from "../../stores/waiting.ts";
 import { type Cell, cellsOf, fanOut, growingCells, type HashedCell, spanHash } from "../merkle-cells.ts";
 import {
   type ConsistencyProof,
+  hex,
   type InclusionProof,
   leafHash,
   pathSpans,
@@ -116,13 +118,13 @@ export function auditTree(system: Db, records: Collection): AuditTree {
   };
 
   const store = async (made: readonly HashedCell[]): Promise<void> => {
-    const documents = made.map((cell) => ({ _id: keyOf(cell), hash: Buffer.from(cell.hash).toString("hex") }));
+    const documents = made.map((cell) => ({ _id: keyOf(cell), hash: hex(cell.hash) }));
     try {
       await cells.insertMany(documents, { ordered: false, ...bounded });
     } catch (error) {
       // Others store the same.
       if (!(error instanceof MongoBulkWriteError) || error.result.getWriteConcernError() !== undefined) throw error;
-      if (error.result.getWriteErrors().some(({ code }) => code !== 11_000)) throw error;
+      if (!error.result.getWriteErrors().every(isDuplicate)) throw error;
     }
   };
 
