@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 
 import { startMongodb } from "../../../local/mongodb.ts";
+import { startSearch } from "../../../local/search.ts";
 import { messageOf, searchIndices } from "../../../src/search/indices.ts";
 import { syncAccess } from "../../../src/search/sync/access.ts";
 import { openSearch } from "../../../src/stores/search.ts";
@@ -67,6 +68,37 @@ onEveryServer((uri) => {
     expect(after?.resyncs).toBe(1);
   }, 120_000);
 });
+
+test("a search server that is killed and comes back has everything, however often it was tried meanwhile", async () => {
+  await using server = await startSearch();
+  await using bed = await syncBed(server.uri);
+  const users = bed.domain.collection("users");
+  await users.insertMany(Array.from({ length: 200 }, () => newUser()));
+  let failures = 0;
+  const problemOf = (error: unknown): string => {
+    failures += 1;
+    return String(error);
+  };
+  bed.start({ messages, problemOf });
+  await bed.settled("users");
+  const alias = bed.indices.alias("users");
+  const before = await bed.access.states.find(alias);
+  // What was acknowledged last may not be on its disk as it is in the checkpoint.
+  const last = newUser();
+  await users.insertOne(last);
+  await bed.settled("users");
+  await server.kill();
+  for (let wave = 1; wave <= 2; wave++) {
+    await users.insertMany(Array.from({ length: 100 }, () => newUser()));
+    await change(bed.domain, "users", { role: "USER" }, { username: `wave ${wave}` });
+    await users.deleteMany({ user_id: { $in: [last["user_id"]] } });
+    const enough = failures + 2;
+    await expect.poll(() => failures, { timeout: 30_000 }).toBeGreaterThanOrEqual(enough);
+  }
+  await server.start();
+  await bed.settled("users", 60_000);
+  expect(await bed.access.states.find(alias)).toMatchObject({ resyncs: before?.resyncs, phase: "following" });
+}, 240_000);
 
 test("a history that MongoDB no longer has is noticed, and the index is filled anew", async () => {
   await using server = await startMongodb({ history: 50 });
