@@ -1,0 +1,123 @@
+import { setTimeout as pause } from "node:timers/promises";
+import { parseArgs } from "node:util";
+
+import { createClient } from "@connectrpc/connect";
+import { type Collection, MongoClient } from "mongodb";
+
+import { JobState } from "../gen/lucid/admin/v1/backup_service_pb.ts";
+import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
+import { SearchSyncService, SyncPhase } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
+import { Complaint, runCommand, say } from "../local/project.ts";
+import { collections } from "../local/seed/documents.ts";
+import { namedStores, startStores, storeEnvironment } from "../local/stores.ts";
+import { openSearch } from "../src/stores/search.ts";
+import { startService } from "./support/service-process.ts";
+import { printTable } from "./support/table.ts";
+
+const database = "bench_rebuild";
+const systemDatabase = "bench_rebuild_system";
+const prefix = "bench-rebuild-";
+const megabyte = 1_000_000;
+/** Wait between two writes while the index is rebuilt, in milliseconds. */
+const writeMs = 20;
+
+/**
+ * A rebuild of an index of sessions while they are written: how long it takes, and what memory the service needs above what it
+ * has when it only keeps the index up to date. Option: `--documents 20000`.
+ */
+await runCommand(async () => {
+  const { values } = parseArgs({ options: { documents: { type: "string", default: "20000" } } });
+  const count = Number(values.documents);
+  if (!(count >= 1)) throw new Complaint("The number of documents must be above 0");
+  await using stores = await startStores({ named: namedStores(process.env) });
+  await using mongodb = await MongoClient.connect(stores.mongodbUri);
+  await using search = openSearch({ uri: stores.searchUri });
+  const clear = async () => {
+    const there = await search.client.indices.get({ index: `${prefix}*` });
+    for (const name of Object.keys(there)) await search.client.indices.delete({ index: name });
+    for (const name of [database, systemDatabase]) await mongodb.db(name).dropDatabase();
+  };
+  await clear();
+  const environment = {
+    ...storeEnvironment(stores),
+    // A machine that is busy answers late, and its MongoDB is not to be taken for one that is away.
+    LUCID_MONGODB_URI: `${stores.mongodbUri}${stores.mongodbUri.includes("?") ? "&" : "/?"}connectTimeoutMS=60000`,
+    LUCID_JOB_LEASE_MS: "60000",
+    LUCID_MONGODB_DATABASE: database,
+    LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
+    LUCID_SEARCH_PREFIX: prefix,
+    LUCID_SEARCH_COMPARE_EVERY_HOURS: "0",
+  };
+  const sessions = mongodb.db(database).collection("sessions");
+  await insert(sessions, count);
+  {
+    // The first fill is done by a process that is not measured.
+    await using filling = await startService(environment);
+    await followed(createClient(SearchSyncService, filling.transport));
+  }
+  await using service = await startService(environment);
+  await followed(createClient(SearchSyncService, service.transport));
+  await pause(5000);
+  const idleBytes = service.residentBytes();
+  service.forgetPeak();
+  const indices = createClient(SearchIndexService, service.transport);
+  const ending = new AbortController();
+  const writing = write(sessions, count, ending.signal);
+  const startMs = performance.now();
+  const { job } = await indices.rebuildIndex({ index: "sessions" });
+  for await (const { state, error } of indices.watchIndexJob({ jobId: job?.jobId ?? "" })) {
+    if (state === JobState.FAILED) throw new Error(`The rebuild failed: ${error?.reason}`);
+  }
+  const seconds = (performance.now() - startMs) / 1000;
+  ending.abort();
+  const writes = await writing;
+  const above = (service.peakBytes() - idleBytes) / megabyte;
+  printTable("A rebuild while sessions are written", [
+    ["documents", "seconds", "documents/s", "writes meanwhile", "MB idle", "MB above idle at most"],
+    [
+      count,
+      seconds.toFixed(1),
+      (count / seconds).toFixed(0),
+      writes,
+      (idleBytes / megabyte).toFixed(0),
+      above.toFixed(0),
+    ].map(String),
+  ]);
+  await clear();
+});
+
+async function insert(sessions: Collection, count: number): Promise<void> {
+  const sample = collections(1, 100_000).find(({ name }) => name === "sessions");
+  const scale = Math.ceil((100_000 * count) / (sample?.count ?? 1));
+  const made = collections(1, scale).find(({ name }) => name === "sessions");
+  for (let from = 0; from < count; from += 5000) {
+    const size = Math.min(5000, count - from);
+    await sessions.insertMany(Array.from({ length: size }, (_, place) => made?.document(from + place) ?? {}));
+  }
+  say(`${count} sessions are there`);
+}
+
+/** Waits until the index has everything. */
+async function followed(sync: ReturnType<typeof createClient<typeof SearchSyncService>>): Promise<void> {
+  const limits = { timeoutMs: 600_000 };
+  for (;;) {
+    // A MongoDB that is busy with the first fill may be away for a moment.
+    const { indices } = await sync.getSyncStatus({ indices: ["sessions"] }, limits).catch(() => ({ indices: [] }));
+    const [status] = indices;
+    if (status?.phase === SyncPhase.FOLLOWING && status.lagDocuments === 0n) return;
+    await pause(2000);
+  }
+}
+
+/** Writes all the time, as the service does; how often. */
+async function write(sessions: Collection, count: number, signal: AbortSignal): Promise<number> {
+  let writes = 0;
+  while (!signal.aborted) {
+    const [one] = await sessions.aggregate([{ $skip: (writes * 97) % Math.min(count, 1000) }, { $limit: 1 }]).toArray();
+    const change = { session_name: `renamed ${writes}`, revision: { $add: [{ $ifNull: ["$revision", 1n] }, 1n] } };
+    await sessions.updateOne({ _id: one?.["_id"] }, [{ $set: change }]);
+    writes++;
+    await pause(writeMs);
+  }
+  return writes;
+}
