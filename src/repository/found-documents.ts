@@ -32,6 +32,18 @@ export function foundDocuments(options: Repositories & { readonly auditRecords: 
       return new Map(documents.map((document) => [stringIn(document, id) ?? "", document]));
     },
 
+    async state({ schema, id, of }, context) {
+      const wanted = {
+        projection: { _id: 0, revision: 1, updated_at: 1 },
+        useBigInt64: true,
+        ...cancellable(context),
+      };
+      const found = await collectionFor(schema).findOne({ [id]: of }, wanted);
+      if (found === null) return undefined;
+      const { revision = 1n, updated_at: updateTime } = found as { revision?: bigint | number; updated_at?: Date };
+      return { revision: BigInt(revision), updateTime };
+    },
+
     async sessionsOf(userId, most, context) {
       const found = await sessions.collection
         .find({ user_id: userId }, { projection: { _id: 0, session_id: 1 }, limit: most, ...cancellable(context) })

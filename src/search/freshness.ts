@@ -1,8 +1,9 @@
 import { setTimeout as pause } from "node:timers/promises";
 
 import { fail } from "../errors.ts";
+import type { DocumentState } from "../schema/found-documents.ts";
 import type { SearchStore } from "../stores/search.ts";
-import { ask, type Call } from "./ask.ts";
+import { type AnswerHit, ask, type Call } from "./ask.ts";
 import { indexedRevision, type Target } from "./targets.ts";
 
 /** A write that has to be searchable. */
@@ -13,6 +14,8 @@ export interface AwaitedWrite {
   readonly revision: bigint;
   /** Where searches that have to see it go to. */
   readonly preference: string;
+  /** How its document is now; undefined where it is not there, or the index is an operator's. */
+  readonly current: () => Promise<DocumentState | undefined>;
 }
 
 /** Pauses between two looks, in milliseconds: the first, and the longest. */
@@ -22,20 +25,26 @@ const [longestMs, searchMs] = [30_000, 250];
 
 /**
  * Waits until a document's copy in the index is of that revision or a later one, and is found. Looks where the search will: other
- * copies of a shard may not have seen the write yet. Fails with `SEARCH_NOT_CAUGHT_UP` shortly before the call's deadline.
+ * copies of a shard may not have seen the write yet. A copy of a state that a restore has undone does not count. Fails with `SEARCH_NOT_CAUGHT_UP` shortly before the call's deadline.
  */
 export async function untilSearchable(
   search: Pick<SearchStore, "client">,
   call: Call,
-  { index, id, revision, preference }: AwaitedWrite,
+  { index, id, revision, preference, current }: AwaitedWrite,
 ): Promise<void> {
   const until = performance.now() + Math.min(call.timeoutMs() ?? longestMs, longestMs) - searchMs;
-  const body = { query: { ids: { values: [id] } }, size: 1, version: true, _source: false, track_total_hits: false };
+  const body = {
+    query: { ids: { values: [id] } },
+    size: 1,
+    version: true,
+    _source: ["updated_at"],
+    track_total_hits: false,
+  };
   for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
     const { hits } = await ask(search, call, { indices: [index], body, preference });
     const [copy] = hits.hits;
     const found = copy === undefined ? 0n : indexedRevision(index, copy);
-    if (found >= revision) return;
+    if (found >= revision && !isUndone({ revision: found, copy }, await current())) return;
     if (performance.now() + pauseMs > until) {
       throw fail("SEARCH_NOT_CAUGHT_UP", `The index ${index.name} has not caught up with the write`, {
         metadata: { index: index.name, id, revision: String(revision), indexed_revision: String(found) },
@@ -44,4 +53,15 @@ export async function untilSearchable(
     }
     await pause(pauseMs, undefined, { signal: call.signal });
   }
+}
+
+/** Whether a copy is ahead of its document, or another one of the same revision: only a restore takes documents back. */
+function isUndone(
+  { revision, copy }: { readonly revision: bigint; readonly copy: AnswerHit | undefined },
+  current: DocumentState | undefined,
+): boolean {
+  if (current === undefined || revision < current.revision) return false;
+  const time = copy?._source?.["updated_at"];
+  const isSame = typeof time !== "string" || time === current.updateTime?.toISOString();
+  return revision > current.revision || !isSame;
 }

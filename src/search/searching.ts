@@ -74,7 +74,7 @@ export async function searchPage(options: SearchOptions, call: HitCall, context:
   const { search, documents, pageTokens } = options;
   const tokens = await pageTokens();
   const position = positionOf(tokens.decode(call.bound, call.pageToken));
-  const preference = await untilAllSearchable(search, call, context);
+  const preference = await untilAllSearchable({ search, documents }, call, context);
   const { wanted, highlights } = hitSearch(call, preference);
   const page = await readHits(search, context, wanted, { size: pageSizeOf(call.pageSize), position });
   // The first part is all that there is room for.
@@ -108,7 +108,7 @@ export async function* exportHits(
   const tokens = await pageTokens();
   const start = tokens.open(call.bound, call.pageToken);
   if (call.pageToken !== "" && start === undefined) throw cursorOfAnother();
-  const preference = await untilAllSearchable(search, call, context);
+  const preference = await untilAllSearchable({ search, documents }, call, context);
   const { wanted } = hitSearch(call, preference);
   let position = positionOf(start) ?? { after: [], pointInTime: "" };
   let isOver = false;
@@ -158,7 +158,7 @@ function hitSearch(call: HitCall, preference: string | undefined) {
 
 /** Waits for the writes that a search has to see. Gives where to search then. */
 export async function untilAllSearchable(
-  search: SearchStore,
+  { search, documents }: Pick<SearchOptions, "search" | "documents">,
   { targets, minRevisions, minRevisionsField }: Pick<HitCall, "targets" | "minRevisions" | "minRevisionsField">,
   context: Context,
 ): Promise<string | undefined> {
@@ -170,7 +170,9 @@ export async function untilAllSearchable(
       const field = `${minRevisionsField.replace("#", String(place))}.index`;
       throw badRequest({ field, description: "must be one of the indices that are searched" });
     }
-    await untilSearchable(search, context, { index, id, revision, preference });
+    const { message } = index;
+    const current = async () => message && documents.state({ schema: message.schema, id: message.id, of: id }, context);
+    await untilSearchable(search, context, { index, id, revision, preference, current });
   }
   return preference;
 }

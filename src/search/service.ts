@@ -142,7 +142,7 @@ export function searchService(options: SearchOptions): ServiceImpl<typeof rpc.Se
       const { clause } = compileQuery(query, fields);
       const compiled = compileAggregations(aggregations, fields);
       const awaited = { targets, minRevisions, minRevisionsField: "min_revisions[#]" };
-      const preference = await untilAllSearchable(search, awaited, context);
+      const preference = await untilAllSearchable(options, awaited, context);
       const body = { size: 0, query: clause, aggs: compiled.clauses, track_total_hits: 10_000 };
       const answer = await ask(search, context, { indices: targets, body, preference });
       return { totalHits: totalOf(answer.hits.total), results: compiled.results(answer.aggregations ?? {}) };
@@ -156,7 +156,7 @@ export function searchService(options: SearchOptions): ServiceImpl<typeof rpc.Se
       const targets = await targetsOf(names, context);
       const { clause } = compileQuery(query, searchedFields(targets));
       const awaited = { targets, minRevisions, minRevisionsField: "min_revisions[#]" };
-      const preference = await untilAllSearchable(search, awaited, context);
+      const preference = await untilAllSearchable(options, awaited, context);
       const body = { size: 0, query: clause, track_total_hits: true };
       const answer = await ask(search, context, { indices: targets, body, preference });
       return { count: totalOf(answer.hits.total).count };

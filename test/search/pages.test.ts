@@ -1,12 +1,14 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
+import { Long } from "bson";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
 import { type ExportHitsResponse, SearchService } from "../../gen/lucid/search/v1/search_service_pb.ts";
+import { versionOf } from "../../src/search/sync/version.ts";
 import { refusalOf } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
 import { refusingProxy, type RefusingProxy } from "./refusing-proxy.ts";
@@ -220,20 +222,31 @@ onEveryServer((uri) => {
 
   test("a search waits for a write that it has to see, and says when it cannot", async () => {
     const index = there.indices.alias("users");
-    const put = (revision: number) =>
+    const put = (revision: number, version = revision) =>
       there.store.client.index({
         index,
         id: "ada",
-        version: revision,
+        version,
         version_type: "external",
         document: { user_id: "ada", username: "patient", revision },
       });
+    const { app } = there;
+    const stored = app.mongodb.db(app.config.mongodb.database).collection("users");
+    await stored.updateOne({ user_id: "ada" }, { $set: { revision: Long.fromNumber(5) } });
     const minRevision = { id: "ada", revision: 5n };
     const waiting = there.client.searchUsers({ query: { text: "patient" }, minRevision });
     await put(4);
     await put(5);
     // The server makes writes searchable once a second.
     expect((await waiting).hits).toMatchObject([{ id: "ada", indexedRevision: 5n }]);
+    // As if a restore had taken the document back: the copy is of a state that is no more.
+    await put(7);
+    await there.store.client.indices.refresh({ index });
+    const undone = there.client.searchUsers({ query: { text: "patient" }, minRevision }, { timeoutMs: 3000 });
+    expect(await refusalOf(undone)).toMatchObject({ metadata: { revision: "5", indexed_revision: "7" } });
+    await put(5, Number(versionOf(1, 5n)));
+    const again = await there.client.searchUsers({ query: { text: "patient" }, minRevision });
+    expect(again.hits).toMatchObject([{ id: "ada", indexedRevision: 5n }]);
     const late = { id: "ada", revision: 9n };
     for (const call of [
       () => there.client.searchUsers({ minRevision: late }, { timeoutMs: 1500 }),
