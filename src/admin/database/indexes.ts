@@ -92,8 +92,9 @@ export function indexAdmin({
 
   /** Fails for an index that would keep the service from writing, remove what it has written, or tell secrets. */
   const requireHarmless = (at: NamedCollection, spec: IndexSpec): void => {
-    const { isProtected, isDomain, database, collection } = at;
-    const tells = isDomain && secretive.has(collection) && spec["partialFilterExpression"] !== undefined;
+    const { isProtected, database, collection } = at;
+    // In any database: restores make copies of the domain's.
+    const tells = secretive.has(collection) && spec["partialFilterExpression"] !== undefined;
     if (!tells && !(isProtected && (spec["unique"] === true || spec["expireAfterSeconds"] !== undefined))) return;
     throw fail("COLLECTION_PROTECTED", `The service itself needs the collection ${collection}`, {
       metadata: { database, collection, index: spec.name },

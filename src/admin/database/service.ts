@@ -25,7 +25,7 @@ export interface DatabaseAdminOptions {
   readonly system: Db;
   /** What the collections of the domain must have. */
   readonly standard: readonly WantedCollection[];
-  /** Those of them whose documents hold what nobody may read. */
+  /** Names of those whose documents hold what nobody may read, there and in copies elsewhere. */
   readonly secretive: ReadonlySet<string>;
   readonly jobs: Jobs;
   readonly pageTokens: () => Promise<PageTokens>;

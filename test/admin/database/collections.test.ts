@@ -1,16 +1,19 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { IndexKeyType } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
 import {
   CollectionType,
   TimeSeriesGranularity,
   ValidationAction,
   ValidationLevel,
 } from "../../../gen/lucid/admin/v1/collection_pb.ts";
+import { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { EnsuredState } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { storedMessages } from "../../../src/repository/collections.ts";
 import { collectionOf } from "../../../src/schema/collection.ts";
 import { refusalOf } from "../../repository/support.ts";
+import { testApp } from "../../support/app.ts";
 import { type AdminApp, adminApp, collectionName } from "./support.ts";
 
 let service: AdminApp;
@@ -373,6 +376,13 @@ test("counts tell nothing of secrets", async () => {
     });
     expect((await admin.countDocuments({ collection })).count).toBe(0n);
   }
+  // What a restore has put elsewhere is as secret.
+  await service.db.collection("authentication").insertOne({ password_hash: "abc" });
+  const copy = { database: service.database, collection: "authentication" };
+  expect(await refusalOf(admin.countDocuments({ ...copy, filter: { password_hash: "abc" } }))).toMatchObject({
+    reason: "COLLECTION_PROTECTED",
+  });
+  expect((await admin.countDocuments(copy)).count).toBe(1n);
   expect((await admin.countDocuments({ collection: "users", filter: { username: "x" } })).count).toBe(0n);
 });
 
@@ -456,3 +466,31 @@ test.for(["a.b", "a/b", "a b", "$a", "\0", "x".repeat(64), "é".repeat(32), 'a"b
     }
   },
 );
+
+test("a MongoDB that is away is told to be", async () => {
+  await using away = await testApp({ LUCID_MONGODB_URI: "mongodb://127.0.0.1:9/?directConnection=true" });
+  const admin = away.client(DatabaseAdminService);
+  const at = { database: "any", collection: "any" };
+  const definition = { keys: [{ field: "a", type: IndexKeyType.ASCENDING }] };
+  const calls = [
+    admin.listCollections({}),
+    admin.getCollection(at),
+    admin.createCollection(at),
+    admin.dropCollection({ ...at, confirmCollection: "any" }),
+    admin.renameCollection({ ...at, newCollection: "other" }),
+    admin.countDocuments({ ...at, estimated: true }),
+    admin.validateCollection(at),
+    admin.ensureCollections({ validateOnly: true }),
+    admin.ensureIndexes({ validateOnly: true }),
+    admin.listIndexes(at),
+    admin.createIndex({ ...at, definition }),
+    admin.updateIndex({ ...at, index: "a_1", hidden: true }),
+    admin.dropIndex({ ...at, index: "a_1", confirmIndex: "a_1" }),
+    admin.getIndexStatistics(at),
+    admin.getShardingStatus({}),
+    admin.stopBalancer({}),
+  ];
+  for (const refusal of await Promise.all(calls.map(refusalOf))) {
+    expect(refusal).toMatchObject({ code: "Unavailable", reason: "STORE_UNAVAILABLE", metadata: { store: "mongodb" } });
+  }
+});

@@ -1747,9 +1747,9 @@ export const DatabaseAdminService: GenService<{
   },
   /**
    * Counts documents: all, those that match a filter, or about all. The call's deadline is the server's, too. Fails with `NOT_FOUND`
-   * (`COLLECTION_NOT_FOUND`), `FAILED_PRECONDITION` (`COLLECTION_PROTECTED`) for a filter on a collection that holds secrets, which
-   * counts would tell, `INVALID_ARGUMENT` (`COLLECTION_FILTER_INVALID`) for one that the server does not take, `DEADLINE_EXCEEDED`. May be
-   * repeated freely.
+   * (`COLLECTION_NOT_FOUND`), `FAILED_PRECONDITION` (`COLLECTION_PROTECTED`) for a filter on a collection that holds secrets, or has the
+   * name of one as a restored copy does, since counts would tell them; `INVALID_ARGUMENT` (`COLLECTION_FILTER_INVALID`) for a filter that
+   * the server does not take, `DEADLINE_EXCEEDED`. May be repeated freely.
    *
    * @generated from rpc lucid.admin.v1.DatabaseAdminService.CountDocuments
    */
