@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 
 import { fail } from "../../errors.ts";
+import { DirectoryFinder } from "../../stores/volumes/directory-finder.ts";
 import { type Directory, type Entry, isSame, type Name } from "../../stores/volumes/directory.ts";
 import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
 import { type ReadFile, readFileOf } from "../../stores/volumes/file-reader.ts";
+import { inGroups } from "../../stores/volumes/groups.ts";
 import { readOwnFile, removeOwnFile, writeOwnFile } from "../../stores/volumes/own-files.ts";
 import { removeTree } from "../../stores/volumes/remove-tree.ts";
 import { type EntryMeta, TreeWriter } from "../../stores/volumes/tree-writer.ts";
@@ -156,8 +158,11 @@ async function count({ from, signal, told }: Work): Promise<void> {
 async function copy(work: Work, staging: Directory): Promise<void> {
   const { from, to, signal, told } = work;
   told.copied = 0;
-  await using writer = new TreeWriter({ top: staging, own: to.own }, { occupied: "replace", durable: true, signal });
-  await using copies = new Copies(staging);
+  // What was moved is removed where it was, so that the copy must outlive a crash of the machine by then.
+  const durable = work.move;
+  const options = { occupied: "replace", direct: true, durable, signal } as const;
+  await using writer = new TreeWriter({ top: staging, own: to.own }, options);
+  await using copies = new DirectoryFinder(staging);
   for await (const step of walk(from.top, { signal, enters: (path) => !isOwn(path) })) {
     if (step.type === "skipped" && step.why !== "changed") throw unreadable(from, step.path);
     if (step.type === "entries") await copyEntries(step, work, { writer, copies });
@@ -174,40 +179,50 @@ async function copy(work: Work, staging: Directory): Promise<void> {
 async function copyEntries(
   { in: directory, path: above, entries }: Step & { type: "entries" },
   work: Work,
-  { writer, copies }: { readonly writer: TreeWriter; readonly copies: Copies },
+  { writer, copies }: { readonly writer: TreeWriter; readonly copies: DirectoryFinder },
+): Promise<void> {
+  const { told } = work;
+  const wanted = entries.filter(({ name, stat }) => !stat.isDirectory() && (above.length > 0 || !isOwn(name)));
+  const there = await copies.at(above);
+  const missing: Entry[] = [];
+  await inGroups(wanted, async (entry) => {
+    if (there !== undefined && (await isCopied(there, entry))) told.copied++;
+    else missing.push(entry);
+  });
+  for (const entry of missing)
+    await copyEntry(directory, { path: joinPath(above, entry.name), entry }, { work, writer });
+}
+
+async function copyEntry(
+  directory: Directory,
+  { path, entry }: { readonly path: Name; readonly entry: Entry },
+  { work, writer }: { readonly work: Work; readonly writer: TreeWriter },
 ): Promise<void> {
   const { told, from, signal } = work;
-  const wanted = entries.filter(({ name }) => above.length > 0 || !isOwn(name));
-  for (const entry of wanted) {
-    const path = joinPath(above, entry.name);
-    if (entry.stat.isDirectory()) continue;
-    if (await copies.isCopied(path, entry)) {
-      told.copied++;
-      continue;
-    }
-    work.step?.(`copy ${shownPath(path)}`);
-    if (entry.stat.isSymbolicLink()) {
-      const target = await directory.readSymlink(entry.name).catch(unlessChanged);
-      if (target !== undefined) await writer.putSymlink(path, target, metaOf(entry));
-      told.copied++;
-      continue;
-    }
-    if (!entry.stat.isFile()) throw unreadable(from, path);
-    const opened = await readFileOf(directory, entry);
-    if (opened === "denied") throw unreadable(from, path);
-    if (opened === "gone") continue;
-    await using file = opened;
-    const meta = metaOf({ name: entry.name, stat: file.stat });
-    const whole = await file.whole();
-    const note = (): void => {
-      told.copied++;
-      told.copiedBytes += Number(file.stat.size);
-    };
-    if (whole === undefined) {
-      await writer.putParts(path, file.parts(signal), meta);
-      note();
-    } else await writer.putWhole(path, whole, meta, note);
+  work.step?.(`copy ${shownPath(path)}`);
+  if (entry.stat.isSymbolicLink()) {
+    const target = await directory.readSymlink(entry.name).catch(unlessChanged);
+    if (target !== undefined) await writer.putSymlink(path, target, metaOf(entry));
+    told.copied++;
+    return;
   }
+  if (!entry.stat.isFile()) throw unreadable(from, path);
+  const opened = await readFileOf(directory, entry);
+  if (opened === "denied") throw unreadable(from, path);
+  if (opened === "gone") return;
+  await using file = opened;
+  const meta = metaOf({ name: entry.name, stat: file.stat });
+  const whole = await file.whole();
+  const note = (): void => {
+    told.copied++;
+    told.copiedBytes += Number(file.stat.size);
+  };
+  if (whole !== undefined) {
+    await writer.putWhole(path, whole, meta, note);
+    return;
+  }
+  await writer.putParts(path, file.parts(signal), meta);
+  note();
 }
 
 /** Paths of what is not the same in both, as far as they are told. */
@@ -215,19 +230,19 @@ async function compare(work: Work, staging: Directory): Promise<string[]> {
   const { from, signal, told } = work;
   const different: string[] = [];
   told.verified = 0;
-  await using copies = new Copies(staging);
+  await using copies = new DirectoryFinder(staging);
   for await (const step of walk(from.top, { signal, enters: (path) => !isOwn(path) })) {
     if (step.type !== "entries") continue;
-    for (const entry of step.entries) {
-      if (step.path.length === 0 && isOwn(entry.name)) continue;
-      const path = joinPath(step.path, entry.name);
-      if (await copies.isEqual(path, entry, { in: step.in, signal })) told.verified++;
+    const there = await copies.at(step.path);
+    const wanted = step.entries.filter(({ name }) => step.path.length > 0 || !isOwn(name));
+    await inGroups(wanted, async (entry) => {
+      if (there !== undefined && (await isEqual(there, entry, { in: step.in, signal }))) told.verified++;
       else {
-        addExample(different, path);
+        addExample(different, joinPath(step.path, entry.name));
         // What has the right size and time is not copied again as long as it is there.
-        if (!entry.stat.isDirectory()) await copies.remove(path);
+        if (!entry.stat.isDirectory()) await there?.remove(entry.name).catch(unlessDirectory);
       }
-    }
+    });
     work.progress(told);
   }
   return different;
@@ -236,12 +251,13 @@ async function compare(work: Work, staging: Directory): Promise<string[]> {
 /** Removes from the copy what is in the source no more, and tells its paths. */
 async function removeSurplus(work: Work, staging: Directory): Promise<string[]> {
   const surplus: string[] = [];
-  await using sources = new Copies(work.from.top);
+  await using sources = new DirectoryFinder(work.from.top);
   for await (const step of walk(staging, { signal: work.signal })) {
     if (step.type !== "entries") continue;
     for (const { name, stat } of step.entries) {
       const path = joinPath(step.path, name);
-      if ((await sources.find(path)) !== undefined) continue;
+      const source = await sources.at(step.path);
+      if ((await source?.find(name)) !== undefined) continue;
       addExample(surplus, path);
       if (stat.isDirectory()) await removeTree(step.in, name, work.signal);
       else await step.in.remove(name).catch(unlessChanged);
@@ -296,7 +312,7 @@ async function removeMoved(work: Work): Promise<void> {
   const { from, to, signal, told } = work;
   begin(work, "deleting");
   const kept: string[] = [];
-  await using copies = new Copies(to.top);
+  await using copies = new DirectoryFinder(to.top);
   for await (const step of walk(from.top, { signal, enters: (path) => !isOwn(path) })) {
     if (step.type === "end" && step.parent !== undefined) {
       work.step?.(`delete ${shownPath(step.path)}`);
@@ -312,7 +328,7 @@ async function removeMoved(work: Work): Promise<void> {
       if (entry.stat.isDirectory() || (step.path.length === 0 && isOwn(entry.name))) continue;
       const path = joinPath(step.path, entry.name);
       work.step?.(`delete ${shownPath(path)}`);
-      if (await removeCopied(step.in, entry, { path, copies })) told.deleted++;
+      if (await removeCopied(step.in, entry, await copies.at(step.path))) told.deleted++;
       else addExample(kept, path);
     }
     work.progress(told);
@@ -321,12 +337,8 @@ async function removeMoved(work: Work): Promise<void> {
 }
 
 /** Removes what is the same as its copy, and has not been changed since it was met. */
-async function removeCopied(
-  directory: Directory,
-  entry: Entry,
-  { path, copies }: { readonly path: Name; readonly copies: Copies },
-): Promise<boolean> {
-  if (!(await copies.isCopied(path, entry))) return false;
+async function removeCopied(directory: Directory, entry: Entry, copies: Directory | undefined): Promise<boolean> {
+  if (copies === undefined || !(await isCopied(copies, entry))) return false;
   const now = await directory.find(entry.name);
   if (now === undefined) return true;
   if (!isSame(now, entry.stat) || now.mtimeNs !== entry.stat.mtimeNs || now.size !== entry.stat.size) return false;
@@ -336,88 +348,30 @@ async function removeCopied(
 
 // ---------------------------------------------------------------- what is in one of the two
 
-/** Looks paths up below a directory, in any order; keeps the last one's directory open. */
-class Copies implements AsyncDisposable {
-  readonly #top: Directory;
-  #path: Name = Buffer.alloc(0);
-  #opened: Directory | undefined;
+/** Whether there is something of the same kind, size and time. */
+async function isCopied(copies: Directory, { name, stat }: Entry): Promise<boolean> {
+  const found = await copies.find(name);
+  if (found === undefined) return false;
+  if (stat.isSymbolicLink()) return found.isSymbolicLink() && isSameTime(found.mtimeNs, stat.mtimeNs);
+  return found.isFile() && stat.isFile() && found.size === stat.size && isSameTime(found.mtimeNs, stat.mtimeNs);
+}
 
-  constructor(top: Directory) {
-    this.#top = top;
-  }
-
-  async find(path: Name) {
-    const slash = path.lastIndexOf(0x2f);
-    try {
-      const directory = await this.#directory(path.subarray(0, Math.max(0, slash)));
-      return await directory.find(path.subarray(slash + 1));
-    } catch (error) {
-      if (isChangedMeanwhile(error)) return undefined;
-      throw error;
-    }
-  }
-
-  /** Removes what is no directory, where there is something. */
-  async remove(path: Name): Promise<void> {
-    const slash = path.lastIndexOf(0x2f);
-    try {
-      const directory = await this.#directory(path.subarray(0, Math.max(0, slash)));
-      await directory.remove(path.subarray(slash + 1));
-    } catch (error) {
-      if (!isChangedMeanwhile(error) && !hasFileCode(error, "EISDIR", "EPERM")) throw error;
-    }
-  }
-
-  /** Whether there is something of the same kind, size and time. */
-  async isCopied(path: Name, { stat }: Entry): Promise<boolean> {
-    const found = await this.find(path);
-    if (found === undefined) return false;
-    if (stat.isSymbolicLink()) return found.isSymbolicLink() && isSameTime(found.mtimeNs, stat.mtimeNs);
-    return found.isFile() && stat.isFile() && found.size === stat.size && isSameTime(found.mtimeNs, stat.mtimeNs);
-  }
-
-  /** Whether there is the same, down to its content. */
-  async isEqual(
-    path: Name,
-    entry: Entry,
-    { in: source, signal }: { readonly in: Directory; readonly signal: AbortSignal },
-  ): Promise<boolean> {
-    const { name, stat } = entry;
-    if (stat.isDirectory()) return (await this.find(path))?.isDirectory() === true;
-    if (!(await this.isCopied(path, entry))) return false;
-    const slash = path.lastIndexOf(0x2f);
-    try {
-      const directory = await this.#directory(path.subarray(0, Math.max(0, slash)));
-      if (stat.isSymbolicLink()) return (await directory.readSymlink(name)).equals(await source.readSymlink(name));
-      const [one, other] = [await digestOf(source, entry, signal), await digestOf(directory, entry, signal)];
-      return one !== undefined && one === other;
-    } catch (error) {
-      if (isChangedMeanwhile(error)) return false;
-      throw error;
-    }
-  }
-
-  async #directory(path: Name): Promise<Directory> {
-    if (path.length === 0) return this.#top;
-    if (this.#opened !== undefined && this.#path.equals(path)) return this.#opened;
-    await this[Symbol.asyncDispose]();
-    this.#path = Buffer.from(path);
-    for (const name of path.toString("latin1").split("/")) {
-      const above = this.#opened;
-      try {
-        this.#opened = undefined;
-        this.#opened = await (above ?? this.#top).open(Buffer.from(name, "latin1"));
-      } finally {
-        await above?.[Symbol.asyncDispose]();
-      }
-    }
-    return this.#opened ?? this.#top;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    const opened = this.#opened;
-    this.#opened = undefined;
-    await opened?.[Symbol.asyncDispose]();
+/** Whether there is the same, down to its content. */
+async function isEqual(
+  copies: Directory,
+  entry: Entry,
+  { in: source, signal }: { readonly in: Directory; readonly signal: AbortSignal },
+): Promise<boolean> {
+  const { name, stat } = entry;
+  if (stat.isDirectory()) return (await copies.find(name))?.isDirectory() === true;
+  if (!(await isCopied(copies, entry))) return false;
+  try {
+    if (stat.isSymbolicLink()) return (await copies.readSymlink(name)).equals(await source.readSymlink(name));
+    const [one, other] = [await digestOf(source, entry, signal), await digestOf(copies, entry, signal)];
+    return one !== undefined && one === other;
+  } catch (error) {
+    if (isChangedMeanwhile(error)) return false;
+    throw error;
   }
 }
 
@@ -447,6 +401,10 @@ function metaOf({ stat }: Entry): EntryMeta {
 
 function addExample(examples: string[], path: Name): void {
   if (examples.length < mostExamples) examples.push(shownPath(path));
+}
+
+function unlessDirectory(error: unknown): void {
+  if (!isChangedMeanwhile(error) && !hasFileCode(error, "EPERM")) throw error;
 }
 
 function unlessChanged(error: unknown): undefined {

@@ -15,6 +15,7 @@ import {
 import { fail } from "../../errors.ts";
 import { type Directory, type Entry, isSame, type Name } from "../../stores/volumes/directory.ts";
 import { type ReadFile, readFileOf } from "../../stores/volumes/file-reader.ts";
+import { allOf } from "../../stores/volumes/groups.ts";
 import { isOwn, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
 import { joinPath, shownPath, type Step, walk } from "../../stores/volumes/walk.ts";
 import type { RecordSink, Source, SourceRun, StreamWriter, Work } from "../contracts.ts";
@@ -148,7 +149,7 @@ class VolumeRead {
     for (let from = 0; from < wanted.length; from += filesAtOnce) {
       const some = wanted.slice(from, from + filesAtOnce);
       // Large files are left for their turn; of the small ones there are a few megabytes at most.
-      const read = await Promise.all(some.map((entry) => this.#read(directory, entry)));
+      const read = await allOf(some.map((entry) => this.#read(directory, entry)));
       for (const [index, entry] of some.entries()) {
         const found = read[index];
         if (found !== undefined) await this.#entry(directory, joinPath(path, entry.name), { entry, found });

@@ -13,9 +13,11 @@ import {
   VolumeRecordSchema,
 } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail, isReason } from "../../errors.ts";
+import { DirectoryFinder, parentOf } from "../../stores/volumes/directory-finder.ts";
 import type { Directory, Name } from "../../stores/volumes/directory.ts";
 import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
 import { readFileOf } from "../../stores/volumes/file-reader.ts";
+import { allOf } from "../../stores/volumes/groups.ts";
 import { removeTree } from "../../stores/volumes/remove-tree.ts";
 import { type EntryMeta, type Occupied, TreeWriter } from "../../stores/volumes/tree-writer.ts";
 import { isOwn, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
@@ -142,7 +144,9 @@ class VolumesRestore implements TargetRun {
       await using volume = await volumes.open(restored.target);
       if (policy === ConflictPolicy.DROP) await removeAll(volume, work.signal);
       const occupied = occupiedBy.get(policy) ?? "refuse";
-      await using writer = new TreeWriter(volume, { occupied, durable: false, signal: work.signal });
+      // What is restored into an empty volume is taken for whole when the restore has ended.
+      const direct = occupied === "refuse";
+      await using writer = new TreeWriter(volume, { occupied, durable: false, direct, signal: work.signal });
       for (const stream of restored.unit.streams) await this.#write(restored, stream, writer);
       await writer.settle();
       restored.stage = "in place";
@@ -190,8 +194,14 @@ class VolumesRestore implements TargetRun {
     await using entries = entriesOf(this.#records(restored, stream));
     for await (const { head, at, parts } of entries) {
       if (skipped?.has(at) === true) continue;
-      if (await reader.isEqual(head, parts)) restored.equal++;
+      const note = (isEqual: boolean): void => {
+        if (isEqual) restored.equal++;
+      };
+      if (head.more || head.kind !== VolumeEntryKind.FILE) note(await reader.isEqual(head, parts));
+      // The bytes of records are only good until the next one is asked for.
+      else await reader.compareBeside({ ...head, content: Buffer.from(head.content) }, note);
     }
+    await reader.settle();
   }
 
   /** The records of a stream, one by one, each with its place; what is behind is counted. */
@@ -305,57 +315,76 @@ function damaged(what: string): Error {
   return fail("RESTORE_REFUSED", `The records of a volume are not in order: ${what}`);
 }
 
+/** Files that are compared at once. */
+const mostBeside = 16;
+
 /** Compares what is in a volume with records, in their order. */
 class PathReader implements AsyncDisposable {
-  readonly #volume: OpenVolume;
+  readonly #finder: DirectoryFinder;
   #path: Name = Buffer.alloc(0);
-  #opened: Directory | undefined;
+  #pending: Promise<void>[] = [];
 
-  constructor(volume: OpenVolume) {
-    this.#volume = volume;
+  constructor({ top }: OpenVolume) {
+    this.#finder = new DirectoryFinder(top);
   }
 
   async isEqual(head: VolumeRecord, parts: AsyncIterable<Uint8Array>): Promise<boolean> {
     const path = Buffer.from(head.path);
     if (path.length === 0) return head.kind === VolumeEntryKind.DIRECTORY;
-    const slash = path.lastIndexOf(0x2f);
-    const name = path.subarray(slash + 1);
-    try {
-      const directory = await this.#directory(path.subarray(0, Math.max(0, slash)));
-      const stat = await directory.find(name);
-      if (stat === undefined || !isSameTime(Number(stat.mtimeNs), Number(head.mtimeNs))) return false;
-      if (head.kind === VolumeEntryKind.DIRECTORY) return stat.isDirectory();
-      if (head.kind === VolumeEntryKind.SYMLINK) {
-        return stat.isSymbolicLink() && (await directory.readSymlink(name)).equals(head.target);
-      }
-      return await hasContent(directory, name, parts);
-    } catch (error) {
-      if (isChangedMeanwhile(error) || hasFileCode(error, "EACCES")) return false;
-      throw error;
-    }
+    const directory = await this.#goTo(parentOf(path));
+    return directory !== undefined && (await isEqualIn(directory, path, { head, parts }));
   }
 
-  async #directory(path: Name): Promise<Directory> {
-    if (path.length === 0) return this.#volume.top;
-    if (this.#opened !== undefined && this.#path.equals(path)) return this.#opened;
-    await this[Symbol.asyncDispose]();
-    this.#path = Buffer.from(path);
-    for (const name of path.toString("latin1").split("/")) {
-      const above = this.#opened;
-      try {
-        this.#opened = undefined;
-        this.#opened = await (above ?? this.#volume.top).open(Buffer.from(name, "latin1"));
-      } finally {
-        await above?.[Symbol.asyncDispose]();
-      }
+  /** The same of a file whose content is in one record, beside others of its directory. */
+  async compareBeside(head: VolumeRecord, done: (isEqual: boolean) => void): Promise<void> {
+    const path = Buffer.from(head.path);
+    const directory = await this.#goTo(parentOf(path));
+    if (directory === undefined) {
+      done(false);
+      return;
     }
-    return this.#opened ?? this.#volume.top;
+    const parts = async function* () {
+      yield head.content;
+    };
+    const compare = async (): Promise<void> => done(await isEqualIn(directory, path, { head, parts: parts() }));
+    this.#pending.push(compare());
+    if (this.#pending.length >= mostBeside) await this.settle();
+  }
+
+  /** Waits for all comparisons that are under way. */
+  async settle(): Promise<void> {
+    await allOf(this.#pending.splice(0));
+  }
+
+  async #goTo(path: Name): Promise<Directory | undefined> {
+    if (!this.#path.equals(path)) await this.settle();
+    this.#path = Buffer.from(path);
+    return await this.#finder.at(path);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const opened = this.#opened;
-    this.#opened = undefined;
-    await opened?.[Symbol.asyncDispose]();
+    await Promise.allSettled(this.#pending);
+    await this.#finder[Symbol.asyncDispose]();
+  }
+}
+
+async function isEqualIn(
+  directory: Directory,
+  path: Name,
+  { head, parts }: { readonly head: VolumeRecord; readonly parts: AsyncIterable<Uint8Array> },
+): Promise<boolean> {
+  const name = path.subarray(path.lastIndexOf(0x2f) + 1);
+  try {
+    const stat = await directory.find(name);
+    if (stat === undefined || !isSameTime(Number(stat.mtimeNs), Number(head.mtimeNs))) return false;
+    if (head.kind === VolumeEntryKind.DIRECTORY) return stat.isDirectory();
+    if (head.kind === VolumeEntryKind.SYMLINK) {
+      return stat.isSymbolicLink() && (await directory.readSymlink(name)).equals(head.target);
+    }
+    return await hasContent(directory, name, parts);
+  } catch (error) {
+    if (isChangedMeanwhile(error) || hasFileCode(error, "EACCES")) return false;
+    throw error;
   }
 }
 

@@ -16,6 +16,7 @@ import { promisify } from "node:util";
 
 import { fail } from "../../errors.ts";
 import { hasFileCode } from "./failures.ts";
+import { allOf } from "./groups.ts";
 
 /** A name in a directory. Linux takes any bytes but `/` and zero, so that a name need not be text. */
 export type Name = Buffer;
@@ -123,7 +124,7 @@ export class Directory implements AsyncDisposable {
           if (!found) break;
           names.push(found.name as unknown as Buffer); // as the encoding says
         }
-        const stats = await Promise.all(names.map((name) => this.find(name)));
+        const stats = await allOf(names.map((name) => this.find(name)));
         yield names.flatMap((name, index) => {
           const stat = stats[index];
           return stat === undefined ? [] : [{ name, stat }];

@@ -66,8 +66,8 @@ function fileOf(handle: FileHandle, stat: BigIntStats): ReadFile {
       return filled === buffer.length ? undefined : buffer.subarray(0, filled);
     },
     async *parts(signal) {
-      const buffer = Buffer.allocUnsafe(partBytes);
-      for (let at = 0, filled = partBytes; filled === partBytes; at += filled) {
+      const buffer = Buffer.allocUnsafe(Math.min(partBytes, Number(stat.size) + 1));
+      for (let at = 0, filled = buffer.length; filled === buffer.length; at += filled) {
         signal.throwIfAborted();
         filled = await fill(buffer, at);
         yield buffer.subarray(0, filled);

@@ -26,6 +26,12 @@ export type WrittenTree = Pick<OpenVolume, "top" | "own">;
 /** Files that are written at once. */
 const mostAtOnce = 16;
 
+interface Place {
+  readonly directory: Directory;
+  readonly name: Name;
+  readonly path: Name;
+}
+
 interface Level {
   readonly name: Name;
   readonly directory: Directory;
@@ -35,13 +41,14 @@ interface Level {
 
 /**
  * Puts files, directories and symlinks into a volume, by paths that nobody vouches for. A file gets its name when it is whole, so
- * that a crash leaves no half of one. What follows each other in one directory is written together. Paths come in the order of a
+ * that a crash leaves no half of one, unless `direct` is set. What follows each other in one directory is written together. Paths come in the order of a
  * walk: a directory behind all that is in it.
  */
 export class TreeWriter implements AsyncDisposable {
   readonly #volume: WrittenTree;
   readonly #occupied: Occupied;
   readonly #isDurable: boolean;
+  readonly #isDirect: boolean;
   readonly #signal: AbortSignal;
   readonly #levels: Level[] = [];
   readonly #pending = new Set<Promise<void>>();
@@ -53,12 +60,18 @@ export class TreeWriter implements AsyncDisposable {
       readonly occupied: Occupied;
       /** Whether each file is on the device when it gets its name. */
       readonly durable: boolean;
+      /**
+       * Whether a file has its name from the beginning, which takes half the time: for a tree that nobody takes for whole before all
+       * of it is.
+       */
+      readonly direct: boolean;
       readonly signal: AbortSignal;
     },
   ) {
     this.#volume = volume;
     this.#occupied = options.occupied;
     this.#isDurable = options.durable;
+    this.#isDirect = options.direct;
     this.#signal = options.signal;
   }
 
@@ -147,9 +160,7 @@ export class TreeWriter implements AsyncDisposable {
   }
 
   /** The directory that a path is in; undefined where something that is kept is in the way. */
-  async #placeOf(
-    path: Name,
-  ): Promise<{ readonly directory: Directory; readonly name: Name; readonly path: Name } | undefined> {
+  async #placeOf(path: Name): Promise<Place | undefined> {
     this.#check();
     const names = this.#namesOf(path);
     const name = names.pop();
@@ -195,37 +206,52 @@ export class TreeWriter implements AsyncDisposable {
   }
 
   async #write(
-    place: { readonly directory: Directory; readonly name: Name; readonly path: Name },
+    place: Place,
     content: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
     meta: EntryMeta,
   ): Promise<boolean> {
-    const temporary = temporaryName();
-    const file = await this.#volume.own.createFile(temporary);
+    const { own } = this.#volume;
+    const [directory, name] = this.#isDirect ? [place.directory, place.name] : [own, temporaryName()];
+    const file = this.#isDirect ? await this.#createAt(place) : await own.createFile(name);
+    if (file === undefined) {
+      for await (const _ of content) this.#signal.throwIfAborted();
+      return false;
+    }
     try {
       await fill(file, content, this.#signal);
-      await setOwner(
-        { setOwner: (userId, groupId) => file.chown(userId, groupId), setMode: (mode) => file.chmod(mode) },
-        meta,
-        fileMode,
-      );
+      const setter = {
+        setOwner: (userId: number, groupId: number) => file.chown(userId, groupId),
+        setMode: (mode: number) => file.chmod(mode),
+      };
+      await setOwner(setter, meta, fileMode);
       const seconds = Number(meta.mtimeNs) / 1e9;
       await file.utimes(seconds, seconds);
       if (this.#isDurable) await file.sync();
     } catch (error) {
-      await this.#volume.own.remove(temporary);
+      await directory.remove(name);
       throw error;
     } finally {
       await file.close();
     }
-    return await this.#giveName(temporary, place);
+    return this.#isDirect || (await this.#giveName(name, place));
+  }
+
+  /** Makes a file under its own name; undefined where something is kept that has it. */
+  async #createAt({ directory, name, path }: Place): Promise<FileHandle | undefined> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await directory.createFile(name);
+      } catch (error) {
+        if (!hasFileCode(error, "EEXIST") || attempt === mostAttempts) throw error;
+        if (this.#occupied === "keep") return undefined;
+        if (this.#occupied === "refuse") throw occupied(path);
+        await removeTree(directory, name, this.#signal);
+      }
+    }
   }
 
   /** Moves what is whole to its place. Nothing that is there is overwritten but with `replace`. */
-  async #giveName(
-    temporary: Name,
-    { directory, name, path }: { readonly directory: Directory; readonly name: Name; readonly path: Name },
-    symlink?: EntryMeta,
-  ): Promise<boolean> {
+  async #giveName(temporary: Name, { directory, name, path }: Place, symlink?: EntryMeta): Promise<boolean> {
     const { own } = this.#volume;
     try {
       if (symlink !== undefined) await own.setTimes(temporary, Number(symlink.mtimeNs) / 1e9);

@@ -58,7 +58,9 @@ function told(folder: string): string[] {
       const stat = lstatSync(at);
       const content = stat.isFile() ? readFileSync(at).toString("base64").slice(0, 50) : "";
       const target = stat.isSymbolicLink() ? readlinkSync(at) : "";
-      return [path, stat.mode, stat.isFile() ? stat.size : 0, stat.mtimeMs.toFixed(1), content, target].join(" ");
+      return [path, stat.mode, stat.isFile() ? stat.size : 0, (stat.mtimeMs / 1000).toFixed(0), content, target].join(
+        " ",
+      );
     })
     .toSorted((one, other) => (one < other ? -1 : 1));
 }

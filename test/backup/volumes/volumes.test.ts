@@ -53,7 +53,7 @@ async function filledVolume(): Promise<string> {
   chmodSync(at("small"), 0o640);
   chmodSync(at("a", "b"), 0o750);
   chmodSync(at("none"), 0o4755);
-  utimesSync(at("small"), 1000, 1_000_000_000.5);
+  utimesSync(at("small"), 1000, 1_000_000_000);
   lutimesSync(at("dangling"), 1000, 1_000_000_001);
   utimesSync(at("empty"), 1000, 1_000_000_002);
   utimesSync(at("a"), 1000, 1_000_000_003);
@@ -78,7 +78,9 @@ function told(name: string): string[] {
       const size = stat.isFile() ? stat.size : 0;
       // Bits that would let others act as the owner are not given.
       const mode = stat.isSymbolicLink() ? 0 : stat.mode & 0o171777;
-      return [path.toString("latin1"), mode.toString(8), size, stat.mtimeMs.toFixed(2), content, target].join(" ");
+      return [path.toString("latin1"), mode.toString(8), size, (stat.mtimeMs / 1000).toFixed(0), content, target].join(
+        " ",
+      );
     })
     .toSorted((one, other) => (one < other ? -1 : 1));
 }
