@@ -140,7 +140,8 @@ export function toldLines({ message, reason, fields, retryAfterMs, advice }: Tol
   const named = reason === "" || message.includes(reason) ? "" : ` (${reason})`;
   return [
     `lucid: ${message.split("\n").map(safe).join("\n")}${named}.`,
-    ...fields.map(({ field, description }) => `  ${safe(field)}: ${safe(description)}`),
+    // A rule of the whole request has no field.
+    ...fields.map(({ field, description }) => `  ${field === "" ? "" : `${safe(field)}: `}${safe(description)}`),
     ...(retryAfterMs === undefined ? [] : [`Try again in ${span(retryAfterMs)}.`]),
     ...(advice === undefined ? [] : [advice]),
   ];

@@ -43,8 +43,13 @@ const groups: readonly Group[] = [
     load: () => import("./commands/collection.ts"),
   },
   {
+    name: "shard",
+    summary: "Look after the shards of MongoDB; not tried on a real cluster yet",
+    load: () => import("./commands/shard.ts"),
+  },
+  {
     name: "cache",
-    summary: "Look at what is in Redis, set, delete and flush it; rate limits and locks",
+    summary: "Look at what is in Redis, set, delete and flush it; rate limits, locks, messages",
     load: () => import("./commands/cache.ts"),
   },
   {

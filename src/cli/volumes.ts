@@ -1,3 +1,5 @@
+import type { Command } from "commander";
+
 import { type Volume, VolumeLevel, VolumeLevelSchema, VolumeTypeSchema } from "../../gen/lucid/admin/v1/volume_pb.ts";
 import type { Column, Style } from "./output.ts";
 import { bytes, count, nameOf, nothing } from "./units.ts";
@@ -22,3 +24,8 @@ export const volumeColumns: readonly Column<Volume>[] = [
   },
   { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
 ];
+
+/** Adds the argument that names a volume. */
+export function namesVolume(command: Command): Command {
+  return command.argument("<volume>", "name of the volume");
+}

@@ -1,5 +1,7 @@
+import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -108,6 +110,25 @@ test("keys are set, shown, listed, deleted and flushed", async () => {
   expect(figures.map(({ code }) => code)).toEqual([0, 0, 0, 0]);
 });
 
+test("a message reaches who listens, and cannot order its terminal about", async () => {
+  const channel = uniqueName("cli");
+  const child = command.start("cache", "subscribe", channel, "--count", "1");
+  const said = Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
+  const reached = async () => (await command.json("cache", "publish", channel, "a\u001b[2Jb")).objects[0];
+  await expect.poll(reached, { timeout: 20_000 }).toEqual({ receiverCount: "1" });
+  const [stdout, , [code]] = await said;
+  expect([code, stdout]).toEqual([0, `${channel}  a\\x1b[2Jb\n`]);
+});
+
+test("a server without shards says so", async () => {
+  const [status, sharded] = await Promise.all([
+    command.run("shard", "status"),
+    command.run("shard", "collection", "notes", "title:hashed", "--yes"),
+  ]);
+  expect([status.code, status.stderr]).toEqual([3, expect.stringContaining("(MONGODB_NOT_SHARDED)")]);
+  expect(sharded.code).toBe(3);
+});
+
 test("a volume is made, measured, cleaned up and deleted", async () => {
   const made = await command.json("volume", "create", "recordings", "--type", "sessions", "--size", "1GiB");
   expect(made.objects).toMatchObject([
@@ -142,6 +163,10 @@ test("a volume is made, measured, cleaned up and deleted", async () => {
     "--yes",
   );
   expect(cleaned.stderr).toBe("Removed 1 file, 4.9 KiB.\n");
+  const copied = await command.json("volume", "migrate", "recordings", "archive", "--watch");
+  expect([copied.code, copied.objects.at(-1)]).toMatchObject([0, { state: "JOB_STATE_SUCCEEDED" }]);
+  const unmoved = await command.run("volume", "migrate", "recordings", "other", "--move");
+  expect([unmoved.code, unmoved.stderr]).toEqual([3, expect.stringContaining("Repeat it with --yes")]);
   const unconfirmed = await command.run("volume", "rm", "recordings");
   expect([unconfirmed.code, unconfirmed.stderr]).toEqual([3, expect.stringContaining("Repeat it with --yes")]);
   expect((await command.run("volume", "rm", "recordings", "--yes")).code).toBe(0);

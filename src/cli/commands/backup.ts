@@ -13,14 +13,11 @@ import {
   CreateRestoreResponseSchema,
   DeleteBackupResponseSchema,
   GetBackupResponseSchema,
-  GetVerificationResponseSchema,
   JobState,
   JobStateSchema,
   VerifyBackupResponseSchema,
   type WatchBackupResponse,
   WatchBackupResponseSchema,
-  type WatchVerificationResponse,
-  WatchVerificationResponseSchema,
 } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { type Store, StoreSchema } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { choicesOf, enumOption, enumsOption } from "../choices.ts";
@@ -39,8 +36,9 @@ import {
 import { showList, withLimit } from "../lists.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
-import { between, bytes, count, counted, many, nothing, readMoment, readNumber, time } from "../units.ts";
+import { between, bytes, count, many, nothing, readMoment, readNumber, time } from "../units.ts";
 import { followRestore, showRestore } from "./restore.ts";
+import { defineVerification, followVerification } from "./verification.ts";
 
 /** Stores by the names that options take. */
 const stores = choicesOf(StoreSchema);
@@ -219,54 +217,6 @@ export function define(backup: Command, session: Session): void {
   );
 }
 
-/** `lucid backup verification …`. */
-function defineVerification(command: Command, session: Session): void {
-  const client = () => session.client(BackupService);
-  withExamples(
-    command
-      .command("show")
-      .description("Show one verification")
-      .argument("<verification>", "id of the verification")
-      .action(async (verificationId: string) => {
-        const response = await client().getVerification({ verificationId }, session.call());
-        const { output } = session;
-        if (output.json) return output.message(GetVerificationResponseSchema, response);
-        const { verification } = response;
-        if (verification === undefined) return;
-        await output.facts([
-          ["verification", verification.verificationId],
-          ["backup", verification.backupId],
-          ["state", stateName(verification.state), styleOf(verification.state)],
-          ["read", counted(verification.progress?.itemsDone ?? 0n, "item")],
-          ["begun", time(verification.startTime)],
-          ["took", between(verification.startTime, verification.endTime)],
-          verification.error === undefined ? undefined : ["problem", whyNot(verification.error), "red"],
-        ]);
-      }),
-    "lucid backup verification show 019ab0f2-…",
-  );
-  withExamples(
-    withWatchOptions(command.command("watch"))
-      .description("Show how far a verification is until it has ended, and end as it did")
-      .argument("<verification>", "id of the verification")
-      .action(async (verificationId: string, options: WatchOptions) => {
-        await followVerification(session, verificationId, options);
-      }),
-    "lucid backup verification watch 019ab0f2-…",
-  );
-  withExamples(
-    command
-      .command("cancel")
-      .description("Stop a verification")
-      .argument("<verification>", "id of the verification")
-      .action(async (verificationId: string) => {
-        const { verification } = await client().cancelVerification({ verificationId }, session.call());
-        session.output.note(`The verification is ${stateName(verification?.state ?? JobState.UNSPECIFIED)}.`);
-      }),
-    "lucid backup verification cancel 019ab0f2-…",
-  );
-}
-
 async function followBackup(session: Session, backupId: string, options: WatchOptions): Promise<void> {
   const client = session.client(BackupService);
   const job = {
@@ -277,20 +227,6 @@ async function followBackup(session: Session, backupId: string, options: WatchOp
     write: (response: WatchBackupResponse) => session.output.message(WatchBackupResponseSchema, response),
     watchCommand: `lucid backup watch ${backupId}`,
     cancelCommand: `lucid backup cancel ${backupId}`,
-  };
-  await followJob(session, job, followOptions(options));
-}
-
-async function followVerification(session: Session, verificationId: string, options: WatchOptions): Promise<void> {
-  const client = session.client(BackupService);
-  const job = {
-    kind: "verification",
-    id: verificationId,
-    watch: (afterSequence: bigint) => client.watchVerification({ verificationId, afterSequence }, session.stream()),
-    view: ({ event }: WatchVerificationResponse) => viewOf(event),
-    write: (response: WatchVerificationResponse) => session.output.message(WatchVerificationResponseSchema, response),
-    watchCommand: `lucid backup verification watch ${verificationId}`,
-    cancelCommand: `lucid backup verification cancel ${verificationId}`,
   };
   await followJob(session, job, followOptions(options));
 }

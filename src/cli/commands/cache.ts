@@ -6,7 +6,6 @@ import {
   type CacheKey,
   CacheKeySchema,
   CacheService,
-  ClearRateLimitResponseSchema,
   type Content,
   ContentFormat,
   ContentFormatSchema,
@@ -16,10 +15,7 @@ import {
   GetCacheStatsResponseSchema,
   type GetKeyResponse,
   GetKeyResponseSchema,
-  GetLockResponseSchema,
   KeyOriginSchema,
-  LockSchema,
-  RateLimitSchema,
   type ServerMemory,
   SetCondition,
   SetKeyResponseSchema,
@@ -33,13 +29,16 @@ import { liveLines } from "../live.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
 import { safe } from "../text.ts";
-import { bytes, count, counted, duration, nameOf, nothing, readSpan, time } from "../units.ts";
+import { bytes, count, counted, duration, nameOf, nothing, readSpan } from "../units.ts";
+import { defineLimits, defineLocks } from "./cache-locks.ts";
+import { defineMessages } from "./cache-messages.ts";
 
 /** `lucid cache …`. */
 export function define(cache: Command, session: Session): void {
   defineFigures(cache, session);
   defineKeys(cache, session);
   defineFlush(cache, session);
+  defineMessages(cache, session);
   defineLimits(cache.command("limit").description("Rate limits that services share"), session);
   defineLocks(cache.command("lock").description("Locks that services hold"), session);
 }
@@ -202,98 +201,6 @@ function defineFlush(cache: Command, session: Session): void {
       }),
     "lucid cache flush 'tmp:*' --dry-run",
     "lucid cache flush 'tmp:*' --yes",
-  );
-}
-
-function defineLimits(command: Command, session: Session): void {
-  const client = () => session.client(CacheService);
-  withExamples(
-    withLimit(command.command("ls"))
-      .description("List rate limits that are in use")
-      .option("--prefix <text>", "only those whose name begins so")
-      .action(async ({ limit, prefix = "" }: { limit: number; prefix?: string }) => {
-        await showList(session, {
-          schema: RateLimitSchema,
-          limit,
-          columns: [
-            { title: "LIMIT", of: ({ name }) => name },
-            { title: "WINDOW", of: ({ window }) => duration(window), align: "right" },
-            { title: "USED", of: ({ used }) => count(used), align: "right" },
-            { title: "OF", of: (each) => count(each.limit), align: "right" },
-            { title: "FREE IN", of: ({ resetAfter }) => duration(resetAfter), align: "right" },
-          ],
-          none: "No rate limit is in use.",
-          async page(page) {
-            const { rateLimits, nextPageToken } = await client().listRateLimits(
-              { namePrefix: prefix, ...page },
-              session.call(),
-            );
-            return { items: rateLimits, nextPageToken };
-          },
-        });
-      }),
-    "lucid cache limit ls --prefix login:",
-  );
-  withExamples(
-    command
-      .command("clear")
-      .description("Forget what a rate limit has counted")
-      .argument("<limit>", "name of the limit")
-      .addOption(new Option("--window <time>", "its window, for example 60s").argParser(readSpan).makeOptionMandatory())
-      .action(async (name: string, { window }: { window: number }) => {
-        const response = await client().clearRateLimit({ name, window: durationFromMs(window) }, session.call());
-        if (session.output.json) return session.output.message(ClearRateLimitResponseSchema, response);
-        session.output.note(response.found ? "Cleared." : "It was not in use.");
-      }),
-    "lucid cache limit clear login:ada --window 60s",
-  );
-}
-
-function defineLocks(command: Command, session: Session): void {
-  const client = () => session.client(CacheService);
-  withExamples(
-    withLimit(command.command("ls"))
-      .description("List locks that are held")
-      .option("--prefix <text>", "only those whose name begins so")
-      .action(async ({ limit, prefix = "" }: { limit: number; prefix?: string }) => {
-        await showList(session, {
-          schema: LockSchema,
-          limit,
-          columns: [
-            { title: "LOCK", of: ({ name }) => name },
-            { title: "HOLDER", of: ({ holder }) => holder || nothing },
-            { title: "FENCING NUMBER", of: ({ fencingNumber }) => String(fencingNumber), align: "right" },
-            { title: "SINCE", of: ({ acquireTime }) => time(acquireTime) },
-            { title: "LEFT", of: ({ ttl }) => duration(ttl), align: "right" },
-          ],
-          none: "No lock is held.",
-          async page(page) {
-            const { locks, nextPageToken } = await client().listLocks({ namePrefix: prefix, ...page }, session.call());
-            return { items: locks, nextPageToken };
-          },
-        });
-      }),
-    "lucid cache lock ls",
-  );
-  withExamples(
-    command
-      .command("show")
-      .description("Show one lock")
-      .argument("<lock>", "name of the lock")
-      .action(async (name: string) => {
-        const response = await client().getLock({ name }, session.call());
-        if (session.output.json) return session.output.message(GetLockResponseSchema, response);
-        const { lock } = response;
-        if (lock === undefined) return session.output.note("It is not held.");
-        await session.output.facts([
-          ["lock", lock.name],
-          ["holder", lock.holder || nothing],
-          ["fencing number", String(lock.fencingNumber)],
-          ["since", time(lock.acquireTime)],
-          ["left", duration(lock.ttl)],
-        ]);
-      }),
-    "lucid cache lock show nightly",
   );
 }
 

@@ -1,45 +1,26 @@
 import { randomUUID } from "node:crypto";
 
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 
 import {
   type CollectionIndex,
   CollectionIndexSchema,
   CollectionIndexStatisticsSchema,
-  type IndexBuild,
-  IndexBuildSchema,
-  IndexBuildTypeSchema,
-  type IndexKey,
-  IndexKeyType,
-  IndexKeyTypeSchema,
 } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
 import {
   CreateIndexResponseSchema,
   DatabaseAdminService,
   DropIndexResponseSchema,
   EnsureIndexesResponseSchema,
-  type WatchIndexBuildResponse,
-  WatchIndexBuildResponseSchema,
 } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
-import { EnsuredStateSchema } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
-import { choicesOf } from "../choices.ts";
 import { showEnsured } from "../ensured.ts";
 import { withExamples } from "../examples.ts";
+import { keyText, readKey } from "../index-keys.ts";
 import { readDocument } from "../input.ts";
-import {
-  followJob,
-  followOptions,
-  type JobView,
-  stateName,
-  styleOf,
-  type WatchOptions,
-  whyNot,
-  withWatchOptions,
-} from "../jobs.ts";
-import { showList, withLimit } from "../lists.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
-import { between, bytes, count, nameOf, nothing, readSpan, time } from "../units.ts";
+import { bytes, count, nothing, readSpan, time } from "../units.ts";
+import { begun } from "./collection-builds.ts";
 
 interface InDatabase {
   readonly database?: string;
@@ -224,139 +205,10 @@ interface CreateOptions extends InDatabase {
   readonly watch?: boolean;
 }
 
-/** `lucid collection build …`. */
-export function defineBuilds(builds: Command, session: Session): void {
-  const client = () => session.client(DatabaseAdminService);
-  withExamples(
-    withLimit(builds.command("ls"))
-      .description("List jobs, the newest first")
-      .action(async ({ limit }: { limit: number }) => {
-        await showList(session, {
-          schema: IndexBuildSchema,
-          limit,
-          columns: buildColumns,
-          none: "There are no jobs.",
-          async page(page) {
-            const { builds: items, nextPageToken } = await client().listIndexBuilds(page, session.call());
-            return { items, nextPageToken };
-          },
-        });
-      }),
-    "lucid collection build ls",
-  );
-  withExamples(
-    builds
-      .command("show")
-      .description("Show one job")
-      .argument("<build>", "id of the job")
-      .action(async (buildId: string) => {
-        const { output } = session;
-        const { build } = await client().getIndexBuild({ buildId }, session.call());
-        if (build === undefined) return;
-        if (output.json) return output.message(IndexBuildSchema, build);
-        await output.facts([
-          ["build", build.buildId],
-          ["does", nameOf(IndexBuildTypeSchema, build.type)],
-          ["collection", build.collection || "those of the domain"],
-          ["state", stateName(build.state), styleOf(build.state)],
-          ["created", time(build.createTime)],
-          ["took", between(build.startTime, build.endTime)],
-          build.error && ["problem", whyNot(build.error), "red"],
-        ]);
-        const built = build.progress?.indexes ?? [];
-        if (built.length === 0) return;
-        await output.line();
-        await output.table(built, [
-          { title: "COLLECTION", of: ({ collection }) => collection },
-          { title: "INDEX", of: ({ index }) => index },
-          { title: "STATE", of: ({ state }) => nameOf(EnsuredStateSchema, state) },
-          { title: "PROBLEM", of: ({ problem }) => problem || nothing, mayBeCut: true },
-        ]);
-      }),
-    "lucid collection build show 019ab0f2-…",
-  );
-  withExamples(
-    withWatchOptions(builds.command("watch"))
-      .description("Show how far a job is until it has ended, and end as it did")
-      .argument("<build>", "id of the job")
-      .action(async (buildId: string, options: WatchOptions) => followBuild(session, buildId, options)),
-    "lucid collection build watch 019ab0f2-…",
-  );
-  withExamples(
-    builds
-      .command("cancel")
-      .description("Stop a job; indexes that are built stay")
-      .argument("<build>", "id of the job")
-      .action(async (buildId: string) => {
-        const { build } = await client().cancelIndexBuild({ buildId }, session.call());
-        if (build === undefined) return;
-        if (session.output.json) await session.output.message(IndexBuildSchema, build);
-        else session.output.note(`The job is ${stateName(build.state)}.`);
-      }),
-    "lucid collection build cancel 019ab0f2-…",
-  );
-}
-
-async function begun(session: Session, build: IndexBuild | undefined, watch: boolean): Promise<void> {
-  if (build === undefined) return;
-  if (watch) return followBuild(session, build.buildId, {});
-  if (session.output.json) return session.output.message(IndexBuildSchema, build);
-  await session.output.line(build.buildId);
-  session.output.note(`It is being built; \`lucid collection build watch ${build.buildId}\` shows how far it is.`);
-}
-
-async function followBuild(session: Session, buildId: string, options: WatchOptions): Promise<void> {
-  const client = session.client(DatabaseAdminService);
-  const job = {
-    kind: "build",
-    id: buildId,
-    watch: (afterSequence: bigint) => client.watchIndexBuild({ buildId, afterSequence }, session.stream()),
-    view: viewOfBuild,
-    write: (response: WatchIndexBuildResponse) => session.output.message(WatchIndexBuildResponseSchema, response),
-    watchCommand: `lucid collection build watch ${buildId}`,
-    cancelCommand: `lucid collection build cancel ${buildId}`,
-  };
-  await followJob(session, job, followOptions(options));
-}
-
-function viewOfBuild({ sequence, eventTime, state, progress, error, heartbeat }: WatchIndexBuildResponse): JobView {
-  return {
-    sequence,
-    time: eventTime,
-    state,
-    error,
-    heartbeat,
-    phase: progress?.phase ?? "",
-    percent: progress?.percent ?? 0,
-    done: progress?.doneCount ?? 0n,
-    total: progress?.totalCount ?? 0n,
-    bytes: undefined,
-    bytesPerSecond: 0,
-    timeLeftMs: undefined,
-    parts: [],
-  };
-}
-
 function ofCollection(command: Command): Command {
   return command
     .argument("<collection>", "name of the collection")
     .option("--database <name>", "its database; that of the domain where not said");
-}
-
-const keyTypes = choicesOf(IndexKeyTypeSchema);
-
-function readKey(text: string): { field: string; type: IndexKeyType } {
-  const place = text.lastIndexOf(":");
-  if (place === -1) return { field: text, type: IndexKeyType.ASCENDING };
-  const type = keyTypes.get(text.slice(place + 1)) as IndexKeyType | undefined; // the map is of that enum
-  if (type === undefined)
-    throw new InvalidArgumentError(`A key is FIELD or FIELD:TYPE, of ${[...keyTypes.keys()].join(", ")}.`);
-  return { field: text.slice(0, place), type };
-}
-
-function keyText({ field, type, serverType }: IndexKey): string {
-  if (type === IndexKeyType.ASCENDING) return field;
-  return `${field}:${nameOf(IndexKeyTypeSchema, type).replaceAll(" ", "-") || serverType}`;
 }
 
 const indexColumns: readonly Column<CollectionIndex>[] = [
@@ -376,13 +228,4 @@ const indexColumns: readonly Column<CollectionIndex>[] = [
         .join(", ") || nothing,
   },
   { title: "PROTECTED", of: (index) => (index.protected ? "yes" : nothing) },
-];
-
-const buildColumns: readonly Column<IndexBuild>[] = [
-  { title: "BUILD", of: ({ buildId }) => buildId },
-  { title: "DOES", of: ({ type }) => nameOf(IndexBuildTypeSchema, type) },
-  { title: "COLLECTION", of: ({ collection }) => collection || nothing },
-  { title: "STATE", of: ({ state }) => stateName(state), style: ({ state }) => styleOf(state) },
-  { title: "CREATED", of: ({ createTime }) => time(createTime) },
-  { title: "PROBLEM", of: ({ error }) => error?.reason ?? nothing, mayBeCut: true },
 ];

@@ -26,7 +26,8 @@ import { showList, withLimit } from "../lists.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
 import { bytes, count, counted, nameOf, nothing, readNumber, readSize } from "../units.ts";
-import { defineBuilds, defineIndexes } from "./collection-index.ts";
+import { defineBuilds } from "./collection-builds.ts";
+import { defineIndexes } from "./collection-index.ts";
 
 /** `lucid collection …`. */
 export function define(collection: Command, session: Session): void {
