@@ -122,8 +122,9 @@ export function redisSubscriptions(client: Redis | Cluster): RedisSubscriptions 
   const deliver = (topic: Topic, message: RedisMessage): void => {
     for (const mailbox of topics.get(topic) ?? []) mailbox.put(message);
   };
+
   /** Connects, and takes up what is subscribed to already. */
-  const connect = async (): Promise<Redis> => {
+  const connect = async (closed: () => void): Promise<Redis> => {
     const redis = new Redis({
       ...(await optionsOf(client)),
       lazyConnect: true,
@@ -146,33 +147,42 @@ export function redisSubscriptions(client: Redis | Cluster): RedisSubscriptions 
       redis.disconnect();
       throw error;
     }
+    // It may have broken behind the last reply.
+    if (redis.status !== "ready") throw new Error("Connection is closed.");
     const asking = setInterval(() => void redis.ping().catch(() => redis.disconnect()), pingMs);
     redis.once("close", () => {
       clearInterval(asking);
-      lost();
+      closed();
     });
-    // It may have broken while the last reply was on its way.
-    if (redis.status !== "ready") throw new Error("Connection is closed.");
     return redis;
   };
 
-  /** Where nobody subscribes any more, the connection has been ended on purpose. */
-  const lost = (): void => {
-    connection = undefined;
-    if (members.size > 0 && !closing.signal.aborted) void reconnect();
+  /** The connection that there is, or another one. */
+  const connected = (): Promise<Redis> => {
+    if (connection !== undefined) return connection;
+    const forget = (): boolean => {
+      // Where it is another one by now, this one was ended on purpose.
+      const isCurrent = connection === opening;
+      if (isCurrent) connection = undefined;
+      return isCurrent;
+    };
+    const opening = connect(() => {
+      if (forget() && members.size > 0 && !closing.signal.aborted) void reconnect();
+    });
+    connection = opening;
+    opening.catch(forget);
+    return opening;
   };
 
   const reconnect = async (): Promise<void> => {
     const endsMs = performance.now() + awayMs;
     for (;;) {
       if (members.size === 0 || closing.signal.aborted) return;
-      connection ??= connect();
       try {
-        await connection;
+        await connected();
         for (const mailbox of members) mailbox.tell("reconnected");
         return;
       } catch (error) {
-        connection = undefined;
         if (performance.now() > endsMs) return giveUp(error);
       }
       await pause(retryMs, closing.signal);
@@ -184,14 +194,6 @@ export function redisSubscriptions(client: Redis | Cluster): RedisSubscriptions 
       mailbox.failure = { error };
       mailbox.wake();
     }
-  };
-
-  const connected = (): Promise<Redis> => {
-    connection ??= connect().catch((error: unknown) => {
-      connection = undefined;
-      throw error;
-    });
-    return connection;
   };
 
   /** Has messages of the topics put into the mailbox from when it resolves. */

@@ -65,7 +65,7 @@ export function keyAdmin({
   const { client } = redis;
   const pageOf = keyPages({ client, pageTokens });
 
-  /** How many of each key there are afterwards removed, or there now: 1 or 0. */
+  /** Asks about each key: 1 where it is there, or was until now, 0 where it is not. */
   const askEach = async (command: "unlink" | "exists", keys: readonly Buffer[]): Promise<number[]> => {
     const replies: number[] = [];
     for (let first = 0; first < keys.length; first += commandsAtOnce) {
