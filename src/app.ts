@@ -27,6 +27,7 @@ import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_
 import { SearchService } from "../gen/lucid/search/v1/search_service_pb.ts";
 import { SearchSyncService } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { cachedDocuments } from "./admin/cache/cached-documents.ts";
+import { isOwnCopy } from "./admin/cache/keys.ts";
 import { cacheService } from "./admin/cache/service.ts";
 import { databaseAdminService } from "./admin/database/service.ts";
 import { monitoringService } from "./admin/monitoring.ts";
@@ -140,7 +141,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
     repository: () => repository.open(),
     sources: [
       mongodbSource({ client: mongodb.client, systemDatabase }),
-      redisSource({ redis }),
+      redisSource({ redis, isDerived: isOwnCopy }),
       searchSource({ search, isDerived: (index) => indices.has(index) }),
       volumeSource({ volumes, repository: () => statOf(config.backup.dir) }),
     ],

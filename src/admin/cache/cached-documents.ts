@@ -239,7 +239,7 @@ export interface CachedDocuments extends AsyncDisposable {
 }
 
 function listKeyOf(userId: string): string {
-  return `${ownPrefixes.user}${userId}:sessions`;
+  return `${ownPrefixes.sessionsOf}${userId}`;
 }
 
 function ttlOf(ttl: Duration | undefined): number {

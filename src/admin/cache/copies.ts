@@ -44,7 +44,9 @@ const waitMs = 20;
 /**
  * A copy is a hash: `bytes`, `revision`, `user`, when it `began` to be loaded and when it `expires`, in milliseconds of the server's
  * clock. Beside it, who is loading now (`loader`, `since`, `until`), and `least`, the revision of a change that was seen: what is
- * older is not stored any more. A key that is not there has no loader, so there is nothing that a change would have to keep out.
+ * older is not stored until no loader of then has any time left (`leastUntil`). A key that is not there has no loader, so there
+ * is nothing that a change would have to keep out. A change also takes out what is newer: a restore takes revisions back, and
+ * changes that another process has yet to see cost no more than loading again.
  */
 const prelude = `
 local time = ${serverTime}
@@ -70,7 +72,7 @@ const storeScript = `${prelude}
 if redis.call('HGET', KEYS[1], 'loader') ~= ARGV[1] or number('until') <= now then return 0 end
 local began = redis.call('HGET', KEYS[1], 'since')
 redis.call('HDEL', KEYS[1], 'loader', 'since', 'until')
-if tonumber(ARGV[3]) < number('least') then return 0 end
+if number('leastUntil') > now and tonumber(ARGV[3]) < number('least') then return 0 end
 redis.call('HSET', KEYS[1], 'bytes', ARGV[2], 'revision', ARGV[3], 'user', ARGV[4], 'began', began, 'expires', now + tonumber(ARGV[5]))
 lasts(tonumber(ARGV[5]))
 return 1
@@ -86,8 +88,9 @@ return 0
 const changedScript = `${prelude}
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local revision = tonumber(ARGV[1])
-if number('revision') < revision then redis.call('HDEL', KEYS[1], 'bytes', 'revision', 'user', 'began', 'expires') end
-if number('least') < revision then redis.call('HSET', KEYS[1], 'least', ARGV[1]) end
+if number('revision') ~= revision then redis.call('HDEL', KEYS[1], 'bytes', 'revision', 'user', 'began', 'expires') end
+local least = number('leastUntil') > now and number('least') or 0
+redis.call('HSET', KEYS[1], 'least', math.max(least, revision), 'leastUntil', now + ${2 * loaderMs})
 lasts(${2 * loaderMs})
 return 1
 `;
@@ -186,7 +189,7 @@ export function copies({
   };
 }
 
-/** Takes out what is older than a change. */
+/** Takes out what is not what a change has made, and keeps out what is older. */
 export async function takeOut(client: Redis | Cluster, key: string, revision: bigint): Promise<void> {
   await changed(client, key, [String(revision)]);
 }

@@ -37,15 +37,20 @@ export function keyResource(name: string) {
 
 /** What the service's own keys begin with. */
 export const ownPrefixes = {
-  session: "lucid:session:",
-  user: "lucid:user:",
+  session: "lucid:copy:session:",
+  sessionsOf: "lucid:copy:sessions:",
+  user: "lucid:copy:user:",
   rateLimit: "lucid:rate:",
   lock: "lucid:lock:",
 } as const;
 
+const copyPrefix = Buffer.from("lucid:copy:");
+
 const origins: readonly (readonly [Buffer, KeyOrigin])[] = [
-  [Buffer.from(ownPrefixes.session), KeyOrigin.COPY],
-  [Buffer.from(ownPrefixes.user), KeyOrigin.COPY],
+  [copyPrefix, KeyOrigin.COPY],
+  // What other services of the platform keep; it goes with its document, as the document's proto says.
+  [Buffer.from("lucid:session:"), KeyOrigin.COPY],
+  [Buffer.from("lucid:user:"), KeyOrigin.COPY],
   [Buffer.from(ownPrefixes.rateLimit), KeyOrigin.RATE_LIMIT],
   [Buffer.from(ownPrefixes.lock), KeyOrigin.LOCK],
 ];
@@ -54,6 +59,11 @@ const origins: readonly (readonly [Buffer, KeyOrigin])[] = [
 export function originOf(key: Buffer): KeyOrigin {
   const found = origins.find(([prefix]) => key.subarray(0, prefix.length).equals(prefix));
   return found?.[1] ?? KeyOrigin.UNSPECIFIED;
+}
+
+/** Whether the key holds what this service has copied from MongoDB: a backup leaves it out, since it would come back stale. */
+export function isOwnCopy(key: Uint8Array): boolean {
+  return copyPrefix.equals(key.subarray(0, copyPrefix.length));
 }
 
 /** Whether losing the key would do harm. What is only a copy may go at any time. */

@@ -28,6 +28,8 @@ export interface CopyOptions {
   readonly isCluster: boolean;
   /** A key that one of them matches is copied; all are where there is none. */
   readonly patterns: readonly Buffer[];
+  /** Whether a key is left out all the same. */
+  readonly isDerived: (key: Uint8Array) => boolean;
   readonly writer: StreamWriter;
   /** Values that take more memory are copied in parts. */
   readonly largeValueBytes: number;
@@ -70,7 +72,7 @@ export async function copyKeys(options: CopyOptions): Promise<Copied> {
     cursor = textOf(next);
     const keys = listOf(found)
       .map(bytesOf)
-      .filter((key) => isSelected(key, options.patterns) && seen.add(key));
+      .filter((key) => isSelected(key, options.patterns) && !options.isDerived(key) && seen.add(key));
     await copy.copy(keys);
     if (cursor === "0") return copied;
   }

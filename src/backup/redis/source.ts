@@ -17,6 +17,8 @@ const largeValueBytes = 16 * 1024 * 1024;
 /** What Redis is backed up with. */
 export interface RedisSourceOptions {
   readonly redis: { readonly client: Redis | Cluster };
+  /** Whether a key is made of what else is backed up, and is left out. */
+  readonly isDerived?: (key: Uint8Array) => boolean;
   /** Values that take more bytes of the server's memory are copied in parts; 16 MiB where not set. */
   readonly largeValueBytes?: number;
 }
@@ -129,6 +131,7 @@ class RedisRun implements SourceRun {
       facts: deployment.facts,
       isCluster: deployment.isCluster,
       patterns: selection.redisKeyPatterns.map((pattern) => Buffer.from(pattern)),
+      isDerived: this.#options.isDerived ?? (() => false),
       writer,
       largeValueBytes: this.#options.largeValueBytes ?? largeValueBytes,
       note: (keys, bytes) => work.meter.add(Store.REDIS, unitName(database), keys, bytes),

@@ -52,7 +52,7 @@ test(
       await redis.mset(Array.from({ length: 20_000 }, (_, index) => [`k${index}`, "1"]).flat());
       await redis.hset("lucid:lock:a", "a", "1");
       await redis.hset("lucid:rate:b", "a", "1");
-      await redis.set("lucid:session:c", "1");
+      await redis.set("lucid:copy:session:c", "1");
       await redis.config("RESETSTAT");
       const last = (await eventsOfFlush(cache, { pattern: "*", confirmPattern: "*" })).at(-1);
       expect(last).toMatchObject({

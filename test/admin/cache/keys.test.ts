@@ -289,7 +289,7 @@ test("keys are deleted by name, each with what became of it", async () => {
 
 test("the service's own keys are shown as such, and those that would be missed are protected", async () => {
   const id = uniqueName("own");
-  const [copy, lock] = [`lucid:session:${id}`, `lucid:lock:${id}`];
+  const [copy, lock] = [`lucid:copy:session:${id}`, `lucid:lock:${id}`];
   await redis.set(copy, "a");
   await redis.hset(lock, "a", "1");
   try {

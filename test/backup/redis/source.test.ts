@@ -1,6 +1,7 @@
 import { Redis } from "ioredis";
 import { expect, test } from "vitest";
 
+import { isOwnCopy } from "../../../src/admin/cache/keys.ts";
 import { memoryStreams, quietWork } from "../mongodb/memory.ts";
 import { failureOf } from "../repository/support.ts";
 import { backedUp, contents, ownRedis, recordsOf, restored } from "./support.ts";
@@ -87,6 +88,11 @@ test("only keys that a pattern selects are in the backup, and in its count", asy
   expect([several.length, new Set(several).size]).toEqual([1001, 1001]);
   expect(await named(["nothing*"])).toEqual([]);
   expect((await backedUp(client, { patterns: ["nothing*"] })).units).toEqual([]);
+  await client.set("lucid:copy:session:1", "made of a document");
+  const whole = await backedUp(client, { isDerived: isOwnCopy });
+  const keys = recordsOf(whole).map(({ key }) => Buffer.from(key).toString());
+  expect(keys).not.toContain("lucid:copy:session:1");
+  expect(keys).toHaveLength((await client.dbsize()) - 1);
 });
 
 test.for(["now and then", "all the time"])(
