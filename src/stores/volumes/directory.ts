@@ -15,7 +15,7 @@ import {
 import { promisify } from "node:util";
 
 import { fail } from "../../errors.ts";
-import { hasFileCode } from "./failures.ts";
+import { hasFileCode, openFiles } from "./failures.ts";
 import { allOf } from "./groups.ts";
 
 /** A name in a directory. Linux takes any bytes but `/` and zero, so that a name need not be text. */
@@ -36,9 +36,6 @@ const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY
 const batchEntries = 128;
 /** What Linux's file systems take. */
 const longestName = 255;
-
-/** Where the kernel shows the files that a process has open; a path below a directory there begins at that very directory. */
-const openFiles = "/proc/self/fd";
 
 /**
  * A directory that is open, and what is in it by name. Node knows no `openat`, but on Linux `/proc/self/fd/N/name` means what
@@ -207,6 +204,11 @@ export class Directory implements AsyncDisposable {
   /** Sets the times of what has a name; a symlink's own. */
   async setTimes(name: Name, mtimeSeconds: number): Promise<void> {
     await lutimes(this.#path(name), mtimeSeconds, mtimeSeconds);
+  }
+
+  /** Sets the times of the directory itself. */
+  async setOwnTimes(mtimeSeconds: number): Promise<void> {
+    await this.#handle.utimes(mtimeSeconds, mtimeSeconds);
   }
 
   /** Sets the permissions of the directory itself. */

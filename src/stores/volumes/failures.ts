@@ -1,5 +1,8 @@
 import { fail, type Reason } from "../../errors.ts";
 
+/** Where the kernel shows the files that a process has open; a path below a directory there begins at that very directory. */
+export const openFiles = "/proc/self/fd";
+
 /** What a file system says that a caller can act on. */
 const reasons: Readonly<Record<string, readonly [Reason, string]>> = {
   ENOSPC: ["VOLUME_STORAGE_FULL", "There is no room left where the volume is stored"],
@@ -17,6 +20,9 @@ const reasons: Readonly<Record<string, readonly [Reason, string]>> = {
   ENXIO: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
 };
 
+/** What others have done meanwhile, where it is about a name in an open directory. */
+const changed = new Set(["ENOENT", "EEXIST", "ENOTEMPTY", "EISDIR", "EBUSY"]);
+
 /** System calls of sockets have some of these codes too. */
 const socketCalls = new Set(["connect", "listen", "bind", "accept", "read", "write", "getaddrinfo", "spawn", "kill"]);
 const ofFilesOnly = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE"]);
@@ -24,11 +30,15 @@ const ofFilesOnly = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTAL
 /** What a caller is told of an error of the file system; undefined where it is none of those that one can act on. */
 export function fileFailure(error: Error): unknown {
   if (!("syscall" in error) || !("code" in error) || typeof error.code !== "string") return undefined;
+  const options = { metadata: { file_error: error.code }, cause: error };
+  if (changed.has(error.code) && "path" in error && String(error.path).startsWith(openFiles)) {
+    return fail("VOLUME_CHANGED", "Something in the volume was changed meanwhile", options);
+  }
   const told = reasons[error.code];
   if (told === undefined || (socketCalls.has(String(error.syscall)) && !ofFilesOnly.has(error.code))) return undefined;
   const [reason, message] = told;
   // The paths in it are those of this process's own open files, and of no use to anybody.
-  return fail(reason, message, { metadata: { file_error: error.code }, cause: error });
+  return fail(reason, message, options);
 }
 
 /** Whether an error is one of the file system with one of these codes. */

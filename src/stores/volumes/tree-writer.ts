@@ -128,11 +128,9 @@ export class TreeWriter implements AsyncDisposable {
     if (level === undefined) return false;
     if (!level.isNew && this.#occupied === "keep") return false;
     await setOwner(level.directory, meta);
+    // By the directory that is open, since its name may be that of something else by now.
+    await level.directory.setOwnTimes(Number(meta.mtimeNs) / 1e9);
     if (this.#isDurable) await level.directory.sync();
-    // What is left of it is to be done in the directory above.
-    await this.#leaveTo(names.length - 1);
-    const above = this.#levels.at(-1)?.directory ?? this.#volume.top;
-    await above.setTimes(level.name, Number(meta.mtimeNs) / 1e9);
     return true;
   }
 

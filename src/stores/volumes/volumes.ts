@@ -144,11 +144,15 @@ export function openVolumes({ dir }: { readonly dir: string }): Volumes {
 
     async removeRemains(signal) {
       await using root = await openRoot();
+      const failures: unknown[] = [];
       for await (const entries of root.entries()) {
         for (const { name } of entries) {
-          if (name.toString("latin1").startsWith(removedPrefix)) await removeTree(root, name, signal);
+          if (!name.toString("latin1").startsWith(removedPrefix)) continue;
+          // One that cannot be removed keeps no other from it.
+          await removeTree(root, name, signal).catch((error: unknown) => failures.push(error));
         }
       }
+      if (failures.length > 0) throw failures[0];
     },
   };
 }

@@ -1,10 +1,12 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
 import { expect, test } from "vitest";
 
 import { isReason } from "../../../src/errors.ts";
+import { translateStoreError } from "../../../src/stores/errors.ts";
 import { Directory } from "../../../src/stores/volumes/directory.ts";
 import { isChangedMeanwhile } from "../../../src/stores/volumes/failures.ts";
 import { deepestLevel, joinPath, shownPath, type Step, walk } from "../../../src/stores/volumes/walk.ts";
@@ -104,6 +106,15 @@ test("a symlink is an entry and leads nowhere", async () => {
   await root.remove(Buffer.from("directory"));
   expect(readFileSync(join(outside.path, "secret"), "utf8")).toBe(hidden);
   expect(readdirSync(outside.path)).toEqual(["secret"]);
+});
+
+test("what is found to be otherwise in an open directory is told as a change, and elsewhere as nothing", async () => {
+  await using folder = await temporaryFolder();
+  await using root = await Directory.openRoot(folder.path);
+  const missing: unknown = await root.remove(Buffer.from("missing")).catch((error: unknown) => error);
+  expect(isReason(translateStoreError(missing), "VOLUME_CHANGED")).toBe(true);
+  const elsewhere: unknown = await rm(join(folder.path, "missing")).catch((error: unknown) => error);
+  expect(translateStoreError(elsewhere)).toBe(elsewhere);
 });
 
 test("a pipe is not waited for, and no file", { timeout: 5000 }, async () => {
