@@ -47,7 +47,7 @@ export function compileQuery(
   const { text = "", fields: named = [], filters = [], showDeleted = false } = query ?? {};
   const wordFields = namedWordFields(named, fields);
   const words = parseWords(text);
-  const filter = [...more, ...filters.map((each, index) => filterClause(each, `query.filters[${index}]`, fields))];
+  const filter = [...more, ...filterClauses(filters, "query.filters", fields)];
   const hidden = fields.hasDomain ? hiddenClauses(showDeleted) : [];
   const must = words === undefined ? [] : [words === "nothing" ? { match_none: {} } : wordsClause(words, wordFields)];
   return {
@@ -156,6 +156,11 @@ function matchOf(words: Leaf, isText: boolean): Clause {
 
 function nested(path: string, query: Clause): Clause {
   return { nested: { path, query, ignore_unmapped: true } };
+}
+
+/** Conditions that are at `at` in the request. Fails with `BAD_REQUEST` and the field's path. */
+export function filterClauses(filters: readonly Filter[], at: string, fields: SearchedFields): Clause[] {
+  return filters.map((each, index) => filterClause(each, `${at}[${index}]`, fields));
 }
 
 function filterClause({ field: path, condition, negated }: Filter, at: string, fields: SearchedFields): Clause {

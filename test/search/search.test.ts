@@ -7,6 +7,7 @@ import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { TransactionSchema, TransactionType } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import { UserRole, UserSchema, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { refusalOf } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
 import { type SearchApp, searchApp } from "./search-app.ts";
 
@@ -331,5 +332,17 @@ onEveryServer((uri) => {
     expect(await suggest(".*")).toEqual([]);
     const { suggestions } = await there.client.suggest({ index: "users", text: "ada", size: 1 });
     expect(suggestions).toMatchObject([{ text: "Ada Lovelace", field: "profile.display_name", id: "ada" }]);
+    const of = (userId: string, field = "user_id") => {
+      const condition = { case: "term", value: { value: { case: "text", value: userId } } } as const;
+      return there.overHttp.suggest({ index: "users", text: "a", filters: [{ field, condition }] });
+    };
+    const every = (await there.client.suggest({ index: "users", text: "a" })).suggestions;
+    for (const userId of ["ada", "grace"]) {
+      expect((await of(userId)).suggestions).toEqual(every.filter(({ id }) => id === userId));
+    }
+    expect(await refusalOf(of("ada", "nothing"))).toMatchObject({
+      reason: "BAD_REQUEST",
+      fields: ["filters[0].field"],
+    });
   });
 });

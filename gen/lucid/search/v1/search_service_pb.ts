@@ -1341,7 +1341,7 @@ export type SuggestRequest = Message<"lucid.search.v1.SuggestRequest"> & {
   size: number;
 
   /**
-   * Conditions on the documents, at most 20.
+   * Conditions on the documents, at most 20. With some, the documents of the first 200 texts that fit are looked at in each field.
    *
    * @generated from field: repeated lucid.search.v1.Filter filters = 5;
    */
