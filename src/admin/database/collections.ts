@@ -31,6 +31,7 @@ import { expressionOf } from "./expressions.ts";
 import {
   collectionAlreadyExists,
   collectionResource,
+  type NamedCollection,
   type Names,
   requireConfirmed,
   requireUnprotected,
@@ -72,6 +73,14 @@ export function collectionAdmin({
   | "countDocuments"
   | "validateCollection"
 > {
+  /** Fails with `COLLECTION_PROTECTED` in any database: restores make copies of the domain's collections. */
+  const requireNoSecrets = ({ database, collection }: NamedCollection): void => {
+    if (!secretive.has(collection)) return;
+    throw fail("COLLECTION_PROTECTED", `The collection ${collection} holds what nobody may read`, {
+      metadata: { database, collection },
+    });
+  };
+
   return {
     async listCollections(request, context) {
       const query = queryOf(ListCollectionsRequestSchema, request);
@@ -142,6 +151,8 @@ export function collectionAdmin({
       const at = names.collection(request);
       const target = names.collection({ database, collection: newCollection }, "new_collection");
       for (const each of [at, target]) requireUnprotected(each);
+      // Under another name it could be counted by filters.
+      requireNoSecrets(at);
       if (at.path === target.path) {
         throw badRequest({ field: "new_collection", description: "must be another name" });
       }
@@ -166,12 +177,7 @@ export function collectionAdmin({
     async countDocuments(request, context) {
       const at = names.collection(request);
       const filter = filterOf(request);
-      // In any database: restores make copies of the domain's.
-      if (filter !== undefined && secretive.has(at.collection)) {
-        throw fail("COLLECTION_PROTECTED", `Counts of ${at.collection} by a filter would tell what nobody may read`, {
-          metadata: { database: at.database, collection: at.collection },
-        });
-      }
+      if (filter !== undefined) requireNoSecrets(at);
       const look = cancellable(context);
       await requireInfo(at, look);
       const collection = at.db.collection(at.collection);

@@ -7,6 +7,7 @@ import type { CarryOut } from "../../schema/audited-call.ts";
 import type { WantedCollection } from "../../schema/collection-keeper.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
 import type { MongodbFeatures } from "../../stores/mongodb.ts";
+import { buildAdmin } from "./build-admin.ts";
 import { collectionAdmin } from "./collections.ts";
 import { indexBuilds } from "./index-builds.ts";
 import { indexAdmin } from "./indexes.ts";
@@ -43,10 +44,12 @@ export function databaseAdminService(options: DatabaseAdminOptions): ServiceImpl
     standard: new Set(standard.map(({ name }) => name)),
   });
   indexBuilds({ jobs, names, standard });
+  const builds = buildAdmin(options);
   return {
     ...collectionAdmin({ ...options, names }),
     ...standardAdmin({ ...options, names }),
-    ...indexAdmin({ ...options, names }),
+    ...indexAdmin({ ...options, names, builds }),
+    ...builds.handlers,
     ...shardingAdmin({ ...options, names }),
   };
 }

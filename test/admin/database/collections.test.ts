@@ -382,6 +382,9 @@ test("counts tell nothing of secrets", async () => {
   expect(await refusalOf(admin.countDocuments({ ...copy, filter: { password_hash: "abc" } }))).toMatchObject({
     reason: "COLLECTION_PROTECTED",
   });
+  expect(await refusalOf(admin.renameCollection({ ...copy, newCollection: "other" }))).toMatchObject({
+    reason: "COLLECTION_PROTECTED",
+  });
   expect((await admin.countDocuments(copy)).count).toBe(1n);
   expect((await admin.countDocuments({ collection: "users", filter: { username: "x" } })).count).toBe(0n);
 });
