@@ -54,8 +54,8 @@ const groups = program.commands.map((group) => {
 const codes = Object.values(exitCodes).map(({ code, meaning }) => [String(code), meaning]);
 const text = `# The command line
 
-\`lucid\` is a client of the service's contracts: whatever it does can be done with grpcurl too. From a clone it is \`npx lucid\`, where the
-package is installed \`lucid\`, and in the image \`node src/cli/lucid.mjs\`. Results go to stdout, remarks and errors to stderr.
+\`lucid\` is a client of the service's contracts: whatever it does can be done with grpcurl too. From a clone it is \`npx lucid\`,
+and in the image \`node src/cli/lucid.mjs\`. Results go to stdout, remarks and errors to stderr.
 
 - **People** get tables. Text from the stores is shown with what would move the cursor escaped.
 - **Scripts** take \`--json\`: one object a line, in the JSON form of the contracts, with zeros and empty lists written out. An error is one

@@ -10,7 +10,7 @@ const LEAST_NODE = [24, 21];
 const packageFolder = fileURLToPath(new URL("../..", import.meta.url));
 const program = fileURLToPath(new URL("main.ts", import.meta.url));
 
-if (!existsSync(`${packageFolder}/node_modules/commander`) && !existsSync(`${packageFolder}/../commander`)) {
+if (!existsSync(`${packageFolder}/node_modules/commander`)) {
   complain("lucid: Its dependencies are not installed; run npm ci, or npm start, which does it too.");
 } else if (isNewEnough()) {
   // The sources are compiled anew at each start without it.

@@ -32,7 +32,7 @@ async function run(argv: readonly string[]): Promise<void> {
   await using session = openSession({ stdin, stdout, stderr, environment }, stop.signal);
   const ending = await endOf(session, argv);
   process.exitCode = exitCodes[stoppedBy ?? ending].code;
-  if (stoppedBy === "interrupted" && session.leaves !== undefined) stderr.write(`${session.leaves}\n`);
+  if (stoppedBy === "interrupted" && session.leaves !== undefined) session.output.note(session.leaves);
 }
 
 async function endOf(session: Session, argv: readonly string[]): Promise<Ending> {

@@ -38,7 +38,7 @@ export interface Output {
   table<T>(rows: readonly T[], columns: readonly Column<T>[]): Promise<void>;
   /** Writes names with their values, one a line. */
   facts(facts: readonly Fact[]): Promise<void>;
-  /** Says something that is no result. */
+  /** Says something that is no result; it is made safe here. */
   note(text: string): void;
   /** Paints a result. The text must be safe. */
   paint(text: string, style: Style | undefined): string;
@@ -75,7 +75,7 @@ export function output(
       for (const [name, value, style] of entries)
         await line(`${paint(pad(name, width), "dim")}  ${paint(safe(value), style)}`);
     },
-    note: (text) => void stderr.write(`${text}\n`),
+    note: (text) => void stderr.write(`${safe(text)}\n`),
     paint,
   };
 }

@@ -4,7 +4,9 @@ import { Command, CommanderError, Option } from "commander";
 
 import { allCommands, pathOf } from "./command-tree.ts";
 import { exitCodes } from "./exit-codes.ts";
+import { Failure, jsonLine, tell } from "./failure.ts";
 import type { GlobalOptions, Session } from "./session.ts";
+import { safe } from "./text.ts";
 import { readSpan } from "./units.ts";
 
 /** A group of commands. Its file is read only where it is called for: that is what makes `lucid` start quickly. */
@@ -78,6 +80,8 @@ const groups: readonly Group[] = [
 /** Builds the commands: of the groups that `argv` names, or all of them, with their own; of the others only the names. */
 export async function buildProgram(session: Session, wanted: readonly string[] | "all"): Promise<Command> {
   const { environment } = session.terminal;
+  // What is wrong with a command line is told before its options are known.
+  const asJson = wanted !== "all" && wanted.includes("--json");
   const program = new Command("lucid")
     .version(versionOf(), "--version", "print the version")
     .description("The command line of Lucid Data: looks after the stores, their backups and their search indices.")
@@ -89,7 +93,7 @@ export async function buildProgram(session: Session, wanted: readonly string[] |
     .addOption(
       new Option(
         "--timeout <time>",
-        "longest time for an answer, for example 5s or 2m; watches last as long as they like",
+        "longest time for an answer, for example 5s or 2m; 0 means no limit, and watches have none",
       )
         .argParser(readSpan)
         .default(30_000, "30s"),
@@ -102,8 +106,7 @@ export async function buildProgram(session: Session, wanted: readonly string[] |
     .configureOutput({
       writeOut: (text) => void session.terminal.stdout.write(text),
       writeErr: (text) => void session.terminal.stderr.write(text),
-      outputError: (text, write) =>
-        write(text.replace(/^error: (.)/, (_, first: string) => `lucid: ${first.toUpperCase()}`)),
+      outputError: (text, write) => write(asJson ? usageJson(text) : usageText(text)),
       getOutHelpWidth: () => Math.min(session.terminal.stdout.columns ?? 100, 120),
       getErrHelpWidth: () => Math.min(session.terminal.stderr.columns ?? 100, 120),
     })
@@ -119,7 +122,7 @@ export async function buildProgram(session: Session, wanted: readonly string[] |
     if (isWanted(name)) (await load()).define(command, session);
   }
   for (const command of allCommands(program)) {
-    if (command.commands.length === 0)
+    if (command.commands.length === 0 && !asJson)
       command.showHelpAfterError(`\`${pathOf(command)} --help\` shows how it is used.`);
   }
   return program;
@@ -128,6 +131,19 @@ export async function buildProgram(session: Session, wanted: readonly string[] |
 /** Whether a command line was only wrong, or only asked for help: the parser has said so already. */
 export function isTold(error: unknown): error is CommanderError {
   return error instanceof CommanderError;
+}
+
+/** What the parser says, as everything else that goes wrong is said. */
+function usageText(text: string): string {
+  return `${text
+    .trimEnd()
+    .split("\n")
+    .map((line) => safe(line.replace(/^error: (.)/, (_, first: string) => `lucid: ${first.toUpperCase()}`)))
+    .join("\n")}\n`;
+}
+
+function usageJson(text: string): string {
+  return jsonLine(tell(new Failure("usage", text.trim().replace(/^error: /, "")), ""));
 }
 
 function versionOf(): string {

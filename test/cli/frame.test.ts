@@ -48,6 +48,7 @@ test("a store that is away is found, and the rest of the screen is there", async
 
 test.for([
   [["bogus"], 2, /Unknown command 'bogus'/],
+  [["bo\u001b[2Jgus"], 2, /Unknown command 'bo\\x1b\[2Jgus'/],
   [["backup"], 2, /Usage: lucid backup/],
   [["backup", "show"], 2, /Missing required argument 'backup'/],
   [["backup", "ls", "--limit", "-1"], 2, /It must be a whole number/],
@@ -72,6 +73,13 @@ test("where nobody answers, it says what to do", async () => {
   expect([people.code, script.code]).toEqual([1, 1]);
   expect(people.stderr).toContain(`lucid: No service answers at ${address}.\nStart the service`);
   expect(JSON.parse(script.stderr)).toMatchObject({ error: { code: "UNAVAILABLE", reason: "" }, exitCode: 1 });
+});
+
+test("what is wrong with a command line is JSON too, where that is asked for", async () => {
+  const { code, stderr } = await command.json("backup", "ls", "--bogus\u001b[2J");
+  expect(code).toBe(2);
+  expect(JSON.parse(stderr)).toMatchObject({ error: { message: "unknown option '--bogus\u001b[2J'" }, exitCode: 2 });
+  expect(stderr).not.toContain("\u001b");
 });
 
 test("an error is one object of JSON, with what the service said", async () => {
@@ -130,7 +138,7 @@ test("bash completes commands, options and their values", async () => {
   expect((await text(bash.stdout)).trimEnd().split("\n")).toEqual([
     "backup",
     "create cancel",
-    "mongodb redis search",
+    "mongodb redis search volumes",
     "zsh",
     "restore",
     "--description",

@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { type Command, InvalidArgumentError } from "commander";
 
@@ -174,7 +176,8 @@ async function* verifications(
       }
       return;
     } catch (error) {
-      if (session.signal.aborted || verified() === 0n || failures >= 3 || !isConnectionLost(error)) throw error;
+      if (session.signal.aborted || verified() === 0n || failures >= 10 || !isConnectionLost(error)) throw error;
+      await sleep(1000, undefined, { signal: session.signal });
     }
   }
 }

@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
 import { fromJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 
@@ -52,7 +54,7 @@ export function define(search: Command, session: Session): void {
           };
           let shown = 0;
           let pageToken = "";
-          do {
+          for (;;) {
             const pageSize = limit === 0 ? 200 : Math.min(200, limit - shown);
             const response = await client().search({ ...request, pageSize, pageToken }, session.call());
             pageToken = response.nextPageToken;
@@ -66,7 +68,8 @@ export function define(search: Command, session: Session): void {
                 `These are ${count(shown)} of ${isMinimum ? "more than " : ""}${count(all)}; --limit 0 shows all.`,
               );
             }
-          } while (pageToken !== "" && shown !== limit);
+            if (pageToken === "" || (limit > 0 && shown >= limit)) break;
+          }
         },
       ),
     "lucid search query users ada",
@@ -138,8 +141,9 @@ async function exportAll(
       }
       return;
     } catch (error) {
-      if (session.signal.aborted || cursor === "" || failures >= 3 || !isConnectionLost(error)) throw error;
-      session.output.note("The connection broke; going on behind what is written.");
+      if (session.signal.aborted || cursor === "" || failures >= 10 || !isConnectionLost(error)) throw error;
+      if (failures === 0) session.output.note("The connection broke; going on behind what is written.");
+      await sleep(1000, undefined, { signal: session.signal });
     }
   }
 }
