@@ -182,7 +182,7 @@ class VolumesRestore implements TargetRun {
       const meta = metaOf(head);
       if (head.kind === VolumeEntryKind.DIRECTORY) note(await writer.putDirectory(path, meta));
       else if (head.kind === VolumeEntryKind.SYMLINK) note(await writer.putSymlink(path, targetOf(head), meta));
-      else if (!head.more) await writer.putWhole(path, Buffer.from(head.content), meta, note);
+      else if (!head.more) await writer.putWhole(path, new Uint8Array(head.content), meta, note);
       else note(await writer.putParts(path, parts, meta));
     }
     await writer.settle();
@@ -199,7 +199,7 @@ class VolumesRestore implements TargetRun {
       };
       if (head.more || head.kind !== VolumeEntryKind.FILE) note(await reader.isEqual(head, parts));
       // The bytes of records are only good until the next one is asked for.
-      else await reader.compareBeside({ ...head, content: Buffer.from(head.content) }, note);
+      else await reader.compareBeside({ ...head, content: new Uint8Array(head.content) }, note);
     }
     await reader.settle();
   }

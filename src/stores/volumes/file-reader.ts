@@ -60,13 +60,14 @@ function fileOf(handle: FileHandle, stat: BigIntStats): ReadFile {
     stat,
     async whole() {
       if (stat.size > partBytes) return undefined;
-      // One byte more than there should be shows that it has grown.
-      const buffer = Buffer.allocUnsafe(Number(stat.size) + 1);
+      // One byte more than there should be shows that it has grown. Not from the pool that small buffers share: whatever small one is
+      // kept for long, such as the name of a chunk, would keep the content of many files with it.
+      const buffer = Buffer.allocUnsafeSlow(Number(stat.size) + 1);
       const filled = await fill(buffer, 0);
       return filled === buffer.length ? undefined : buffer.subarray(0, filled);
     },
     async *parts(signal) {
-      const buffer = Buffer.allocUnsafe(Math.min(partBytes, Number(stat.size) + 1));
+      const buffer = Buffer.allocUnsafeSlow(Math.min(partBytes, Number(stat.size) + 1));
       for (let at = 0, filled = buffer.length; filled === buffer.length; at += filled) {
         signal.throwIfAborted();
         filled = await fill(buffer, at);
@@ -76,7 +77,7 @@ function fileOf(handle: FileHandle, stat: BigIntStats): ReadFile {
     async isContent(parts) {
       let at = 0;
       for await (const part of parts) {
-        const buffer = Buffer.allocUnsafe(part.byteLength);
+        const buffer = Buffer.allocUnsafeSlow(part.byteLength);
         if ((await fill(buffer, at)) !== part.byteLength || !buffer.equals(part)) return false;
         at += part.byteLength;
       }
