@@ -73,7 +73,7 @@ test("an index of an operator is made, filled, searched, copied and deleted", as
   expect(removed.map(({ code }) => code)).toEqual([0, 0]);
 });
 
-test("the indices that the service keeps follow, are compared and rebuilt", async () => {
+test("the indices that the service keeps follow, are compared and rebuilt", { timeout: 120_000 }, async () => {
   await using syncing = await testApp({ LUCID_SEARCH_SYNC: "on" });
   const there = lucid(syncing.grpcAddress);
   const user = await newUser(syncing.client(UserService));
