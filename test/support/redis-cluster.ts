@@ -20,7 +20,14 @@ export async function startRedisCluster(stack: AsyncDisposableStack): Promise<re
     }
     const agree = async () => {
       const states = await Promise.all(admins.map((admin) => admin.cluster("INFO")));
-      return states.every((state) => state.includes("cluster_state:ok") && state.includes("cluster_known_nodes:3"));
+      const epochsOf = (which: string) =>
+        new Set(states.map((state) => state.split(`${which}_epoch:`)[1]?.split("\r")[0]));
+      // Servers that begin with the same epoch raise theirs one after the other until they differ.
+      const isSettled = epochsOf("my").size === 3 && epochsOf("current").size === 1;
+      return (
+        isSettled &&
+        states.every((state) => state.includes("cluster_state:ok") && state.includes("cluster_known_nodes:3"))
+      );
     };
     if (!(await waitUntil(agree, { withinMs: 30_000 }))) throw new Error("The nodes do not find each other");
   } finally {
