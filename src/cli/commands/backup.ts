@@ -19,7 +19,7 @@ import {
   type WatchBackupResponse,
   WatchBackupResponseSchema,
 } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
-import { type Store, StoreSchema } from "../../../gen/lucid/admin/v1/common_pb.ts";
+import { Store, StoreSchema } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { choicesOf, enumOption, enumsOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
 import {
@@ -238,6 +238,8 @@ async function showBackup(session: Session, backupId: string): Promise<void> {
   const { backup } = response;
   if (backup === undefined) return;
   const { selection, consistencyPoint } = backup;
+  // Only MongoDB has a point in time that a backup can be of.
+  const cut = selection?.stores.includes(Store.MONGODB) === true ? consistencyPoint : undefined;
   const selected = [
     ...(selection?.mongodbNamespaces ?? []),
     ...(selection?.redisKeyPatterns ?? []),
@@ -257,7 +259,7 @@ async function showBackup(session: Session, backupId: string): Promise<void> {
     backup.state === JobState.SUCCEEDED ? ["encrypted", backup.encrypted ? "yes" : "no"] : undefined,
     ["kept until", backup.expireTime === undefined ? "it is deleted" : time(backup.expireTime)],
     consistencyPoint?.mongodbTime && ["MongoDB as of", time(consistencyPoint.mongodbTime)],
-    consistencyPoint && ["consistent", consistencyPoint.mongodbConsistent ? "yes" : "no: the server tells no changes"],
+    cut && ["consistent", cut.mongodbConsistent ? "yes" : "no: the server tells no changes"],
     backup.rootHash === "" ? undefined : ["root hash", backup.rootHash],
     backup.error && ["problem", whyNot(backup.error), "red"],
   ]);
