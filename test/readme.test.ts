@@ -57,7 +57,8 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain("lucid.admin.v1.BackupService");
       expect(stdout).toContain("Takes, watches, verifies and restores backups");
       expect(stdout.match(/"state": "JOB_STATE_SUCCEEDED"/g)?.length).toBeGreaterThanOrEqual(4);
-      for (const target of ["lucid_restored.users", "restored-users"]) expect(stdout).toContain(`"target": "${target}`);
+      for (const target of ["lucid_restored.users", "restored-sample-users"])
+        expect(stdout).toContain(`"target": "${target}`);
       expect(stdout).toContain("ada@example.com");
       expect(stdout).toContain('"done": true');
       expect(stdout).not.toContain("brokenLink");
