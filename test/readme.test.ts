@@ -53,7 +53,7 @@ test.skipIf(grpcurl === undefined)(
       const path = [join(localFolder, "bin"), process.env["PATH"]].join(delimiter);
       const { LUCID_GRPC_ADDRESS: _grpc, LUCID_HTTP_URL: _http, ...stores } = addresses;
       const env = { ...process.env, ...stores, PATH: path };
-      const { stdout } = await run("bash", ["-euc", script], { cwd: projectFolder, env, maxBuffer: 64 * 1024 * 1024 });
+      const { stdout } = await run("bash", ["-euxc", script], { cwd: projectFolder, env, maxBuffer: 64 * 1024 * 1024 });
       expect(stdout).toContain("lucid.admin.v1.BackupService");
       expect(stdout).toContain("Takes, watches, verifies and restores backups");
       expect(stdout.match(/"state": "JOB_STATE_SUCCEEDED"/g)?.length).toBeGreaterThanOrEqual(4);

@@ -4,6 +4,8 @@ export interface Screen {
   /** The lines, without spaces at their ends and without empty lines at the end. */
   lines(): readonly string[];
   readonly isCursorShown: boolean;
+  /** Whether the cursor was ever hidden. */
+  readonly wasCursorHidden: boolean;
   /** Whether anything was written in colour. */
   readonly isPainted: boolean;
 }
@@ -17,12 +19,15 @@ export function screen(): Screen {
   let row = 0;
   let column = 0;
   let isCursorShown = true;
+  let wasCursorHidden = false;
   let isPainted = false;
   let rest = "";
   const obey = (parameters: string, letter: string): void => {
     const number = Number(parameters.replace("?", "") || (letter === "J" || letter === "K" ? 0 : 1));
-    if (parameters === "?25") isCursorShown = letter === "h";
-    else if (letter === "A") row = Math.max(0, row - number);
+    if (parameters === "?25") {
+      isCursorShown = letter === "h";
+      wasCursorHidden ||= !isCursorShown;
+    } else if (letter === "A") row = Math.max(0, row - number);
     else if (letter === "B") row += number;
     else if (letter === "C") column += number;
     else if (letter === "D") column = Math.max(0, column - number);
@@ -67,6 +72,9 @@ export function screen(): Screen {
     },
     get isCursorShown() {
       return isCursorShown;
+    },
+    get wasCursorHidden() {
+      return wasCursorHidden;
     },
     get isPainted() {
       return isPainted;

@@ -77,8 +77,8 @@ beforeAll(async () => {
 });
 afterAll(() => parts.disposeAsync());
 
-/** The audit log has a database of its own, and jobs are not of the domain. */
-const elsewhere = new Set(["AuditLogService", "DataLifecycleService"]);
+/** The audit log has a database of its own, jobs are not of the domain, and copies are in Redis. */
+const elsewhere = new Set(["AuditLogService", "DataLifecycleService", "DocumentCacheService"]);
 
 const services = platformServices().filter(
   ({ typeName, name }) => typeName.startsWith("lucid.repository.") && !elsewhere.has(name),

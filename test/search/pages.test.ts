@@ -242,7 +242,7 @@ onEveryServer((uri) => {
     // As if a restore had taken the document back: the copy is of a state that is no more.
     await put(7);
     await there.store.client.indices.refresh({ index });
-    const undone = there.client.searchUsers({ query: { text: "patient" }, minRevision }, { timeoutMs: 3000 });
+    const undone = there.client.searchUsers({ query: { text: "patient" }, minRevision }, { timeoutMs: 5000 });
     expect(await refusalOf(undone)).toMatchObject({ metadata: { revision: "5", indexed_revision: "7" } });
     await put(5, Number(versionOf(1, 5n)));
     const again = await there.client.searchUsers({ query: { text: "patient" }, minRevision });
