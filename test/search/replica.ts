@@ -25,16 +25,20 @@ type Request = (params: { readonly path: string }, options: unknown) => Promise<
 const request = transport.request.bind(transport) as Request;
 let bulks = 0;
 const counted: Request = async (params, options) => {
-  if (where === "bulk" && params.path.endsWith("_bulk") && ++bulks === 3) return stop();
+  const isBulk = params.path.endsWith("_bulk");
+  if (where === "bulk" && isBulk && bulks === 2) return stop();
   if (where === "swap" && params.path.endsWith("_aliases")) return stop();
-  return request(params, options);
+  const answer = await request(params, options);
+  // One that failed is sent again.
+  if (isBulk) bulks += 1;
+  return answer;
 };
 // It is overloaded by what it returns, which only passes through here.
 transport.request = counted as typeof transport.request;
 
 const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({ db: client.db(system), leaseMs: 3000, concurrency: 1, log, translate: (error) => error });
+const jobs = openJobs({ db: client.db(system), leaseMs: 5000, concurrency: 1, log, translate: (error) => error });
 const indices = searchIndices({ search, prefix });
 const access = syncAccess({ search, indices, domain: client.db(domain), system: client.db(system) });
-indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: 3000 });
+indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: 5000 });
 jobs.start();
