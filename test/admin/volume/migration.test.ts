@@ -223,7 +223,7 @@ test("a migration is a job that is watched, and refused where it makes no sense"
   expect(told(at("moved"))).toEqual(before);
   expect(told(at(name))).toEqual([]);
   expect(await refusalOf(volumes.cancelVolumeJob({ jobId }))).toMatchObject({ reason: "JOB_ALREADY_FINISHED" });
-  for (const call of [volumes.getVolumeJob({ jobId: "x" }), volumes.cancelVolumeJob({ jobId: "x" })]) {
-    expect(await refusalOf(call)).toMatchObject({ code: "NotFound", reason: "VOLUME_JOB_NOT_FOUND" });
+  for (const call of [() => volumes.getVolumeJob({ jobId: "x" }), () => volumes.cancelVolumeJob({ jobId: "x" })]) {
+    expect(await refusalOf(call())).toMatchObject({ code: "NotFound", reason: "VOLUME_JOB_NOT_FOUND" });
   }
 });

@@ -72,7 +72,7 @@ export async function syncBed(
       }
       return different;
     },
-    async settled(name: string, ms = 30_000) {
+    async settled(name: string, ms = 60_000) {
       for (const endMs = performance.now() + ms; ;) {
         const different = await bed.differences(name).catch((error: unknown) => [String(error)]);
         if (different.length === 0) return;
