@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
+import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { durationMs, type Timestamp } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
 import type { Command } from "commander";
@@ -79,6 +80,27 @@ export function withWatchOptions(command: Command): Command {
 /** What `followJob` takes of the options. */
 export function followOptions({ after, giveUp }: WatchOptions): { after?: bigint; giveUpMs?: number } {
   return { ...(after !== undefined && { after: BigInt(after) }), ...(giveUp !== undefined && { giveUpMs: giveUp }) };
+}
+
+/** Tells of a job that has begun: its id alone goes to stdout, for scripts; `remark` says how to go on. */
+export async function tellBegun<D extends DescMessage>(
+  { output }: Session,
+  { schema, job, id, remark }: { schema: D; job: MessageShape<D>; id: string; remark: string },
+): Promise<void> {
+  if (output.json) return output.message(schema, job);
+  await output.line(id);
+  output.note(remark);
+}
+
+/** Tells what has become of a job that was to be stopped. */
+export async function tellCancelled<D extends DescMessage>(
+  { output }: Session,
+  schema: D,
+  job: (MessageShape<D> & { readonly state: JobState }) | undefined,
+): Promise<void> {
+  if (job === undefined) return;
+  if (output.json) await output.message(schema, job);
+  else output.note(`The job is ${stateName(job.state)}.`);
 }
 
 /** How long a watch tries to get through to a service that has gone. */

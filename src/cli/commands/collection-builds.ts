@@ -18,6 +18,8 @@ import {
   type JobView,
   stateName,
   styleOf,
+  tellBegun,
+  tellCancelled,
   type WatchOptions,
   whyNot,
   withWatchOptions,
@@ -92,9 +94,7 @@ export function defineBuilds(builds: Command, session: Session): void {
       .argument("<build>", "id of the job")
       .action(async (buildId: string) => {
         const { build } = await client().cancelIndexBuild({ buildId }, session.call());
-        if (build === undefined) return;
-        if (session.output.json) await session.output.message(IndexBuildSchema, build);
-        else session.output.note(`The job is ${stateName(build.state)}.`);
+        await tellCancelled(session, IndexBuildSchema, build);
       }),
     "lucid collection build cancel 019ab0f2-…",
   );
@@ -104,9 +104,8 @@ export function defineBuilds(builds: Command, session: Session): void {
 export async function begun(session: Session, build: IndexBuild | undefined, watch: boolean): Promise<void> {
   if (build === undefined) return;
   if (watch) return followBuild(session, build.buildId, {});
-  if (session.output.json) return session.output.message(IndexBuildSchema, build);
-  await session.output.line(build.buildId);
-  session.output.note(`It is being built; \`lucid collection build watch ${build.buildId}\` shows how far it is.`);
+  const remark = `It is being built; \`lucid collection build watch ${build.buildId}\` shows how far it is.`;
+  await tellBegun(session, { schema: IndexBuildSchema, job: build, id: build.buildId, remark });
 }
 
 async function followBuild(session: Session, buildId: string, options: WatchOptions): Promise<void> {

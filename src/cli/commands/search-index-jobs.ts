@@ -18,6 +18,8 @@ import {
   type JobView,
   stateName,
   styleOf,
+  tellBegun,
+  tellCancelled,
   type WatchOptions,
   whyNot,
   withWatchOptions,
@@ -33,9 +35,8 @@ export function defineIndexJobs(index: Command, session: Session): void {
   const begun = async (job: IndexJob | undefined, watch: boolean): Promise<void> => {
     if (job === undefined) return;
     if (watch) return followIndexJob(session, job.jobId, {});
-    if (session.output.json) return session.output.message(IndexJobSchema, job);
-    await session.output.line(job.jobId);
-    session.output.note(`It has begun; \`lucid index job watch ${job.jobId}\` shows how far it is.`);
+    const remark = `It has begun; \`lucid index job watch ${job.jobId}\` shows how far it is.`;
+    await tellBegun(session, { schema: IndexJobSchema, job, id: job.jobId, remark });
   };
 
   withExamples(
@@ -124,9 +125,7 @@ export function defineIndexJobs(index: Command, session: Session): void {
       .argument("<job>", "id of the job")
       .action(async (jobId: string) => {
         const { job } = await client().cancelIndexJob({ jobId }, session.call());
-        if (job === undefined) return;
-        if (session.output.json) await session.output.message(IndexJobSchema, job);
-        else session.output.note(`The job is ${stateName(job.state)}.`);
+        await tellCancelled(session, IndexJobSchema, job);
       }),
     "lucid index job cancel 019ab0f2-…",
   );

@@ -19,6 +19,8 @@ import {
   type JobView,
   stateName,
   styleOf,
+  tellBegun,
+  tellCancelled,
   type WatchOptions,
   whyNot,
   withWatchOptions,
@@ -51,9 +53,8 @@ export function defineVolumeJobs(volume: Command, session: Session): void {
           const { job } = await client().migrateVolume(request, session.call());
           if (job === undefined) return;
           if (watch) return follow(session, job.jobId, {});
-          if (session.output.json) return session.output.message(VolumeJobSchema, job);
-          await session.output.line(job.jobId);
-          session.output.note(`It has begun; \`lucid volume job watch ${job.jobId}\` shows how far it is.`);
+          const remark = `It has begun; \`lucid volume job watch ${job.jobId}\` shows how far it is.`;
+          await tellBegun(session, { schema: VolumeJobSchema, job, id: job.jobId, remark });
         },
       ),
     "lucid volume migrate recordings archive --watch",
@@ -120,9 +121,7 @@ export function defineVolumeJobs(volume: Command, session: Session): void {
       .argument("<job>", "id of the job")
       .action(async (jobId: string) => {
         const { job } = await client().cancelVolumeJob({ jobId }, session.call());
-        if (job === undefined) return;
-        if (session.output.json) await session.output.message(VolumeJobSchema, job);
-        else session.output.note(`The job is ${stateName(job.state)}.`);
+        await tellCancelled(session, VolumeJobSchema, job);
       }),
     "lucid volume job cancel 019ab0f2-…",
   );
