@@ -1,5 +1,5 @@
 import { existsSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 
 import { runChecks } from "./checks.ts";
 import { runInForeground } from "./foreground.ts";
@@ -13,7 +13,24 @@ interface Report {
   readonly numFailedTests: number;
   readonly numPendingTests: number;
   readonly numTodoTests: number;
+  readonly testResults: readonly FileReport[];
 }
+
+interface FileReport {
+  readonly name: string;
+  readonly status: string;
+  /** Why the file could not be run at all. */
+  readonly message: string;
+  readonly assertionResults: readonly TestReport[];
+}
+
+interface TestReport {
+  readonly fullName: string;
+  readonly status: string;
+  readonly failureMessages: readonly string[];
+}
+
+const SHOWN_REASON_LENGTH = 400;
 
 const CONFORMANCE = "test/conformance/run.ts";
 
@@ -43,13 +60,29 @@ async function runConformance(): Promise<number> {
   return runInForeground(process.execPath, [CONFORMANCE]);
 }
 
-/** Ends with one line that counts everything. */
+/** Ends with the failed tests, which are far above by now, and one line that counts everything. */
 function tell(reportFile: string, also: { checksPass: boolean; conformancePasses: boolean }): void {
   if (!also.checksPass) say("The checks failed; their findings are above.");
   if (!also.conformancePasses) say("The conformance suite failed; its findings are above.");
   if (!existsSync(reportFile)) return say("vitest left no report.");
   // Written by vitest's JSON reporter.
   const report = JSON.parse(readFileSync(reportFile, "utf8")) as Report;
+  for (const failure of failuresIn(report)) say(failure);
   const skipped = report.numPendingTests + report.numTodoTests;
   process.stdout.write(`${report.numPassedTests} passed, ${report.numFailedTests} failed, ${skipped} skipped\n`);
+}
+
+/** Each failed test with the start of its reason, and each file that could not be run. */
+function failuresIn(report: Report): string[] {
+  return report.testResults.flatMap(({ name, status, message, assertionResults }) => {
+    const file = relative(projectFolder, name);
+    const failed = assertionResults
+      .filter((test) => test.status === "failed")
+      .map(({ fullName, failureMessages }) => failure(`${file}: ${fullName}`, failureMessages[0] ?? ""));
+    return status === "failed" && failed.length === 0 ? [failure(file, message)] : failed;
+  });
+}
+
+function failure(what: string, reason: string): string {
+  return `Failed: ${what}\n    ${reason.slice(0, SHOWN_REASON_LENGTH).replaceAll("\n", "\n    ")}`;
 }
