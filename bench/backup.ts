@@ -31,6 +31,7 @@ import type { JobContext } from "../src/jobs/runner.ts";
 import { addDocuments, changeDocuments, collectionNames } from "./support/documents.ts";
 import { type ServiceProcess, startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
+import { throwawayDatabases } from "./support/throwaway.ts";
 
 const parallelism = 4; // what LUCID_BACKUP_PARALLELISM is by default
 const megabyte = 1_000_000;
@@ -71,11 +72,7 @@ await runCommand(async () => {
   await using stack = new AsyncDisposableStack();
   const dir = await mkdtemp(join(localPath("throwaway"), "bench-backup-"));
   stack.defer(() => rm(dir, { recursive: true, force: true }));
-  const dropAll = async () => {
-    for (const name of [databaseName, restoredName, systemName]) await client.db(name).dropDatabase();
-  };
-  await dropAll();
-  stack.defer(dropAll);
+  stack.use(await throwawayDatabases(client, [databaseName, restoredName, systemName]));
   const keyFile = join(dir, "key");
   await writeFile(keyFile, "a key that is long enough for a benchmark");
 

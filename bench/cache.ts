@@ -1,10 +1,12 @@
+import { fork } from "node:child_process";
 import { once } from "node:events";
 import { setTimeout as pause } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { Worker } from "node:worker_threads";
 
 import { type Client, createClient } from "@connectrpc/connect";
 import { Redis } from "ioredis";
+import { MongoClient } from "mongodb";
 
 import { CacheService } from "../gen/lucid/admin/v1/cache_service_pb.ts";
 import { DocumentCacheService } from "../gen/lucid/repository/v1/document_cache_service_pb.ts";
@@ -15,10 +17,13 @@ import { namedStores, startStores } from "../local/stores.ts";
 import { cpuMicros } from "./support/load.ts";
 import { type ServiceProcess, startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
+import { throwawayDatabases } from "./support/throwaway.ts";
 
 const batch = 10_000;
 /** Reads that are under way at once. */
 const inFlight = 32;
+const database = "bench_cache";
+const systemDatabase = "bench_cache_system";
 /** How long the other client is left alone before and after, in milliseconds. */
 const quietMs = 4000;
 
@@ -52,6 +57,10 @@ const doWork: Record<Work, (cache: Client<typeof CacheService>, redis: Redis, co
  * What another client of Redis notices while all keys are scanned and a tenth of them is flushed by a pattern: the 99th
  * percentile of its reads, against that of the same run while nothing is done. KEYS and one large DEL do the same beside. Then what reads of a user
  * by its copy cost, against those from MongoDB. Options: `--keys 1000000`, `--rounds 3`, `--reads 20000`.
+ *
+ * The title names the allocator of the server: one that was built with the C library's tidies up ten times a second, for some
+ * milliseconds while keys are deleted, whoever deletes them. Redis as it is shipped has jemalloc, which does not: to measure
+ * with that, put the `redis-server` of a distribution on the PATH.
  */
 await runCommand(async () => {
   const { values } = parseArgs({
@@ -65,6 +74,8 @@ await runCommand(async () => {
   await using stores = await startStores({ named: namedStores(process.env) });
   // One of its own, since it is filled and emptied.
   await using server = await startRedis();
+  await using mongodb = await MongoClient.connect(stores.mongodbUri);
+  await using _ = await throwawayDatabases(mongodb, [database, systemDatabase]);
   const redis = new Redis(server.uri);
   await using service = await startService({
     LUCID_MONGODB_URI: stores.mongodbUri,
@@ -72,47 +83,39 @@ await runCommand(async () => {
     LUCID_REDIS_URI: server.uri,
     // MongoDB has no part in a scan.
     LUCID_PAGE_TOKEN_SECRET: "bench",
-    LUCID_MONGODB_DATABASE: `bench_cache_${process.pid}`,
-    LUCID_MONGODB_SYSTEM_DATABASE: `bench_cache_system_${process.pid}`,
+    LUCID_MONGODB_DATABASE: database,
+    LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
     LUCID_SEARCH_SYNC: "off",
   });
   const cache = createClient(CacheService, service.transport);
-  const observer = new Worker(new URL("support/cache-observer.ts", import.meta.url), {
-    workerData: { uri: server.uri },
-  });
-  const taken = async (): Promise<number[]> => {
-    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
-    observer.postMessage("take");
-    const [took] = (await once(observer, "message")) as [number[]]; // as the observer answers
-    return took;
-  };
+  await using observer = observe(server.uri);
   const rows: Record<Work, Figures[]> = {
     scan: [],
     flush: [],
     naive: [],
   };
   const quiet: number[] = [];
+  const allocator = /mem_allocator:(\S+)/.exec(await redis.info("memory"))?.[1];
   try {
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const work of works) {
         await fill(redis, count);
         await redis.config("SET", "slowlog-log-slower-than", "1000");
         await redis.config("SET", "slowlog-max-len", "10000");
-        await taken();
+        await observer.taken();
         await pause(quietMs);
-        const alone = percentile(await taken(), 0.99);
+        const alone = percentile(await observer.taken(), 0.99);
         await redis.slowlog("RESET");
         const began = performance.now();
         await doWork[work](cache, redis, count);
         const ms = performance.now() - began;
-        const took = await taken();
+        const took = await observer.taken();
         const p99 = percentile(took, 0.99);
         rows[work].push({ ms, p99, ratio: p99 / alone, command: await longestCommandMs(redis) });
         quiet.push(alone);
       }
     }
   } finally {
-    await observer.terminate();
     redis.disconnect();
   }
   const row = (name: string, of: Work): string[] => {
@@ -126,7 +129,7 @@ await runCommand(async () => {
       middle("command").toFixed(1),
     ];
   };
-  printTable(`${count} keys; another client's reads`, [
+  printTable(`${count} keys, memory by ${allocator}; another client's reads`, [
     ["", "s", "p99 ms", "of undisturbed", "longest command ms"],
     ["nothing", "", median(quiet).toFixed(2), "1.00", ""],
     row("ScanKeys, all pages", "scan"),
@@ -144,6 +147,29 @@ interface Figures {
   /** The percentile, of that while nothing was done. */
   readonly ratio: number;
   readonly command: number;
+}
+
+interface Observer extends AsyncDisposable {
+  /** How long its reads have taken since it was last asked, in ms. */
+  taken(): Promise<number[]>;
+}
+
+/** Starts another client of Redis. */
+function observe(uri: string): Observer {
+  const child = fork(fileURLToPath(new URL("support/cache-observer.ts", import.meta.url)), [uri]);
+  return {
+    async taken() {
+      const answered = once(child, "message");
+      child.send("take");
+      const [took] = (await answered) as [number[]]; // as it answers
+      return took;
+    },
+    async [Symbol.asyncDispose]() {
+      const ended = once(child, "exit");
+      child.disconnect();
+      await ended;
+    },
+  };
 }
 
 /** The longest time that one command has kept the server from all others, as the server itself says; 0 where none took a millisecond. */

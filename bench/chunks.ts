@@ -11,8 +11,10 @@ import { random } from "../local/seed/random.ts";
 import { namedStores, startStores, storeEnvironment } from "../local/stores.ts";
 import { startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
+import { throwawayDatabases } from "./support/throwaway.ts";
 
 const database = "bench_chunks";
+const systemDatabase = "bench_chunks_system";
 const rounds = 5;
 const count = 10_000;
 /** How many times as many the memory is measured over. */
@@ -27,8 +29,15 @@ const batch = 500;
  */
 await runCommand(async () => {
   await using stores = await startStores({ named: namedStores(process.env) });
-  await using service = await startService({ ...storeEnvironment(stores), LUCID_MONGODB_DATABASE: database });
   await using mongodb = await MongoClient.connect(stores.mongodbUri);
+  await using _ = await throwawayDatabases(mongodb, [database, systemDatabase]);
+  await using service = await startService({
+    ...storeEnvironment(stores),
+    LUCID_MONGODB_DATABASE: database,
+    LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
+    // Follows what was changed; no part of a call.
+    LUCID_SEARCH_SYNC: "off",
+  });
   const sessions = createClient(SessionService, service.transport);
   const stored = mongodb.db(database).collection("chunks");
   const upload = async (total: number): Promise<string> => {
@@ -79,7 +88,6 @@ await runCommand(async () => {
     ["MiB before", "MiB at most", "MiB more"],
     [mebibytes(before), mebibytes(service.peakBytes()), mebibytes(service.peakBytes() - before)],
   ]);
-  await mongodb.db(database).dropDatabase();
 });
 
 async function* messages(sessionId: string, total: number) {

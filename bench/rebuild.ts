@@ -13,6 +13,7 @@ import { namedStores, startStores, storeEnvironment } from "../local/stores.ts";
 import { openSearch } from "../src/stores/search.ts";
 import { startService } from "./support/service-process.ts";
 import { printTable } from "./support/table.ts";
+import { throwawayDatabases, throwawayIndices } from "./support/throwaway.ts";
 
 const database = "bench_rebuild";
 const systemDatabase = "bench_rebuild_system";
@@ -32,12 +33,9 @@ await runCommand(async () => {
   await using stores = await startStores({ named: namedStores(process.env) });
   await using mongodb = await MongoClient.connect(stores.mongodbUri);
   await using search = openSearch({ uri: stores.searchUri });
-  const clear = async () => {
-    const there = await search.client.indices.get({ index: `${prefix}*` });
-    for (const name of Object.keys(there)) await search.client.indices.delete({ index: name });
-    for (const name of [database, systemDatabase]) await mongodb.db(name).dropDatabase();
-  };
-  await clear();
+  await using stack = new AsyncDisposableStack();
+  stack.use(await throwawayDatabases(mongodb, [database, systemDatabase]));
+  stack.use(await throwawayIndices(search, prefix));
   const environment = {
     ...storeEnvironment(stores),
     // A machine that is busy answers late, and its MongoDB is not to be taken for one that is away.
@@ -83,7 +81,6 @@ await runCommand(async () => {
       above.toFixed(0),
     ].map(String),
   ]);
-  await clear();
 });
 
 async function insert(sessions: Collection, count: number): Promise<void> {

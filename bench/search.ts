@@ -20,8 +20,10 @@ import { openSearch } from "../src/stores/search.ts";
 import { callBytes } from "./support/load.ts";
 import { startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
+import { throwawayDatabases, throwawayIndices } from "./support/throwaway.ts";
 
 const database = "bench_search";
+const systemDatabase = "bench_search_system";
 const prefix = "bench-search-";
 const seeded = 50_000;
 const [warmUps, calls] = [30, 300];
@@ -51,14 +53,16 @@ await runCommand(async () => {
   if (message === undefined) throw new Error("Sessions are not searched");
   const indices = searchIndices({ search, prefix });
   const index = indices.alias(message.name);
-  const clear = async () => {
-    const there = await client.indices.get({ index: `${prefix}*` });
-    for (const name of Object.keys(there)) await client.indices.delete({ index: name });
-    await mongodb.db(database).dropDatabase();
-  };
-  await clear();
-  const environment = { LUCID_MONGODB_DATABASE: database, LUCID_SEARCH_PREFIX: prefix, LUCID_SEARCH_SYNC: "off" };
-  await using service = await startService({ ...storeEnvironment(stores), ...environment });
+  await using stack = new AsyncDisposableStack();
+  stack.use(await throwawayDatabases(mongodb, [database, systemDatabase]));
+  stack.use(await throwawayIndices(search, prefix));
+  await using service = await startService({
+    ...storeEnvironment(stores),
+    LUCID_MONGODB_DATABASE: database,
+    LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
+    LUCID_SEARCH_PREFIX: prefix,
+    LUCID_SEARCH_SYNC: "off",
+  });
   const channel = new grpc.Client(service.address, grpc.credentials.createInsecure());
   const path = `/${SearchService.typeName}/${SearchService.method.searchSessions.name}`;
   const searchSessions = (init: MessageInitShape<typeof SearchSessionsRequestSchema>) => {
@@ -119,7 +123,6 @@ await runCommand(async () => {
   printTable(`Searches among ${documents.length} sessions, median of ${calls} calls`, rows);
 
   channel.close();
-  await clear();
 });
 
 function pending() {

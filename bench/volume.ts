@@ -17,7 +17,9 @@ import { Complaint, localPath, runCommand, say } from "../local/project.ts";
 import { namedStores } from "../local/stores.ts";
 import { type ServiceProcess, startService } from "./support/service-process.ts";
 import { printTable } from "./support/table.ts";
+import { throwawayDatabases } from "./support/throwaway.ts";
 
+const databaseName = "bench_volume";
 const systemName = "bench_volume_system";
 /** Nobody listens there: the stores that this is not about are away. */
 const nowhere = "127.0.0.1:1";
@@ -35,7 +37,8 @@ await runCommand(async () => {
   await using stack = new AsyncDisposableStack();
   const dir = await mkdtemp(join(localPath("throwaway"), "bench-volume-"));
   stack.defer(() => rm(dir, { recursive: true, force: true }));
-  stack.defer(() => dropSystem(uri));
+  const mongodb = stack.use(await MongoClient.connect(uri));
+  stack.use(await throwawayDatabases(mongodb, [databaseName, systemName]));
   const root = join(dir, "volumes");
   await mkdir(root);
   const keyFile = join(dir, "key");
@@ -43,6 +46,7 @@ await runCommand(async () => {
 
   await using service = await startService({
     LUCID_MONGODB_URI: uri,
+    LUCID_MONGODB_DATABASE: databaseName,
     LUCID_MONGODB_SYSTEM_DATABASE: systemName,
     LUCID_REDIS_URI: `redis://${nowhere}`,
     LUCID_SEARCH_URI: `http://${nowhere}`,
@@ -84,11 +88,6 @@ await runCommand(async () => {
     ...rows,
   ]);
 });
-
-async function dropSystem(uri: string): Promise<void> {
-  await using client = await MongoClient.connect(uri);
-  await client.db(systemName).dropDatabase();
-}
 
 async function fill(folder: string, files: number): Promise<void> {
   say(`Writing ${files} files …`);

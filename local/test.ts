@@ -67,7 +67,7 @@ function tell(reportFile: string, also: { checksPass: boolean; conformancePasses
   if (!existsSync(reportFile)) return say("vitest left no report.");
   // Written by vitest's JSON reporter.
   const report = JSON.parse(readFileSync(reportFile, "utf8")) as Report;
-  for (const failure of failuresIn(report)) say(failure);
+  for (const line of failuresIn(report)) say(line);
   const skipped = report.numPendingTests + report.numTodoTests;
   process.stdout.write(`${report.numPassedTests} passed, ${report.numFailedTests} failed, ${skipped} skipped\n`);
 }

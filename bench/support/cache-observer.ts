@@ -1,21 +1,19 @@
 import { setTimeout as pause } from "node:timers/promises";
-import { parentPort, workerData } from "node:worker_threads";
 
 import { Redis } from "ioredis";
 
 /**
- * Another client of Redis, in a thread of its own: reads a key about every millisecond, also while earlier reads wait, and tells
- * how long each read took, in ms.
+ * Another client of Redis, a process of its own: reads a key about every millisecond, also while earlier reads wait, and tells
+ * how long each read took, in ms, whenever it is sent a message.
  */
-const { uri } = workerData as { uri: string };
-const redis = new Redis(uri);
+const redis = new Redis(process.argv[2] ?? "");
 let took: number[] = [];
 
-parentPort?.on("message", () => {
-  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
-  parentPort?.postMessage(took);
+process.on("message", () => {
+  process.send?.(took);
   took = [];
 });
+process.on("disconnect", () => process.exit());
 
 await redis.set("observer", "x".repeat(100));
 for (;;) {

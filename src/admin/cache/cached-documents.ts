@@ -20,8 +20,8 @@ import { copies, type CopyRead, takeOut } from "./copies.ts";
 import { type DocumentChange, followedChanges } from "./followed-changes.ts";
 import type { KeyAdminOptions } from "./key-admin.ts";
 import { keyPages } from "./key-pages.ts";
-import { keyspaceOf, positionExpired, type ScanPosition, scanStart, scanStep } from "./key-scan.ts";
-import { ownPrefixes, repliesOf } from "./keys.ts";
+import { keyspaceOf, positionExpired, scanStart, scanSteps } from "./key-scan.ts";
+import { askOfEach, keysAtOnce, ownPrefixes } from "./keys.ts";
 
 /** What copies of documents need. */
 export interface CachedDocumentsOptions extends Pick<KeyAdminOptions, "redis" | "pageTokens" | "carryOut"> {
@@ -35,8 +35,6 @@ export interface CachedDocumentsOptions extends Pick<KeyAdminOptions, "redis" | 
 }
 
 const usualTtlMs = 3_600_000;
-/** Keys of a scan that are removed at once. */
-const keysAtOnce = 200;
 
 /**
  * The sessions of a user that have copies, or had: by when they go. A copy is in it before it is stored. ARGV: the session, its
@@ -139,14 +137,9 @@ export function cachedDocuments({
     const keyspace = await keyspaceOf(client);
     const filter = { pattern: `${ownPrefixes.session}*`, type: "hash" };
     let removed = 0;
-    for (let position: ScanPosition | undefined = scanStart; position !== undefined;) {
-      signal.throwIfAborted();
-      const step = await scanStep(keyspace, position, filter, keysAtOnce);
-      const asked = step.node.pipeline();
-      for (const key of step.keys) asked.hexists(key, "bytes").unlink(key);
-      const replies = step.keys.length === 0 ? [] : await repliesOf(asked);
+    for await (const { node, keys } of scanSteps(keyspace, { from: scanStart, filter, signal })) {
+      const replies = await askOfEach(node, keys, (asked, key) => asked.hexists(key, "bytes").unlink(key));
       removed += replies.filter((reply, index) => index % 2 === 0 && reply === 1).length;
-      position = step.next;
     }
     return removed;
   };
@@ -251,9 +244,9 @@ async function describe(
   node: Redis | KeyAdminOptions["redis"]["client"],
   keys: readonly Buffer[],
 ): Promise<(MessageInitShape<typeof CachedSessionSchema> & { readonly userId: string })[]> {
-  const asked = node.pipeline();
-  for (const key of keys) asked.hmget(key, "revision", "user", "expires").pttl(key);
-  const replies = keys.length === 0 ? [] : await repliesOf(asked);
+  const replies = await askOfEach(node, keys, (asked, key) =>
+    asked.hmget(key, "revision", "user", "expires").pttl(key),
+  );
   return keys.flatMap((key, index) => {
     const [revision, userId, expires] = replies[2 * index] as (string | null)[]; // as HMGET replies
     const ttlMs = Number(replies[2 * index + 1]);

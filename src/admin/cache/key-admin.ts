@@ -30,6 +30,7 @@ import {
   keyNotFound,
   keyProtected,
   keyResource,
+  keysAtOnce,
   nameOf,
   originOf,
   textOfKey,
@@ -47,8 +48,6 @@ export interface KeyAdminOptions {
 
 /** Between two events of a flush, in milliseconds. */
 const flushEventMs = 1000;
-/** Commands that are sent to a cluster at once; it takes no pipeline of keys that are on different servers. */
-const commandsAtOnce = 100;
 /** Keys that the audit log names of a call. */
 const mostNamed = 10;
 
@@ -68,8 +67,9 @@ export function keyAdmin({
   /** Asks about each key: 1 where it is there, or was until now, 0 where it is not. */
   const askEach = async (command: "unlink" | "exists", keys: readonly Buffer[]): Promise<number[]> => {
     const replies: number[] = [];
-    for (let first = 0; first < keys.length; first += commandsAtOnce) {
-      const batch = keys.slice(first, first + commandsAtOnce);
+    // No pipeline: a cluster takes none of keys that are on different servers.
+    for (let first = 0; first < keys.length; first += keysAtOnce) {
+      const batch = keys.slice(first, first + keysAtOnce);
       replies.push(...(await Promise.all(batch.map((key) => client[command](key)))));
     }
     return replies;

@@ -5,6 +5,7 @@ import type { Cluster, Redis } from "ioredis";
 import { fail } from "../../errors.ts";
 import { badRequest } from "../../schema/refusals.ts";
 import { parseRedisInfo, primariesOf } from "../../stores/redis-info.ts";
+import { pause } from "../../stores/waiting.ts";
 
 /** The servers that hold the keys, in an order that stays for as long as they do. */
 export interface Keyspace {
@@ -48,14 +49,51 @@ export interface ScanFilter {
 }
 
 /** A step of a scan: what it found, and where it goes on, if anywhere. */
-interface ScanStep {
+export interface ScanStep {
   readonly node: Redis;
   readonly keys: readonly Buffer[];
+  /** How many keys were looked at, about. */
+  readonly looked: number;
   readonly next: ScanPosition | undefined;
 }
 
-/** Looks at about `count` keys in one command, during which the server answers nobody else. */
-export async function scanStep(
+/** How to scan. */
+export interface ScanOptions {
+  readonly from: ScanPosition;
+  readonly filter: ScanFilter;
+  readonly signal: AbortSignal;
+  /** How many keys the next step should look at, at most. */
+  readonly wanted?: () => number;
+}
+
+/**
+ * Keys that are looked at in one command, during which the server answers nobody else: a tenth of a millisecond of its time, about
+ * what another client's read takes. ARCHITECTURE.md has what other numbers do to others.
+ */
+const stepKeys = 100;
+/**
+ * For how long the server is left to others after a step, in milliseconds: as long as the step took with what was done about its
+ * keys, so that a scan has half of a server at most, within these. A timer of Node's knows nothing shorter than the least.
+ */
+const restMs = { least: 1, most: 100 };
+
+/** Looks through keys step by step, and rests after each. Whoever runs the loop may end it at any step and go on from there later. */
+export async function* scanSteps(
+  keyspace: Keyspace,
+  { from, filter, signal, wanted = () => stepKeys }: ScanOptions,
+): AsyncGenerator<ScanStep> {
+  for (let position = from; ;) {
+    signal.throwIfAborted();
+    const beganMs = performance.now();
+    const step = await scanStep(keyspace, position, filter, Math.min(stepKeys, wanted()));
+    yield step;
+    if (step.next === undefined) return;
+    position = step.next;
+    await pause(Math.min(restMs.most, Math.max(restMs.least, performance.now() - beganMs)), signal);
+  }
+}
+
+async function scanStep(
   { servers }: Keyspace,
   { server, cursor }: ScanPosition,
   { pattern, type }: ScanFilter,
@@ -78,13 +116,12 @@ export async function scanStep(
   // As SCAN replies.
   const [after, keys] = reply as [Buffer, Buffer[]];
   const goesOn = after.toString();
-  if (goesOn !== "0") return { node, keys, next: { server, cursor: goesOn } };
-  return { node, keys, next: server + 1 < servers.length ? { server: server + 1, cursor: "0" } : undefined };
+  const found = { node, keys, looked: count };
+  if (goesOn !== "0") return { ...found, next: { server, cursor: goesOn } };
+  return { ...found, next: server + 1 < servers.length ? { server: server + 1, cursor: "0" } : undefined };
 }
 
-/** Most keys that are looked at in one command, and for one page, and the most time that a page takes. */
-const mostInStep = 1000;
-const mostInPage = 200_000;
+/** The most time that a page takes, in milliseconds. */
 const pageMs = 500;
 
 /**
@@ -99,13 +136,9 @@ export async function scanPage(
   const found = new Map<Redis, Buffer[]>();
   const seen = new Set<string>();
   let looked = 0;
-  let next: ScanPosition | undefined = from;
-  do {
-    signal.throwIfAborted();
-    // As many as it takes to fill the page, if the rest is like what was looked at.
-    const density = (seen.size + 1) / (looked + 1);
-    const count = Math.min(mostInStep, Math.ceil((size - seen.size) / density));
-    const step: ScanStep = await scanStep(keyspace, next, filter, count);
+  // As many as it takes to fill the page, if the rest is like what was looked at.
+  const wanted = (): number => Math.ceil(((size - seen.size) * (looked + 1)) / (seen.size + 1));
+  for await (const step of scanSteps(keyspace, { from, filter, signal, wanted })) {
     for (const key of step.keys) {
       const id = key.toString("latin1");
       if (seen.has(id)) continue;
@@ -114,8 +147,8 @@ export async function scanPage(
       found.set(step.node, keys);
       keys.push(key);
     }
-    looked += count;
-    next = step.next;
-  } while (next !== undefined && seen.size < size && looked < mostInPage && performance.now() < endsMs);
-  return { found, next };
+    looked += step.looked;
+    if (seen.size >= size || performance.now() >= endsMs) return { found, next: step.next };
+  }
+  return { found, next: undefined };
 }

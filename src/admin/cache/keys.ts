@@ -99,29 +99,38 @@ export interface KeyFacts {
   readonly sizeBytes: number;
 }
 
-/** Keys that a server is asked about at once; it answers nobody else meanwhile. */
-const keysAtOnce = 100;
+/** Keys that a server is sent commands about at once; it answers nobody else until it has done all of them. */
+export const keysAtOnce = 25;
+
+type Pipeline = ReturnType<Redis["pipeline"]>;
 
 /** Asks what keys are; those that are not there are left out. A cluster as a whole can only be asked about one. */
 export async function factsOf(node: Redis | Cluster, keys: readonly Buffer[]): Promise<KeyFacts[]> {
-  const found: KeyFacts[] = [];
-  for (let first = 0; first < keys.length; first += keysAtOnce) {
-    const batch = keys.slice(first, first + keysAtOnce);
-    const asked = node.pipeline();
-    for (const key of batch) asked.type(key).pttl(key).memory("USAGE", key);
-    const replies = await repliesOf(asked);
-    for (const [index, key] of batch.entries()) {
-      // As the commands answer; a key that vanishes between them has no time left, or no size.
-      const [type, ttlMs, sizeBytes] = replies.slice(3 * index, 3 * index + 3) as [string, number, number | null];
-      if (type === "none" || ttlMs === -2 || sizeBytes === null) continue;
-      found.push({ key, type, ttlMs: ttlMs === -1 ? undefined : ttlMs, sizeBytes });
-    }
-  }
-  return found;
+  const replies = await askOfEach(node, keys, (asked, key) => asked.type(key).pttl(key).memory("USAGE", key));
+  return keys.flatMap((key, index) => {
+    // As the commands answer; a key that vanishes between them has no time left, or no size.
+    const [type, ttlMs, sizeBytes] = replies.slice(3 * index, 3 * index + 3) as [string, number, number | null];
+    if (type === "none" || ttlMs === -2 || sizeBytes === null) return [];
+    return [{ key, type, ttlMs: ttlMs === -1 ? undefined : ttlMs, sizeBytes }];
+  });
 }
 
-/** The replies to the commands of a pipeline, in their order. Rejects with the first refusal. */
-export async function repliesOf(pipeline: ReturnType<Redis["pipeline"]>): Promise<unknown[]> {
+/** Has `ask` put commands about each key into pipelines. Gives the replies in their order; rejects with the first refusal. */
+export async function askOfEach(
+  node: Redis | Cluster,
+  keys: readonly Buffer[],
+  ask: (asked: Pipeline, key: Buffer) => void,
+): Promise<unknown[]> {
+  const replies: unknown[] = [];
+  for (let first = 0; first < keys.length; first += keysAtOnce) {
+    const asked = node.pipeline();
+    for (const key of keys.slice(first, first + keysAtOnce)) ask(asked, key);
+    replies.push(...(await repliesOf(asked)));
+  }
+  return replies;
+}
+
+async function repliesOf(pipeline: Pipeline): Promise<unknown[]> {
   const replies = (await pipeline.exec()) ?? [];
   return replies.map(([error, reply]) => {
     if (error !== null) throw error;

@@ -6,7 +6,7 @@ import type { Cluster, Redis } from "ioredis";
 
 import type { LockSchema } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { redisScript, serverTime } from "../../stores/redis-script.ts";
-import { ownPrefixes, repliesOf } from "./keys.ts";
+import { askOfEach, ownPrefixes } from "./keys.ts";
 
 /** A lock as its holder has it. */
 export interface HeldLock {
@@ -142,11 +142,11 @@ export function lockMessage(lock: HeldLock): MessageInitShape<typeof LockSchema>
 
 /** The locks of these keys that are held. */
 export async function describeLocks(node: Redis, keys: readonly Buffer[]): Promise<HeldLock[]> {
-  const asked = node.pipeline().time();
-  for (const key of keys) asked.hmget(key, "holder", "fence", "acquired", "expires", "ttl");
-  const [time, ...found] = await repliesOf(asked);
-  const [seconds, microseconds] = (time as [string, string]).map(Number) as [number, number]; // as TIME replies
-  const nowMs = seconds * 1000 + Math.floor(microseconds / 1000);
+  const found = await askOfEach(node, keys, (asked, key) =>
+    asked.hmget(key, "holder", "fence", "acquired", "expires", "ttl"),
+  );
+  const [seconds, microseconds] = await node.time();
+  const nowMs = Number(seconds) * 1000 + Math.floor(Number(microseconds) / 1000);
   return keys.flatMap((key, index) => {
     const [holder, fence, acquired, expires, ttl] = found[index] as (string | null)[]; // as HMGET replies
     const ttlMs = Math.min(Number(expires) - nowMs, Number(ttl));

@@ -4,7 +4,7 @@ import type { Cluster, Redis } from "ioredis";
 
 import type { RateLimitSchema } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { redisScript, serverTime } from "../../stores/redis-script.ts";
-import { ownPrefixes, repliesOf } from "./keys.ts";
+import { askOfEach, ownPrefixes } from "./keys.ts";
 
 /** What is counted apart: a name and the length of a window. */
 export interface Limited {
@@ -111,11 +111,9 @@ export async function describeLimits(
   node: Redis,
   keys: readonly Buffer[],
 ): Promise<MessageInitShape<typeof RateLimitSchema>[]> {
-  const asked = node.pipeline().time();
-  for (const key of keys) asked.hgetall(key);
-  const [time, ...hashes] = await repliesOf(asked);
-  const [seconds, microseconds] = (time as [string, string]).map(Number) as [number, number]; // as TIME replies
-  const nowMs = seconds * 1000 + microseconds / 1000;
+  const hashes = await askOfEach(node, keys, (asked, key) => asked.hgetall(key));
+  const [seconds, microseconds] = await node.time();
+  const nowMs = Number(seconds) * 1000 + Number(microseconds) / 1000;
   return keys.flatMap((key, index) => {
     const [windowText = "", ...rest] = key.toString().slice(ownPrefixes.rateLimit.length).split(":");
     const windowMs = Number(windowText);
