@@ -55,7 +55,10 @@ const codes = Object.values(exitCodes).map(({ code, meaning }) => [String(code),
 const text = `# The command line
 
 \`lucid\` is a client of the service's contracts: whatever it does can be done with grpcurl too. From a clone it is \`npx lucid\`,
-and in the image \`node src/cli/lucid.mjs\`. Results go to stdout, remarks and errors to stderr.
+and in the image \`node src/cli/lucid.mjs\`. \`npm link\` in the clone makes it \`lucid\` in any folder, and so does
+\`npm install --global\` of what \`npm pack\` makes of it: the command line and its contracts, without the stores. Node does not run
+TypeScript below \`node_modules\` by itself; there \`lucid\` takes the types out as it starts. Results go to stdout, remarks and errors to
+stderr.
 
 - **People** get tables. Text from the stores is shown with what would move the cursor escaped.
 - **Scripts** take \`--json\`: one object a line, in the JSON form of the contracts, with zeros and empty lists written out. An error is one

@@ -282,6 +282,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
 /** Names in `env` that look like settings and are none: likely misspelt. Not an error, since container platforms add names. */
 export function unknownSettings(env: Readonly<Record<string, string | undefined>>): string[] {
   const known = new Set(Object.values(settings).flatMap((group) => Object.values(group).map(({ name }) => name)));
+  known.add("LUCID_ADDRESS"); // of the command line, which may well run in the same place
   return Object.keys(env).filter(
     (name) => name.startsWith("LUCID_") && !known.has(name) && !known.has(name.replace(/_FILE$/, "")),
   );

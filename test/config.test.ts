@@ -19,7 +19,13 @@ test("one start shows every mistake", () => {
 });
 
 test("a misspelt setting is noticed", () => {
-  const env = { LUCID_GRCP_HOST: "::1", LUCID_GRPC_HOST: "::1", LUCID_REDIS_URI_FILE: "redis", PATH: "/bin" };
+  const env = {
+    LUCID_GRCP_HOST: "::1",
+    LUCID_GRPC_HOST: "::1",
+    LUCID_REDIS_URI_FILE: "redis",
+    LUCID_ADDRESS: "::1",
+    PATH: "/bin",
+  };
   expect(unknownSettings(env)).toEqual(["LUCID_GRCP_HOST"]);
 });
 

@@ -1,7 +1,12 @@
 import { durationMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  type ErrorInfo,
+  ErrorInfoSchema,
+  RetryInfoSchema,
+} from "../../gen/google/rpc/error_details_pb.ts";
 import { type Ending, exitCodes } from "./exit-codes.ts";
 import { safe, safeJson } from "./text.ts";
 import { span } from "./units.ts";
@@ -81,7 +86,7 @@ export function tell(error: unknown, address: string): Told {
     const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return { ...nothing, ending: "failure", message: `This is a mistake in lucid: ${message}` };
   }
-  const [info] = error.findDetails(ErrorInfoSchema);
+  const info = infoOf(error);
   const [retry] = error.findDetails(RetryInfoSchema);
   const fields = error
     .findDetails(BadRequestSchema)
@@ -125,8 +130,24 @@ export function tell(error: unknown, address: string): Told {
  * reason; what is found out on the way has one of these codes. A stream whose socket closes ends as if it had been cancelled.
  */
 export function isConnectionLost(error: unknown): boolean {
-  if (!(error instanceof ConnectError) || error.findDetails(ErrorInfoSchema).length > 0) return false;
+  if (!(error instanceof ConnectError) || infoOf(error) !== undefined) return false;
   return [Code.Unavailable, Code.Aborted, Code.Internal, Code.Unknown, Code.Canceled].includes(error.code);
+}
+
+/**
+ * Whether what ended so may be gone on with: the service, the way to it, or a store behind it is away for now, or whoever watches
+ * was too slow.
+ */
+export function mayPass(error: unknown): boolean {
+  if (isConnectionLost(error)) return true;
+  return (
+    error instanceof ConnectError && (error.code === Code.Unavailable || infoOf(error)?.reason === "WATCH_TOO_SLOW")
+  );
+}
+
+/** What the service says about a failure, for programs. */
+export function infoOf(error: unknown): ErrorInfo | undefined {
+  return error instanceof ConnectError ? error.findDetails(ErrorInfoSchema)[0] : undefined;
 }
 
 /** What scripts read. */

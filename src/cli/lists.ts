@@ -18,7 +18,14 @@ export function withLimit(command: Command): Command {
   );
 }
 
-interface Page<T> {
+/** What a List rpc is asked for. */
+export interface PageRequest {
+  readonly pageSize: number;
+  readonly pageToken: string;
+}
+
+/** What it gives. */
+export interface Page<T> {
   readonly items: readonly T[];
   readonly nextPageToken: string;
 }
@@ -36,10 +43,7 @@ export async function showList<D extends DescMessage>(
     readonly schema: D;
     readonly limit: number;
     readonly columns: readonly Column<MessageShape<D>>[];
-    readonly page: (request: {
-      readonly pageSize: number;
-      readonly pageToken: string;
-    }) => Promise<Page<MessageShape<D>>>;
+    readonly page: (request: PageRequest) => Promise<Page<MessageShape<D>>>;
     /** What is said where there is nothing. */
     readonly none: string;
   },
@@ -56,7 +60,8 @@ export async function showList<D extends DescMessage>(
     else rows.push(...items);
     // A table needs all its rows for its widths; a long one is shown in parts.
     if (rows.length >= mostInPage) await output.table(rows.splice(0), columns);
-    if (pageToken === "" || shown === limit) break;
+    // A page may be empty though there is more.
+    if (pageToken === "" || (limit > 0 && shown >= limit)) break;
   }
   if (rows.length > 0) await output.table(rows, columns);
   if (output.json) return;

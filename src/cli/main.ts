@@ -21,10 +21,13 @@ async function run(argv: readonly string[]): Promise<void> {
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, leave);
   for (const stream of [process.stdout, process.stderr]) {
-    stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") throw error;
-      stoppedBy = "unread";
-      process.exitCode = exitCodes.unread.code; // it may be that nothing else is done
+    stream.on("error", ({ code = "" }: NodeJS.ErrnoException) => {
+      // A terminal that was closed gives EIO.
+      const isUnread = code === "EPIPE" || code === "EIO";
+      if (!isUnread && stoppedBy === undefined)
+        process.stderr.write(`lucid: The output cannot be written (${code}).\n`);
+      stoppedBy ??= isUnread ? "unread" : "failure";
+      process.exitCode = exitCodes[stoppedBy].code; // it may be that nothing else is done
       stop.abort();
     });
   }

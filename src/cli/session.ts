@@ -44,6 +44,8 @@ export interface Session extends AsyncDisposable {
   call(): CallOptions;
   /** Options of a call that lasts as long as it is wanted. */
   stream(): CallOptions;
+  /** A signal for what lasts no longer than so many milliseconds; `isOver` says whether it is that time that has ended it. */
+  lasting(ms: number | undefined): { readonly signal: AbortSignal; readonly isOver: () => boolean };
   /**
    * Has somebody type `name`, before what cannot be undone: `what` says what that is. `--yes` answers for them; where
    * nobody can be asked, it is needed.
@@ -52,6 +54,12 @@ export interface Session extends AsyncDisposable {
   /** What Ctrl-C leaves running, as a sentence; told where it comes. */
   leaves: string | undefined;
 }
+
+/** The wire has eight digits for the time that a call may take. */
+const longestTimeoutMs = 99_999_999;
+
+/** A timer of Node that is to take longer fires at once. */
+const longestTimerMs = 2 ** 31 - 1;
 
 export function openSession(terminal: Terminal, stop: AbortSignal): Session {
   // Until the options are known: what goes wrong before is told plainly.
@@ -76,8 +84,13 @@ export function openSession(terminal: Terminal, stop: AbortSignal): Session {
     },
     client: (service) => connected().client(service),
     transport: () => connected().transport,
-    call: () => ({ timeoutMs: options.timeout, signal: stop }),
+    call: () => ({ timeoutMs: Math.min(Math.ceil(options.timeout), longestTimeoutMs), signal: stop }),
     stream: () => ({ signal: stop }),
+    lasting(ms) {
+      if (ms === undefined) return { signal: stop, isOver: () => false };
+      const over = AbortSignal.timeout(Math.min(Math.ceil(ms), longestTimerMs));
+      return { signal: AbortSignal.any([stop, over]), isOver: () => over.aborted && !stop.aborted };
+    },
     async confirm(what, name) {
       if (options.yes === true) return;
       if (!terminal.stdin.isTTY || !terminal.stderr.isTTY) {

@@ -40,8 +40,9 @@ const spans = [
 export function span(milliseconds: number): string {
   if (milliseconds <= 0) return "0 s";
   if (milliseconds < 1) return `${milliseconds.toFixed(2)} ms`;
-  if (milliseconds < 1000) return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
-  if (milliseconds < 10_000) return `${(milliseconds / 1000).toFixed(1)} s`;
+  // What would be rounded up to the next unit, or the next digit, is shown as that.
+  if (milliseconds < 999.5) return `${milliseconds.toFixed(milliseconds < 9.95 ? 1 : 0)} ms`;
+  if (milliseconds < 9950) return `${(milliseconds / 1000).toFixed(1)} s`;
   let left = Math.round(milliseconds / 1000) * 1000;
   const parts: string[] = [];
   for (const [unit, length] of spans) {
@@ -79,7 +80,8 @@ export function clock(value: Timestamp | undefined): string {
 export function age(value: Timestamp | undefined): string {
   if (value === undefined) return "never";
   const ms = Date.now() - timestampDate(value).getTime();
-  return ms < 1000 ? "just now" : `${span(Math.max(10_000, ms)).split(" ").slice(0, 2).join(" ")} ago`;
+  if (ms < 1000) return "just now";
+  return ms < 10_000 ? `${Math.floor(ms / 1000)} s ago` : `${span(ms).split(" ").slice(0, 2).join(" ")} ago`;
 }
 
 /** How long something took; nothing while it has not ended. */

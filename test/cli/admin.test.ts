@@ -99,6 +99,11 @@ test("keys are set, shown, listed, deleted and flushed", async () => {
   expect(listed.objects.map(({ key }) => key as string).toSorted()).toEqual([one, two]);
   expect([taken.code, taken.stderr]).toEqual([3, expect.stringContaining("(CACHE_KEY_ALREADY_EXISTS)")]);
   expect([unconfirmed.code, absent.code]).toEqual([3, 3]);
+  const bytes = join(folder.path, "bytes");
+  writeFileSync(bytes, Buffer.from([0xff, 0x00, 0xfe]));
+  expect((await command.run("cache", "set", one, `@${bytes}`)).code).toBe(0);
+  const raw = await command.json("cache", "get", one, "--format", "base64");
+  expect(raw.objects).toMatchObject([{ string: { content: { base64: "/wD+" } } }]);
   const removed = await command.run("cache", "rm", one, "--yes");
   expect(removed.stderr).toBe("Deleted 1 of 1 key.\n");
   const flushed = await command.json("cache", "flush", `${prefix}:*`, "--yes");

@@ -57,10 +57,7 @@ test("a backup is taken, shown, verified, restored under another name, and delet
   );
   expect(events.map(({ sequence }) => Number(sequence))).toEqual(events.map((_, index) => index + 1));
   expect(events.at(-1)?.state).toBe("JOB_STATE_SUCCEEDED");
-  const { backupId = "", itemCount } = (taken.objects.at(-1)?.["backup"] ?? {}) as {
-    backupId?: string;
-    itemCount?: string;
-  };
+  const { backupId = "", itemCount } = taken.objects.at(-1) as { backupId?: string; itemCount?: string };
   expect(itemCount).toBe("1200");
 
   const [listed, table, shown] = await Promise.all([
@@ -109,7 +106,7 @@ test("a backup is taken, shown, verified, restored under another name, and delet
     "--yes",
     "--watch",
   );
-  expect(replaced.code).toBe(0);
+  expect([replaced.code, replaced.stdout]).toEqual([0, expect.stringContaining("succeeded")]);
   const restores = await command.json("restore", "ls", "--backup", backupId);
   expect(restores.objects).toHaveLength(2);
   const { restoreId } = restores.objects[0] as { restoreId: string };
@@ -118,7 +115,7 @@ test("a backup is taken, shown, verified, restored under another name, and delet
     command.json("restore", "show", restoreId),
   ]);
   expect([late.code, late.stderr]).toEqual([3, expect.stringContaining("(JOB_ALREADY_FINISHED)")]);
-  expect(report.objects).toMatchObject([{ restore: { report: [{ equal: true }] } }]);
+  expect(report.objects).toMatchObject([{ restoreId, report: [{ equal: true }] }]);
 
   const refused = await command.run("backup", "rm", backupId);
   expect([refused.code, refused.stderr]).toEqual([3, expect.stringContaining("Repeat it with --yes")]);

@@ -9,7 +9,7 @@ import { allCommands } from "../../src/cli/command-tree.ts";
 import { buildProgram } from "../../src/cli/program.ts";
 import { openSession } from "../../src/cli/session.ts";
 import { type TestApp, testApp } from "../support/app.ts";
-import { lucid, type Lucid } from "./support.ts";
+import { lucid, type Lucid, program } from "./support.ts";
 
 let app: TestApp;
 let command: Lucid;
@@ -96,6 +96,30 @@ test("a reader that goes away ends it without a word", async () => {
   child.stdout.destroy();
   const [stderr, [code]] = await Promise.all([text(child.stderr), once(child, "close")]);
   expect([stderr, code]).toEqual(["", 141]);
+});
+
+test("output that cannot be written is told of in a sentence", async () => {
+  const shell = ["-c", '"$0" "$1" --help > /dev/full', process.execPath, program];
+  const child = spawn("sh", shell, { stdio: ["ignore", "ignore", "pipe"] });
+  const [stderr, [code]] = await Promise.all([text(child.stderr), once(child, "close")]);
+  expect([stderr, code]).toEqual(["lucid: The output cannot be written (ENOSPC).\n", 1]);
+});
+
+test("Ctrl-C ends what waits for its input", async () => {
+  const child = command.start("call", "UserService/GetUser", "--data", "-");
+  // What does not fit into the pipe has been read.
+  await new Promise((resolve) => child.stdin.write(" ".repeat(2 ** 20), resolve));
+  child.kill("SIGINT");
+  const [stdout, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);
+  expect([stdout, code]).toEqual(["", 130]);
+});
+
+test.for([
+  ["cache", "stats"],
+  ["call", "CacheService/GetCacheStats"],
+])("%j may be given longer than a timer, or the wire, can say", async (args) => {
+  const { code, stderr } = await command.run(...args, "--timeout", "30d");
+  expect([code, stderr]).toEqual([0, ""]);
 });
 
 test("colours are only for terminals, and only where they are wanted", async () => {

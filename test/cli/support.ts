@@ -4,11 +4,13 @@ import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { text } from "node:stream/consumers";
 
+import type { JsonObject } from "@bufbuild/protobuf";
+
 import { projectFolder } from "../../local/project.ts";
 import { waitUntil } from "../../local/wait.ts";
 import { screen, type Screen } from "./screen.ts";
 
-const program = join(projectFolder, "src", "cli", "lucid.mjs");
+export const program = join(projectFolder, "src", "cli", "lucid.mjs");
 
 /** How a run of `lucid` ended. */
 export interface Ended {
@@ -24,13 +26,10 @@ export interface Lucid {
   /** The same with `--json`; gives what each line of its results holds. */
   json(...args: readonly string[]): Promise<Ended & { readonly objects: readonly JsonObject[] }>;
   /** Starts it, for whoever wants to read its results as they come. */
-  start(...args: readonly string[]): ChildProcessByStdio<null, Readable, Readable>;
+  start(...args: readonly string[]): ChildProcessByStdio<Writable, Readable, Readable>;
   /** Starts it in a terminal of that size. */
   inTerminal(args: readonly string[], size?: { readonly rows: number; readonly columns: number }): InTerminal;
 }
-
-// eslint-disable-next-line typescript/no-explicit-any
-export type JsonObject = Record<string, any>;
 
 /** `lucid` in a pseudo-terminal. Disposing it ends it. */
 export interface InTerminal extends AsyncDisposable {
@@ -46,9 +45,10 @@ export function lucid(address: string, environment: Readonly<Record<string, stri
   const { NO_COLOR: _no, FORCE_COLOR: _force, ...others } = process.env;
   const env = { ...others, LUCID_ADDRESS: address, ...environment };
   const start = (...args: readonly string[]) =>
-    spawn(process.execPath, [program, ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
+    spawn(process.execPath, [program, ...args], { env, stdio: ["pipe", "pipe", "pipe"] });
   const run = async (...args: readonly string[]): Promise<Ended> => {
     const child = start(...args);
+    child.stdin.end();
     const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
     return { code: code as number | null, stdout, stderr };
   };

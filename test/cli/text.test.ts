@@ -1,3 +1,4 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { expect, test } from "vitest";
 
 import { tableLines } from "../../src/cli/output.ts";
@@ -67,8 +68,11 @@ test.for([
 test.for([
   [0, "0 s"],
   [0.25, "0.25 ms"],
+  [9.97, "10 ms"],
   [12, "12 ms"],
+  [999.7, "1.0 s"],
   [1500, "1.5 s"],
+  [9970, "10 s"],
   [59_600, "1 min"],
   [93_000, "1 min 33 s"],
   [3_600_000, "1 h"],
@@ -86,4 +90,5 @@ test("times are read as they are written, and nothing else is", () => {
   expect(Math.abs(readMoment("2h").getTime() - (Date.now() - 7_200_000))).toBeLessThan(1000);
   for (const wrong of ["yesterday", "7", "2026-13-01"]) expect(() => readMoment(wrong)).toThrow("A time is written");
   expect(age(undefined)).toBe("never");
+  expect(age(timestampFromMs(Date.now() - 3500))).toBe("3 s ago");
 });

@@ -17,7 +17,7 @@ import {
   AuditRecordSchema,
 } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
 import { withExamples } from "../examples.ts";
-import { Failure, isConnectionLost } from "../failure.ts";
+import { Failure, mayPass } from "../failure.ts";
 import { showList, withLimit } from "../lists.ts";
 import { liveLines } from "../live.ts";
 import type { Column } from "../output.ts";
@@ -176,7 +176,7 @@ async function* verifications(
       }
       return;
     } catch (error) {
-      if (session.signal.aborted || verified() === 0n || failures >= 10 || !isConnectionLost(error)) throw error;
+      if (session.signal.aborted || verified() === 0n || failures >= 10 || !mayPass(error)) throw error;
       await sleep(1000, undefined, { signal: session.signal });
     }
   }

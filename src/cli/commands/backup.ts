@@ -9,36 +9,22 @@ import {
   BackupService,
   ConflictPolicy,
   ConflictPolicySchema,
-  CreateBackupResponseSchema,
   CreateRestoreResponseSchema,
   DeleteBackupResponseSchema,
-  GetBackupResponseSchema,
   JobState,
   JobStateSchema,
-  VerifyBackupResponseSchema,
-  type WatchBackupResponse,
   WatchBackupResponseSchema,
 } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store, StoreSchema } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { choicesOf, enumOption, enumsOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
-import {
-  followJob,
-  followOptions,
-  stateName,
-  storeName,
-  styleOf,
-  viewOf,
-  type WatchOptions,
-  whyNot,
-  withWatchOptions,
-} from "../jobs.ts";
-import { showList, withLimit } from "../lists.ts";
-import type { Column } from "../output.ts";
+import { type JobCommands, jobCommands } from "../job-commands.ts";
+import { stateName, storeName, styleOf, viewOfStores, whyNot } from "../job-view.ts";
+import type { Column, Output } from "../output.ts";
 import type { Session } from "../session.ts";
 import { between, bytes, count, many, nothing, readMoment, readNumber, time } from "../units.ts";
-import { followRestore, showRestore } from "./restore.ts";
-import { defineVerification, followVerification } from "./verification.ts";
+import { restoreCommands } from "./restore.ts";
+import { defineVerification, verificationCommands } from "./verification.ts";
 
 /** Stores by the names that options take. */
 const stores = choicesOf(StoreSchema);
@@ -51,9 +37,17 @@ interface Selected {
   readonly volume?: readonly string[];
 }
 
+interface Wanted {
+  readonly store?: Store;
+  readonly state?: JobState;
+  readonly after?: Date;
+  readonly before?: Date;
+}
+
 /** `lucid backup …`. */
 export function define(backup: Command, session: Session): void {
   const client = () => session.client(BackupService);
+  const backups = backupCommands(session);
 
   withExamples(
     withSelection(backup.command("create"))
@@ -69,16 +63,7 @@ export function define(backup: Command, session: Session): void {
         const { description = "", keep: retentionDays } = options;
         const request = { selection: selectionOf(options), description, retentionDays, requestId: randomUUID() };
         const response = await client().createBackup(request, session.call());
-        const backupId = response.backup?.backupId ?? "";
-        if (session.output.json) await session.output.message(CreateBackupResponseSchema, response);
-        if (options.watch !== true) {
-          if (session.output.json) return;
-          await session.output.line(backupId);
-          session.output.note(`It is being taken; \`lucid backup watch ${backupId}\` shows how far it is.`);
-          return;
-        }
-        await followBackup(session, backupId, {});
-        await showBackup(session, backupId);
+        await backups.begun(response.backup, options);
       }),
     "lucid backup create --watch",
     "lucid backup create --store mongodb --namespace lucid --description 'before the move'",
@@ -86,73 +71,31 @@ export function define(backup: Command, session: Session): void {
     "ID=$(lucid backup create)   # the id alone goes to stdout",
   );
 
-  withExamples(
-    withLimit(backup.command("ls"))
-      .description("List backups, the newest first")
-      .addOption(enumOption("--store <store>", "only those that hold this store", StoreSchema))
-      .addOption(enumOption("--state <state>", "only those in this state", JobStateSchema))
-      .option("--after <time>", "only those of this time or later: 2026-11-28, or 7d for seven days ago", readMoment)
-      .option("--before <time>", "only those of before this time", readMoment)
-      .action(async (options: { limit: number; store?: Store; state?: JobState; after?: Date; before?: Date }) => {
-        const { limit, store, state, after, before } = options;
-        const filter = {
-          ...(store !== undefined && { store }),
-          ...(state !== undefined && { state }),
-          ...(after && { createdAfter: timestampFromDate(after) }),
-          ...(before && { createdBefore: timestampFromDate(before) }),
-        };
-        await showList(session, {
-          schema: BackupSchema,
-          limit,
-          columns: backupColumns,
-          none: "There are no such backups; `lucid backup create` takes one.",
-          async page(page) {
-            const response = await client().listBackups({ ...filter, ...page }, session.call());
-            if (response.repositoryOnly && page.pageToken === "") {
-              session.output.note("MongoDB is away: only backups in the repository are shown.");
-            }
-            return { items: response.backups, nextPageToken: response.nextPageToken };
-          },
-        });
-      }),
-    "lucid backup ls",
-    "lucid backup ls --state failed --after 7d",
-    "lucid backup ls --json | jq -r .backupId",
-  );
-
-  withExamples(
-    backup
-      .command("show")
-      .description("Show one backup")
-      .argument("<backup>", "id of the backup")
-      .action(async (backupId: string) => showBackup(session, backupId)),
-    "lucid backup show 019ab0f2-…",
-  );
-
-  withExamples(
-    withWatchOptions(backup.command("watch"))
-      .description("Show how far a backup is until it has ended, and end as it did")
-      .argument("<backup>", "id of the backup")
-      .action(async (backupId: string, options: WatchOptions) => {
-        await followBackup(session, backupId, options);
-      }),
-    "lucid backup watch 019ab0f2-…",
-    "lucid backup watch 019ab0f2-… --after 7 --json   # goes on behind event 7",
-  );
-
-  withExamples(
-    backup
-      .command("cancel")
-      .description("Stop a backup that is being taken")
-      .argument("<backup>", "id of the backup")
-      .action(async (backupId: string) => {
-        const { backup: cancelled } = await client().cancelBackup({ backupId }, session.call());
-        if (cancelled === undefined) return;
-        if (session.output.json) await session.output.message(BackupSchema, cancelled);
-        else session.output.note(`The backup is ${stateName(cancelled.state)}.`);
-      }),
-    "lucid backup cancel 019ab0f2-…",
-  );
+  backups.defineList(backup, {
+    columns: backupColumns,
+    none: "There are no such backups; `lucid backup create` takes one.",
+    withFilter: (ls) =>
+      ls
+        .addOption(enumOption("--store <store>", "only those that hold this store", StoreSchema))
+        .addOption(enumOption("--state <state>", "only those in this state", JobStateSchema))
+        .option("--after <time>", "only those of this time or later: 2026-11-28, or 7d for seven days ago", readMoment)
+        .option("--before <time>", "only those of before this time", readMoment),
+    async page(page, { store, state, after, before }: Wanted) {
+      const filter = {
+        ...(store !== undefined && { store }),
+        ...(state !== undefined && { state }),
+        ...(after && { createdAfter: timestampFromDate(after) }),
+        ...(before && { createdBefore: timestampFromDate(before) }),
+      };
+      const response = await client().listBackups({ ...filter, ...page }, session.call());
+      if (response.repositoryOnly && page.pageToken === "") {
+        session.output.note("MongoDB is away: only backups in the repository are shown.");
+      }
+      return { items: response.backups, nextPageToken: response.nextPageToken };
+    },
+    examples: ["lucid backup ls --state failed --after 7d", "lucid backup ls --json | jq -r .backupId"],
+  });
+  backups.define(backup, { cancel: "Stop a backup that is being taken" });
 
   withExamples(
     backup
@@ -160,18 +103,9 @@ export function define(backup: Command, session: Session): void {
       .description("Read a whole backup again, and check every checksum")
       .argument("<backup>", "id of the backup")
       .option("-w, --watch", "show how far it is until it has ended, and end as it did")
-      .action(async (backupId: string, { watch }: { watch?: boolean }) => {
+      .action(async (backupId: string, options: { watch?: boolean }) => {
         const response = await client().verifyBackup({ backupId, requestId: randomUUID() }, session.call());
-        const verificationId = response.verification?.verificationId ?? "";
-        if (session.output.json) await session.output.message(VerifyBackupResponseSchema, response);
-        if (watch === true) {
-          await followVerification(session, verificationId, {});
-        } else if (!session.output.json) {
-          await session.output.line(verificationId);
-          session.output.note(
-            `It is being verified; \`lucid backup verification watch ${verificationId}\` shows how far it is.`,
-          );
-        }
+        await verificationCommands(session).begun(response.verification, options);
       }),
     "lucid backup verify 019ab0f2-… --watch",
   );
@@ -217,26 +151,25 @@ export function define(backup: Command, session: Session): void {
   );
 }
 
-async function followBackup(session: Session, backupId: string, options: WatchOptions): Promise<void> {
-  const client = session.client(BackupService);
-  const job = {
-    kind: "backup",
-    id: backupId,
-    watch: (afterSequence: bigint) => client.watchBackup({ backupId, afterSequence }, session.stream()),
-    view: ({ event }: WatchBackupResponse) => viewOf(event),
-    write: (response: WatchBackupResponse) => session.output.message(WatchBackupResponseSchema, response),
-    watchCommand: `lucid backup watch ${backupId}`,
-    cancelCommand: `lucid backup cancel ${backupId}`,
-  };
-  await followJob(session, job, followOptions(options));
+/** What commands do with backups. */
+function backupCommands(session: Session): JobCommands<typeof BackupSchema> {
+  const client = () => session.client(BackupService);
+  return jobCommands(session, {
+    noun: "backup",
+    path: "lucid backup",
+    schema: BackupSchema,
+    eventSchema: WatchBackupResponseSchema,
+    idOf: ({ backupId }) => backupId,
+    get: async (backupId, call) => (await client().getBackup({ backupId }, call)).backup,
+    watch: (backupId, afterSequence, call) => client().watchBackup({ backupId, afterSequence }, call),
+    cancel: async (backupId, call) => (await client().cancelBackup({ backupId }, call)).backup,
+    view: viewOfStores,
+    show: (backup) => showBackup(session.output, backup),
+    isShownAtEnd: true,
+  });
 }
 
-async function showBackup(session: Session, backupId: string): Promise<void> {
-  const { output } = session;
-  const response = await session.client(BackupService).getBackup({ backupId }, session.call());
-  if (output.json) return output.message(GetBackupResponseSchema, response);
-  const { backup } = response;
-  if (backup === undefined) return;
+async function showBackup(output: Output, backup: Backup): Promise<void> {
   const { selection, consistencyPoint } = backup;
   // Only MongoDB has a point in time that a backup can be of.
   const cut = selection?.stores.includes(Store.MONGODB) === true ? consistencyPoint : undefined;
@@ -294,7 +227,7 @@ interface RestoreOptions extends Selected {
 
 async function restore(session: Session, backupId: string, options: RestoreOptions): Promise<void> {
   const { output } = session;
-  const { rename = [], conflict, dryRun = false, watch = false } = options;
+  const { rename = [], conflict, dryRun = false } = options;
   const changesWhatIsThere = conflict === ConflictPolicy.DROP || conflict === ConflictPolicy.OVERWRITE;
   if (changesWhatIsThere && !dryRun) {
     const what =
@@ -312,19 +245,9 @@ async function restore(session: Session, backupId: string, options: RestoreOptio
     ...(dryRun ? { validateOnly: true } : { requestId: randomUUID() }),
   };
   const response = await session.client(BackupService).createRestore(request, session.call());
+  if (!dryRun) return restoreCommands(session).begun(response.restore, options);
   if (output.json) await output.message(CreateRestoreResponseSchema, response);
-  if (dryRun) {
-    if (!output.json) output.note("The restore could begin; nothing was changed.");
-    return;
-  }
-  const restoreId = response.restore?.restoreId ?? "";
-  if (watch) {
-    await followRestore(session, restoreId, {});
-    await showRestore(session, restoreId);
-  } else if (!output.json) {
-    await output.line(restoreId);
-    output.note(`It is being restored; \`lucid restore watch ${restoreId}\` shows how far it is.`);
-  }
+  else output.note("The restore could begin; nothing was changed.");
 }
 
 /** Adds the options that say what of the stores is meant. */

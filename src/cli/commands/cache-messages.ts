@@ -9,7 +9,7 @@ import {
   SubscriptionEventTypeSchema,
 } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { withExamples } from "../examples.ts";
-import { readText } from "../input.ts";
+import { readBytes } from "../input.ts";
 import type { Session } from "../session.ts";
 import { safe } from "../text.ts";
 import { count, counted, many, nameOf, readNumber, readSpan } from "../units.ts";
@@ -25,7 +25,7 @@ export function defineMessages(cache: Command, session: Session): void {
       .argument("<channel>", "name of the channel")
       .argument("<message>", "the text, @FILE, or - for stdin")
       .action(async (channel: string, given: string) => {
-        const message = { case: "text", value: await readText(session, given, "message") } as const;
+        const message = { case: "raw", value: await readBytes(session, given, "message") } as const;
         const response = await client().publishMessage({ channel, message }, session.call());
         if (session.output.json) return session.output.message(PublishMessageResponseSchema, response);
         session.output.note(`${counted(response.receiverCount, "listener")} got it.`);
@@ -44,8 +44,7 @@ export function defineMessages(cache: Command, session: Session): void {
       .action(
         async (channels: readonly string[], options: { pattern?: readonly string[]; for?: number; count?: number }) => {
           const { pattern = [], for: forMs, count: most = Infinity } = options;
-          const over = forMs === undefined ? undefined : AbortSignal.timeout(forMs);
-          const signal = over === undefined ? session.signal : AbortSignal.any([session.signal, over]);
+          const { signal, isOver } = session.lasting(forMs);
           const request = { channels: [...channels], patterns: [...pattern] };
           let shown = 0;
           try {
@@ -54,7 +53,7 @@ export function defineMessages(cache: Command, session: Session): void {
               if (event.type === SubscriptionEventType.MESSAGE && ++shown >= most) return;
             }
           } catch (error) {
-            if (over?.aborted !== true || session.signal.aborted) throw error;
+            if (!isOver()) throw error;
           }
         },
       ),

@@ -23,7 +23,7 @@ import {
 import { enumOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
 import { Failure } from "../failure.ts";
-import { readText } from "../input.ts";
+import { readBytes } from "../input.ts";
 import { showList, withLimit } from "../lists.ts";
 import { liveLines } from "../live.ts";
 import type { Column } from "../output.ts";
@@ -124,7 +124,7 @@ function defineKeys(cache: Command, session: Session): void {
   withExamples(
     cache
       .command("set")
-      .description("Set a key to a text")
+      .description("Set a key to a text, or to the bytes of a file")
       .argument("<key>", "the key")
       .argument("<value>", "the text, @FILE, or - for stdin")
       .option("--ttl <time>", "how long it stays; for ever where not said", readSpan)
@@ -136,7 +136,7 @@ function defineKeys(cache: Command, session: Session): void {
           const conditions = { absent: SetCondition.IF_ABSENT, present: SetCondition.IF_PRESENT } as const;
           const request = {
             name: { case: "key", value: key },
-            value: { case: "text", value: await readText(session, value, "value") },
+            value: { case: "raw", value: await readBytes(session, value, "value") },
             keepTtl,
             ...(ttl !== undefined && { ttl: durationFromMs(ttl) }),
             ...(options.if !== undefined && { condition: conditions[options.if] }),
@@ -165,7 +165,7 @@ function defineKeys(cache: Command, session: Session): void {
         );
       }),
     "lucid cache rm greeting",
-    "lucid cache ls 'tmp:*' --names --json | jq -r .key | xargs lucid cache rm --yes",
+    "lucid cache ls 'tmp:*' --names --json | jq -r '.key // empty' | xargs -d '\\n' lucid cache rm --yes",
   );
 }
 

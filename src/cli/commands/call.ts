@@ -76,7 +76,7 @@ async function callOnce(
   const requests = objectsIn(text).map((json) => requestOf(method, json, registry));
   // Only a call that answers once has a usual time to do so.
   const answersOnce = method.methodKind === "unary" || method.methodKind === "client_streaming";
-  const timeoutMs = answersOnce ? session.options.timeout : undefined;
+  const { timeoutMs } = answersOnce ? session.call() : session.stream();
   const messages = (async function* () {
     yield* requests;
   })();

@@ -11,7 +11,6 @@ import {
   CreateIndexResponseSchema,
   DatabaseAdminService,
   DropIndexResponseSchema,
-  EnsureIndexesResponseSchema,
 } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { showEnsured } from "../ensured.ts";
 import { withExamples } from "../examples.ts";
@@ -20,7 +19,7 @@ import { readDocument } from "../input.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
 import { bytes, count, nothing, readSpan, time } from "../units.ts";
-import { begun } from "./collection-builds.ts";
+import { buildCommands } from "./collection-builds.ts";
 
 interface InDatabase {
   readonly database?: string;
@@ -29,6 +28,7 @@ interface InDatabase {
 /** `lucid collection index …`: indexes of MongoDB. Those of the search server are `lucid index`. */
 export function defineIndexes(index: Command, session: Session): void {
   const client = () => session.client(DatabaseAdminService);
+  const builds = buildCommands(session);
 
   withExamples(
     ofCollection(index.command("ls"))
@@ -99,7 +99,7 @@ export function defineIndexes(index: Command, session: Session): void {
           else session.output.note("It could be built; nothing was changed.");
           return;
         }
-        await begun(session, response.build, watch);
+        await builds.begun(response.build, { watch });
       }),
     "lucid collection index create notes created_at:descending --watch",
     "lucid collection index create notes email --unique --dry-run",
@@ -168,11 +168,9 @@ export function defineIndexes(index: Command, session: Session): void {
         const { dryRun = false, watch = false } = options;
         const request = { collections: [...collections], validateOnly: dryRun };
         const response = await client().ensureIndexes(request, session.call());
-        if (session.output.json && !watch) await session.output.message(EnsureIndexesResponseSchema, response);
-        else if (!session.output.json) await showEnsured(session, response.collections);
+        await showEnsured(session, response.collections);
         const { ending } = session;
-        if (response.build === undefined) return;
-        if (watch || !session.output.json) await begun(session, response.build, watch);
+        await builds.begun(response.build, { watch });
         // What conflicts is still so when all else is built.
         if (session.ending === "done") session.ending = ending;
       }),
@@ -188,7 +186,7 @@ export function defineIndexes(index: Command, session: Session): void {
         await session.confirm("This builds all indexes of the collection anew", collection);
         const request = { database, collection, confirmCollection: collection, requestId: randomUUID() };
         const { build } = await client().reindexCollection(request, session.call());
-        await begun(session, build, watch);
+        await builds.begun(build, { watch });
       }),
     "lucid collection index rebuild notes --watch",
   );

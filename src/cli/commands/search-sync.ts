@@ -12,12 +12,13 @@ import {
   type Difference,
   DifferenceKindSchema,
   IndexSyncSchema,
+  ResyncIndexResponseSchema,
   RetryDeadLettersResponseSchema,
   SearchSyncService,
 } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { withExamples } from "../examples.ts";
-import { Failure } from "../failure.ts";
-import { stateName, styleOf, whyNot } from "../jobs.ts";
+import { mayPass } from "../failure.ts";
+import { stateName, styleOf, whyNot } from "../job-view.ts";
 import { showList, withLimit } from "../lists.ts";
 import type { Column, Fact } from "../output.ts";
 import type { Session } from "../session.ts";
@@ -55,7 +56,8 @@ function defineSync(index: Command, session: Session): void {
       .description("Have an index filled anew from MongoDB, without a new version")
       .argument("<index>", "name of the index")
       .action(async (name: string) => {
-        await client().resyncIndex({ index: name }, session.call());
+        const response = await client().resyncIndex({ index: name }, session.call());
+        if (session.output.json) return session.output.message(ResyncIndexResponseSchema, response);
         session.output.note("It is being filled anew; `lucid index sync status` shows how far it is.");
       }),
     "lucid index sync resync users",
@@ -187,21 +189,29 @@ function defineComparisons(index: Command, session: Session): void {
       .argument("<comparison>", "id of the comparison")
       .action(async (comparisonId: string) => {
         const { comparison } = await client().cancelComparison({ comparisonId }, session.call());
-        session.output.note(`The comparison is ${stateName(comparison?.state ?? JobState.UNSPECIFIED)}.`);
+        if (comparison === undefined) return;
+        if (session.output.json) await session.output.message(ComparisonSchema, comparison);
+        else session.output.note(`The comparison is ${stateName(comparison.state)}.`);
       }),
     "lucid index comparison cancel 019ab0f2-…",
   );
 }
 
-/** No rpc watches a comparison, so it is asked for. */
+/** No rpc watches a comparison, so it is asked for. One that has begun outlives a service that is away for a while. */
 async function waitForComparison(session: Session, comparisonId: string): Promise<void> {
   session.leaves = `The comparison goes on: \`lucid index comparison show ${comparisonId}\` shows what it found.`;
+  const client = session.client(SearchSyncService);
+  let failures = 0;
   for (let waitMs = 200; ; waitMs = Math.min(2000, waitMs * 1.5)) {
-    const { comparison } = await session.client(SearchSyncService).getComparison({ comparisonId }, session.call());
-    if (comparison === undefined) throw new Failure("failure", "The service does not say how the comparison stands");
-    if (comparison.endTime !== undefined) {
-      session.leaves = undefined;
-      return showComparison(session, comparison);
+    try {
+      const { comparison } = await client.getComparison({ comparisonId }, session.call());
+      failures = 0;
+      if (comparison?.endTime !== undefined) {
+        session.leaves = undefined;
+        return await showComparison(session, comparison);
+      }
+    } catch (error) {
+      if (session.signal.aborted || !mayPass(error) || ++failures > 100) throw error;
     }
     await sleep(waitMs, undefined, { signal: session.signal });
   }

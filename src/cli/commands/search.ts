@@ -12,7 +12,7 @@ import {
   SuggestResponseSchema,
 } from "../../../gen/lucid/search/v1/search_service_pb.ts";
 import { withExamples } from "../examples.ts";
-import { isConnectionLost } from "../failure.ts";
+import { mayPass } from "../failure.ts";
 import { readJson } from "../input.ts";
 import { withLimit } from "../lists.ts";
 import { type Column, jsonOf, type Output } from "../output.ts";
@@ -141,7 +141,7 @@ async function exportAll(
       }
       return;
     } catch (error) {
-      if (session.signal.aborted || cursor === "" || failures >= 10 || !isConnectionLost(error)) throw error;
+      if (session.signal.aborted || cursor === "" || failures >= 10 || !mayPass(error)) throw error;
       if (failures === 0) session.output.note("The connection broke; going on behind what is written.");
       await sleep(1000, undefined, { signal: session.signal });
     }

@@ -13,7 +13,7 @@ import { VolumeService } from "../../../gen/lucid/admin/v1/volume_service_pb.ts"
 import { GetSyncStatusResponseSchema, SearchSyncService } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { withExamples } from "../examples.ts";
 import { tell, toldLines } from "../failure.ts";
-import { stateName, storeName, styleOf } from "../jobs.ts";
+import { stateName, storeName, styleOf } from "../job-view.ts";
 import { jsonOf, type Column, type Style } from "../output.ts";
 import type { Session } from "../session.ts";
 import { syncColumns } from "../sync.ts";

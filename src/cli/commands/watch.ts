@@ -1,10 +1,8 @@
-import { setTimeout as sleep } from "node:timers/promises";
+import { setTimeout as pause } from "node:timers/promises";
 
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
-import { ConnectError } from "@connectrpc/connect";
 import { type Command, Option } from "commander";
 
-import { ErrorInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
 import { BlockStatusSchema } from "../../../gen/lucid/repository/v1/block_pb.ts";
 import { BlockService, WatchBlocksResponseSchema } from "../../../gen/lucid/repository/v1/block_service_pb.ts";
 import { type SessionStatus, SessionStatusSchema } from "../../../gen/lucid/repository/v1/session_pb.ts";
@@ -29,7 +27,7 @@ import { UserService, WatchUsersResponseSchema } from "../../../gen/lucid/reposi
 import { WatchEventType, WatchEventTypeSchema } from "../../../gen/lucid/repository/v1/watch_pb.ts";
 import { enumOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
-import { isConnectionLost } from "../failure.ts";
+import { infoOf, mayPass } from "../failure.ts";
 import type { Session } from "../session.ts";
 import { pad, safe } from "../text.ts";
 import { nameOf, readNumber, readSpan } from "../units.ts";
@@ -177,8 +175,7 @@ async function follow<D extends DescMessage>(
   },
 ): Promise<void> {
   const { output } = session;
-  const over = forMs === undefined ? undefined : AbortSignal.timeout(forMs);
-  const signal = over === undefined ? session.signal : AbortSignal.any([session.signal, over]);
+  const { signal, isOver } = session.lasting(forMs);
   let token = resume;
   let shown = 0;
   let hasHeard = false;
@@ -200,24 +197,13 @@ async function follow<D extends DescMessage>(
         if (isChange && ++shown >= count) return;
       }
     } catch (error) {
-      if (over?.aborted === true && !session.signal.aborted) return;
+      if (isOver()) return;
       if (signal.aborted || !hasHeard || !mayPass(error)) throw error;
       // A watch that was too slow is told where to go on, which may be further than what has arrived.
-      token = tokenIn(error) ?? token;
+      token = infoOf(error)?.metadata["resume_token"] ?? token;
       if (waitMs === 100) output.note("The watch was cut off; trying to go on …");
     }
-    await sleep(waitMs, undefined, { signal: session.signal });
+    await pause(waitMs, undefined, { signal }).catch(() => session.signal.throwIfAborted());
+    if (isOver()) return;
   }
-}
-
-function mayPass(error: unknown): boolean {
-  return isConnectionLost(error) || ["WATCH_INTERRUPTED", "WATCH_TOO_SLOW", "DRAINING"].includes(reasonIn(error));
-}
-
-function reasonIn(error: unknown): string {
-  return error instanceof ConnectError ? (error.findDetails(ErrorInfoSchema)[0]?.reason ?? "") : "";
-}
-
-function tokenIn(error: unknown): string | undefined {
-  return error instanceof ConnectError ? error.findDetails(ErrorInfoSchema)[0]?.metadata["resume_token"] : undefined;
 }
