@@ -45,19 +45,28 @@ export function buildProgress(
   };
 }
 
-/** Operations that build an index, on every shard. Threads of the server's own that help them name the collection alone. */
-function operationsOn({ db, database, path }: NamedCollection, command: Document, signal: AbortSignal) {
+/** Operations that build an index, on every shard. */
+function operationsOn(at: NamedCollection, command: Document, signal: AbortSignal) {
+  const stages = [{ $currentOp: { allUsers: true, idleConnections: false } }, { $match: buildsOf(at, command) }];
+  const found = at.db.client.db("admin").aggregate(stages, { maxTimeMS: limitMs });
+  return abortable(found.toArray(), signal);
+}
+
+/**
+ * Finds them among all operations. Servers build in threads of their own, whose operations repeat the command without its
+ * database, and are on the collection; those of before 4.4 build in the operation of the command itself. Threads that help name the
+ * collection alone.
+ */
+export function buildsOf({ database, path }: Pick<NamedCollection, "database" | "path">, command: Document): Document {
   const named = Object.entries(command).map(([name, value]) => [`command.${name}`, value as unknown]);
-  const builds = {
+  return {
     $or: [
       { ...Object.fromEntries(named), "command.$db": database },
+      { ...Object.fromEntries(named), ns: path },
       { op: "none", ns: path, msg: /^Index Build/ },
     ],
     "progress.total": { $gt: 0 },
   };
-  const stages = [{ $currentOp: { allUsers: true, idleConnections: false } }, { $match: builds }];
-  const found = db.client.db("admin").aggregate(stages, { maxTimeMS: limitMs });
-  return abortable(found.toArray(), signal);
 }
 
 /** Reading the documents takes most of it; then the sorted keys are put into the index. */

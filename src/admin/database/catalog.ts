@@ -149,6 +149,11 @@ async function sizesOf(
   return total;
 }
 
+/** What a command was answered: behind a router each shard answers for itself. */
+export function answersOf(reply: Document): readonly Document[] {
+  return Object.values((reply["raw"] ?? { all: reply }) as Record<string, Document>);
+}
+
 /** A number of the server's, which may be of any kind, as a whole one; 0 where there is none. */
 export function whole(value: unknown): bigint {
   const number = Number(value ?? 0);

@@ -23,6 +23,7 @@ import {
   requireStored,
   serverCollation,
   serverWord,
+  answersOf,
   summarise,
   typeOf,
   whole,
@@ -243,20 +244,23 @@ function creationOf(request: CreateCollectionRequest): CreateCollectionOptions {
 
 /** Numbers and names of a reply to `validate`; nothing of its sentences and keys, which hold values. */
 function validated(reply: Document) {
-  const { valid, nrecords, nInvalidDocuments, nNonCompliantDocuments, errors, warnings } = reply;
-  const details = (reply["indexDetails"] ?? {}) as Record<string, { valid?: boolean }>;
-  const keys = (reply["keysPerIndex"] ?? {}) as Record<string, number>;
+  const answers = answersOf(reply);
+  const sum = (of: (answer: Document) => unknown) => answers.reduce((total, answer) => total + whole(of(answer)), 0n);
+  const indexes = new Map<string, { index: string; valid: boolean; keyCount: bigint }>();
+  for (const { indexDetails = {}, keysPerIndex = {} } of answers) {
+    for (const [index, { valid }] of Object.entries(indexDetails as Record<string, { valid?: boolean }>)) {
+      const before = indexes.get(index) ?? { valid: true, keyCount: 0n };
+      const keyCount = before.keyCount + whole((keysPerIndex as Document)[index]);
+      indexes.set(index, { index, valid: before.valid && valid === true, keyCount });
+    }
+  }
   return {
-    valid: valid === true,
-    documentCount: whole(nrecords),
-    invalidDocumentCount: whole(nInvalidDocuments),
-    noncompliantDocumentCount: whole(nNonCompliantDocuments),
-    errorCount: BigInt((errors as unknown[] | undefined)?.length ?? 0),
-    warningCount: BigInt((warnings as unknown[] | undefined)?.length ?? 0),
-    indexes: Object.entries(details).map(([index, found]) => ({
-      index,
-      valid: found.valid === true,
-      keyCount: whole(keys[index]),
-    })),
+    valid: answers.every(({ valid }) => valid === true),
+    documentCount: sum(({ nrecords }) => nrecords),
+    invalidDocumentCount: sum(({ nInvalidDocuments }) => nInvalidDocuments),
+    noncompliantDocumentCount: sum(({ nNonCompliantDocuments }) => nNonCompliantDocuments),
+    errorCount: sum(({ errors }) => (errors as unknown[] | undefined)?.length),
+    warningCount: sum(({ warnings }) => (warnings as unknown[] | undefined)?.length),
+    indexes: [...indexes.values()],
   };
 }

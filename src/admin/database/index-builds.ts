@@ -19,6 +19,7 @@ import { type Ensured, ensureValidator, type WantedCollection } from "../../sche
 import { abortable } from "../../stores/waiting.ts";
 import { ensuredThing } from "../ensured.ts";
 import { buildProgress, type BuildStep } from "./build-progress.ts";
+import { answersOf } from "./catalog.ts";
 import { type IndexSpec, specOf } from "./definitions.ts";
 import { listSpecs } from "./index-catalog.ts";
 import type { NamedCollection, Names } from "./names.ts";
@@ -144,10 +145,11 @@ async function giveUp({ db, collection }: NamedCollection, index: string, buildi
 
 const leave = (): void => {};
 
-/** Behind a router each shard answers for itself. */
+/** Whether an index was made, on any shard. */
 export function wasMade(reply: Document): boolean {
-  const answers = Object.values((reply["raw"] ?? { all: reply }) as Record<string, Document>);
-  return answers.some(({ numIndexesBefore, numIndexesAfter }) => Number(numIndexesAfter) > Number(numIndexesBefore));
+  return answersOf(reply).some(
+    ({ numIndexesBefore, numIndexesAfter }) => Number(numIndexesAfter) > Number(numIndexesBefore),
+  );
 }
 
 async function reindex(build: IndexBuild, names: Names, context: JobContext): Promise<void> {

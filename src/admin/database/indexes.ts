@@ -14,7 +14,7 @@ import { requireStored } from "./catalog.ts";
 import { indexMessage, type IndexSpec, specOf } from "./definitions.ts";
 import { idIndex, listSpecs, requireSpec, statisticsOf } from "./index-catalog.ts";
 import { indexResource, type NamedCollection, type Names, requireConfirmed } from "./names.ts";
-import { isThere, requirePossible } from "./possible-index.ts";
+import { isThere, requirePossible, requirePossibleChange } from "./possible-index.ts";
 import { told } from "./refusals.ts";
 import { chosenStandard } from "./standard.ts";
 import { tryOut } from "./trials.ts";
@@ -130,7 +130,7 @@ export function indexAdmin({
     async updateIndex({ index, hidden, expireAfterSeconds, validateOnly, ...place }, context) {
       const at = names.collection(place);
       const look = cancellable(context);
-      await requireStored(at, look);
+      const { options = {} } = await requireStored(at, look);
       const found = await requireSpec(at, index, look);
       requireUnprotectedIndex(at, found);
       const change = {
@@ -139,7 +139,10 @@ export function indexAdmin({
       };
       const wanted = { ...found, ...change };
       requireHarmless(at, wanted);
-      if (validateOnly) return { index: messageOf(at, wanted) };
+      if (validateOnly) {
+        await requirePossibleChange(system, { at, spec: found, options, change }, context);
+        return { index: messageOf(at, wanted) };
+      }
       const about = { at, index, invalid: "INDEX_DEFINITION_INVALID" } as const;
       const command = { collMod: at.collection, index: { name: index, ...change }, ...deadlineOf(context) };
       const updated = await carryOut(context, indexResource(at, index), async () => {

@@ -11,6 +11,7 @@ import {
 } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
 import type { WatchIndexBuildResponse } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { EnsuredState } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { buildsOf } from "../../../src/admin/database/build-progress.ts";
 import { storedMessages } from "../../../src/repository/collections.ts";
 import { collectionOf } from "../../../src/schema/collection.ts";
 import { refusalOf } from "../../repository/support.ts";
@@ -236,6 +237,11 @@ test("an index is changed, or the server says that it cannot", async (context) =
   const planned = await admin.updateIndex({ ...names, expireAfterSeconds: 50, hidden: true, validateOnly: true });
   expect(planned.index?.definition).toMatchObject({ expireAfterSeconds: 50, hidden: true });
   expect((await admin.getIndex(names)).index?.definition).toMatchObject({ expireAfterSeconds: 100, hidden: false });
+  await db.collection(collection).createIndex({ x: 1, y: 1 });
+  for (const validateOnly of [true, false]) {
+    const impossible = admin.updateIndex({ ...names, index: "x_1_y_1", expireAfterSeconds: 50, validateOnly });
+    expect(await refusalOf(impossible)).toMatchObject({ reason: "INDEX_DEFINITION_INVALID" });
+  }
   const changed = await admin.updateIndex({ ...names, expireAfterSeconds: 50 });
   expect(changed.index?.definition).toMatchObject({ expireAfterSeconds: 50, hidden: false });
   expect(await refusalOf(admin.updateIndex({ ...names, index: "none", hidden: true }))).toMatchObject({
@@ -249,6 +255,30 @@ test("an index is changed, or the server says that it cannot", async (context) =
     context.skip("this server answers that it has hidden an index, and has not");
   }
   expect(outcome?.index?.definition?.hidden).toBe(true);
+});
+
+test.for([
+  ["of the command itself", { op: "command", ns: "d.$cmd", command: { createIndexes: "c", $db: "d" } }, true],
+  ["of a thread of the server's", { op: "command", ns: "d.c", command: { createIndexes: "c" } }, true],
+  ["of a thread that helps", { op: "none", ns: "d.c", msg: "Index Build: draining writes" }, true],
+  ["on another collection", { op: "command", ns: "d.other", command: { createIndexes: "other" } }, false],
+  ["of another database's", { op: "command", ns: "e.c", command: { createIndexes: "c" } }, false],
+  [
+    "of the other database's command",
+    { op: "command", ns: "e.$cmd", command: { createIndexes: "c", $db: "e" } },
+    false,
+  ],
+] as const)("an operation %s is told from others", async ([, operation, isFound]) => {
+  // In the shapes of MongoDB's manual and sources.
+  const command = {
+    ...("command" in operation && { command: { indexes: [{ v: 2, name: "n_1" }], ...operation.command } }),
+  };
+  const stages = [
+    { $documents: [{ operation: { $literal: { ...operation, ...command, progress: { done: 1, total: 2 } } } }] },
+    { $replaceRoot: { newRoot: "$operation" } },
+    { $match: buildsOf({ database: "d", path: "d.c" }, { createIndexes: "c", "indexes.name": "n_1" }) },
+  ];
+  expect(await service.db.aggregate(stages).toArray()).toHaveLength(isFound ? 1 : 0);
 });
 
 test("statistics tell the size and the use of each index", async () => {

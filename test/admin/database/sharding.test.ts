@@ -359,6 +359,42 @@ describe("a sharded cluster", () => {
     expect((await db.collection(collection).indexes()).map(({ name }) => name)).toEqual(["_id_", "n_1"]);
   });
 
+  test("what shards say of a collection is told as a whole", async () => {
+    const { admin, database, db } = service;
+    const collection = collectionName();
+    await db.createCollection(collection);
+    also = (command, name) => {
+      if (name !== "validate" || command.$db !== database) return undefined;
+      const shard = (valid: boolean, nrecords: number) => ({
+        ...{ ns: `${database}.${collection}`, valid, nrecords, nInvalidDocuments: valid ? 0 : 1, warnings: [] },
+        ...{ errors: valid ? [] : ["something of a document"], keysPerIndex: { _id_: nrecords, n_1: nrecords } },
+        indexDetails: { _id_: { valid: true }, n_1: { valid } },
+      });
+      return done({ raw: { shard01: shard(true, 3), shard02: shard(false, 4) }, valid: false });
+    };
+    expect(await admin.validateCollection({ database, collection })).toMatchObject({
+      ...{ valid: false, documentCount: 7n, invalidDocumentCount: 1n, errorCount: 1n, warningCount: 0n },
+      indexes: [
+        { index: "_id_", valid: true, keyCount: 7n },
+        { index: "n_1", valid: false, keyCount: 7n },
+      ],
+    });
+  });
+
+  test("an index that is listed without a collation is tried out as one that compares by bytes", async () => {
+    const { admin, database, db } = service;
+    const collection = collectionName();
+    await db.createCollection(collection, { collation: { locale: "en", strength: 2 } });
+    also = (command, name) => {
+      if (name !== "listIndexes" || command.$db !== database) return undefined;
+      const listed = { v: 2, key: { n: 1 }, name: "n_1" };
+      return done({ cursor: { id: Long.ZERO, ns: `${database}.${collection}`, firstBatch: [listed] } });
+    };
+    const definition = { index: "n as people sort", keys: [by("n")] };
+    const planned = await admin.createIndex({ database, collection, definition, validateOnly: true });
+    expect(planned.index?.definition).toMatchObject(definition);
+  });
+
   test("the deadline of a call is that of the server, too", async () => {
     const { admin, database, db } = service;
     await db.collection("limited").insertOne({ n: 1 });

@@ -882,7 +882,8 @@ export type UpdateIndexRequest = Message<"lucid.admin.v1.UpdateIndexRequest"> & 
   expireAfterSeconds?: number | undefined;
 
   /**
-   * Whether only to say what the index would be.
+   * Whether only to say what the index would be. The server is asked too: it changes, for a moment, such an index of an empty
+   * collection in the service's own database.
    *
    * @generated from field: bool validate_only = 6;
    */
