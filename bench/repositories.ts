@@ -78,9 +78,16 @@ await runCommand(async () => {
   await using bare = await startPeer(stores.mongodbUri);
   await using audited = await startPeer(stores.mongodbUri, "audited");
   const servers: Servers = { service: { pid: service.pid, client: clientOf(service.address) }, bare, audited };
-  const table = [
-    ["rpc", "CPU µs bare", "CPU / bare", "CPU / audited", "p50 ms bare", "p50 / bare", "p50 ms driver alone"],
+  const heading = [
+    "rpc",
+    "CPU µs bare",
+    "CPU / bare",
+    "CPU / audited",
+    "p50 ms bare",
+    "p50 / bare",
+    "p50 ms driver alone",
   ];
+  process.stdout.write(`Repositories, ${count} stored, lists of ${count}, ${values.rounds} rounds\n`);
   const idleMicros = await idle(service.pid);
   const lastIds = new Map<DescMessage, string>();
   for (const row of rows) {
@@ -89,10 +96,11 @@ await runCommand(async () => {
     if (!isWanted && row.entity !== UserSchema) continue;
     const kinds = await prepared(row, { db: databaseOf(row, mongodb), servers, lastIds });
     if (!isWanted) continue;
+    const table = [heading];
     for (const kind of kinds) table.push(await measured(kind, servers, { rounds: Number(values.rounds), idleMicros }));
+    printTable(row.entity.name, table);
   }
   for (const { client } of Object.values(servers)) client.close();
-  printTable(`Repositories, ${count} stored, lists of ${count}, ${values.rounds} rounds`, table);
 });
 
 /** Stores what is to be read, holds that both servers answer the same, and says what to call. */
