@@ -1,4 +1,4 @@
-"""Runs SecantusDB with three of its functions mended; takes the arguments of its own program, secantusd-py.
+"""Runs SecantusDB with three of its functions and one of its limits mended; takes the arguments of its own program, secantusd-py.
 
 The server keeps what it answered to each retryable write, up to 10,000 of them, and on every write, twice, looks at all of them
 for those that are too old; once there are 10,000 it sorts them as well. After some ten thousand writes that is half of its
@@ -10,6 +10,9 @@ their collection before the server's; so does the making of a collection here.
 
 It compares each document that an index has found for an `$in` with all of the list again, one by one: a thousand documents by
 their ids take a second. Where all are ids or text, a set tells it at once.
+
+It closes connections beyond a thousand as soon as they are made, which a suite of tests that run side by side comes to. MongoDB
+takes as many as its process may open files.
 """
 
 import functools
@@ -17,7 +20,7 @@ import sys
 import threading
 
 from bson import ObjectId
-from secantus import query, storage, transactions
+from secantus import query, server, storage, transactions
 from secantus.cli import main
 
 
@@ -68,9 +71,11 @@ def op_matches_sooner(values, op, arg, collation=None, **options):
 # Another version may have them under other names: then this must be looked at again, not pass over it.
 assert hasattr(transactions.TransactionRegistry, "_prune_retryable_locked")
 assert hasattr(storage.Storage, "_coll_lock")
+assert "max_connections" in server.SecantusDBServer.__init__.__kwdefaults__
 assert query._field_matches.__code__.co_names.count("_op_matches") == 1
 transactions.TransactionRegistry._prune_retryable_locked = prune
 storage.Storage.create_collection = create_in_turn
+server.SecantusDBServer.__init__.__kwdefaults__["max_connections"] = 10_000
 query._op_matches = op_matches_sooner
 
 sys.exit(main())

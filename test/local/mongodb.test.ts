@@ -1,3 +1,6 @@
+import { once } from "node:events";
+import { connect } from "node:net";
+
 import { MongoClient, ObjectId } from "mongodb";
 import { expect, test } from "vitest";
 
@@ -31,5 +34,18 @@ test("a list of values finds the same documents however it is compared", async (
     expect(await found([])).toEqual([]);
   } finally {
     await db.dropDatabase();
+  }
+});
+
+test("more than a thousand connections are served", async () => {
+  const { mongodbUri } = storeAddresses();
+  const [, port] = /:(\d+)/.exec(mongodbUri) ?? [];
+  const sockets = Array.from({ length: 1100 }, () => connect(Number(port), "127.0.0.1"));
+  try {
+    await Promise.all(sockets.map((socket) => once(socket, "connect")));
+    await using client = await MongoClient.connect(mongodbUri);
+    expect(await client.db("admin").command({ ping: 1 })).toMatchObject({ ok: 1 });
+  } finally {
+    for (const socket of sockets) socket.destroy();
   }
 });
