@@ -61,6 +61,8 @@ export function auditLog(
   const tree = auditTree(system, records);
   /** The newest record that this process knows of. */
   let known: Head | undefined;
+  /** The append before the next one: those of this process would only lose tries to each other. */
+  let before: Promise<void> = Promise.resolve();
 
   // Without its indexes the log would take a record twice.
   const others = carriers.map((name) => ({ name, indexes: [carrierIndex] }));
@@ -100,30 +102,36 @@ export function auditLog(
     return waiting.filter(({ audit_id }) => !logged.has(audit_id));
   };
 
+  const append = async (all: readonly CarriedRecord[]): Promise<void> => {
+    await ready();
+    let waiting = all;
+    for (let attempt = 1; waiting.length > 0; attempt++) {
+      let head = known ?? (await readHead("local"));
+      known = undefined;
+      const batch = waiting.map((record) => (head = chained(record, head)));
+      try {
+        await records.insertMany(batch, { ordered: true, ...bounded });
+        known = { sequence: head.sequence, hash: head.hash };
+        await moveHead(known);
+        tree.follow(Number(head.sequence));
+        return;
+      } catch (error) {
+        if (duplicateKey(error) === undefined || attempt === mostTries) throw error;
+        waiting = await withoutLogged(waiting);
+        // So that replicas do not keep meeting.
+        if (attempt > 1) await pause(Math.random() * 20);
+      }
+    }
+  };
+
   return {
     records,
     tree,
 
-    async append(all) {
-      await ready();
-      let waiting = all;
-      for (let attempt = 1; waiting.length > 0; attempt++) {
-        let head = known ?? (await readHead("local"));
-        known = undefined;
-        const batch = waiting.map((record) => (head = chained(record, head)));
-        try {
-          await records.insertMany(batch, { ordered: true, ...bounded });
-          known = { sequence: head.sequence, hash: head.hash };
-          await moveHead(known);
-          tree.follow(Number(known.sequence));
-          return;
-        } catch (error) {
-          if (duplicateKey(error) === undefined || attempt === mostTries) throw error;
-          waiting = await withoutLogged(waiting);
-          // So that replicas do not keep meeting.
-          if (attempt > 1) await pause(Math.random() * 20);
-        }
-      }
+    append(all) {
+      const appended = before.then(() => append(all));
+      before = appended.catch(() => {}); // its caller learns of it
+      return appended;
     },
 
     async head() {

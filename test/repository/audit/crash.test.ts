@@ -181,6 +181,14 @@ test("a record is logged once, however often and from wherever it comes", async 
   expect(await things.countDocuments({ _audit: { $exists: true } })).toBe(0);
 });
 
+test("appends that come at once in one process all succeed", async () => {
+  await using service = await rig();
+  const many = Array.from({ length: 20 }, () => record());
+  await Promise.all(many.map((each) => service.log.append([each])));
+  const found = await service.logged();
+  expect(found.map(({ sequence }) => sequence as bigint)).toEqual(many.map((_, index) => BigInt(index + 1)));
+});
+
 test("while a restore compares documents, the sweeper leaves them as they are", async () => {
   await using service = await rig();
   await service.things.insertOne({ number: 1, _audit: [record()] });
