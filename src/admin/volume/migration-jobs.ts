@@ -16,7 +16,8 @@ import type { Jobs } from "../../jobs/jobs.ts";
 import type { JobEvent, JobFailure, JobProgress, JobRecord } from "../../jobs/record.ts";
 import type { JobContext } from "../../jobs/runner.ts";
 import type { OpenVolume, Volumes } from "../../stores/volumes/volumes.ts";
-import { abandon, migrate, type MigrationProgress } from "./migration.ts";
+import type { MigrationProgress } from "./migration-run.ts";
+import { abandon, migrate } from "./migration.ts";
 
 /** The kind of jobs that migrate volumes. What one is to do is a VolumeJob with what was asked for. */
 export const volumeJobKind = "volume-migration";

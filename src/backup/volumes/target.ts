@@ -9,21 +9,17 @@ import {
   type Unit,
   VolumeEntryKind,
   type VolumeFiles,
-  type VolumeRecord,
   VolumeRecordSchema,
 } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail, isReason } from "../../errors.ts";
-import { DirectoryFinder, parentOf } from "../../stores/volumes/directory-finder.ts";
-import type { Directory, Name } from "../../stores/volumes/directory.ts";
-import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
-import { readFileOf } from "../../stores/volumes/file-reader.ts";
-import { allOf } from "../../stores/volumes/groups.ts";
 import { removeTree } from "../../stores/volumes/remove-tree.ts";
-import { type EntryMeta, type Occupied, TreeWriter } from "../../stores/volumes/tree-writer.ts";
+import { type Occupied, TreeWriter } from "../../stores/volumes/tree-writer.ts";
 import { isOwn, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
 import type { RecordSource, RestorePlan, Target, TargetRun, Work } from "../contracts.ts";
 import { RecordSet } from "../record-set.ts";
 import { targetName } from "../selection.ts";
+import { entriesOf, metaOf, type PlacedRecord, targetOf } from "./entries.ts";
+import { PathReader } from "./path-reader.ts";
 
 /**
  * Restores volumes, into those of that name, which are made where they are missing, or into others. DROP removes all that is in a
@@ -262,140 +258,4 @@ async function removeAll({ top }: OpenVolume, signal: AbortSignal): Promise<void
       else await top.remove(name);
     }
   }
-}
-
-interface PlacedRecord {
-  readonly record: VolumeRecord;
-  readonly at: number;
-}
-
-/** An entry: its first record, the place of that, and the content of all of its records. */
-interface RestoredEntry {
-  readonly head: VolumeRecord;
-  readonly at: number;
-  readonly parts: AsyncIterable<Uint8Array>;
-}
-
-/** Brings the records of each entry together. What of an entry's parts nobody has taken is passed over. */
-async function* entriesOf(records: AsyncGenerator<PlacedRecord>): AsyncGenerator<RestoredEntry> {
-  for (let next = await records.next(); next.done !== true; next = await records.next()) {
-    const { record: head, at } = next.value;
-    if (head.kind === VolumeEntryKind.UNSPECIFIED) throw damaged("a part without a beginning");
-    const rest = { more: head.more };
-    const nextPart = async (): Promise<Uint8Array> => {
-      const part = await records.next();
-      if (part.done === true || part.value.record.kind !== VolumeEntryKind.UNSPECIFIED) {
-        throw damaged("a file without an end");
-      }
-      rest.more = part.value.record.more;
-      return part.value.record.content;
-    };
-    const parts = async function* () {
-      yield head.content;
-      while (rest.more) yield await nextPart();
-    };
-    yield { head, at, parts: parts() };
-    while (rest.more) await nextPart();
-  }
-}
-
-function metaOf({ mode, mtimeNs, userId, groupId }: VolumeRecord): EntryMeta {
-  return { mode, mtimeNs, userId, groupId };
-}
-
-/** What Linux takes for where a symlink leads. */
-const longestTarget = 4095;
-
-function targetOf({ target }: VolumeRecord): Buffer {
-  if (target.length === 0 || target.length > longestTarget || target.includes(0)) throw damaged("a symlink to nowhere");
-  return Buffer.from(target);
-}
-
-function damaged(what: string): Error {
-  return fail("RESTORE_REFUSED", `The records of a volume are not in order: ${what}`);
-}
-
-/** Files that are compared at once. */
-const mostBeside = 16;
-
-/** Compares what is in a volume with records, in their order. */
-class PathReader implements AsyncDisposable {
-  readonly #finder: DirectoryFinder;
-  #path: Name = Buffer.alloc(0);
-  #pending: Promise<void>[] = [];
-
-  constructor({ top }: OpenVolume) {
-    this.#finder = new DirectoryFinder(top);
-  }
-
-  async isEqual(head: VolumeRecord, parts: AsyncIterable<Uint8Array>): Promise<boolean> {
-    const path = Buffer.from(head.path);
-    if (path.length === 0) return head.kind === VolumeEntryKind.DIRECTORY;
-    const directory = await this.#goTo(parentOf(path));
-    return directory !== undefined && (await isEqualIn(directory, path, { head, parts }));
-  }
-
-  /** The same of a file whose content is in one record, beside others of its directory. */
-  async compareBeside(head: VolumeRecord, done: (isEqual: boolean) => void): Promise<void> {
-    const path = Buffer.from(head.path);
-    const directory = await this.#goTo(parentOf(path));
-    if (directory === undefined) {
-      done(false);
-      return;
-    }
-    const parts = async function* () {
-      yield head.content;
-    };
-    const compare = async (): Promise<void> => done(await isEqualIn(directory, path, { head, parts: parts() }));
-    this.#pending.push(compare());
-    if (this.#pending.length >= mostBeside) await this.settle();
-  }
-
-  /** Waits for all comparisons that are under way. */
-  async settle(): Promise<void> {
-    await allOf(this.#pending.splice(0));
-  }
-
-  async #goTo(path: Name): Promise<Directory | undefined> {
-    if (!this.#path.equals(path)) await this.settle();
-    this.#path = Buffer.from(path);
-    return await this.#finder.at(path);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.allSettled(this.#pending);
-    await this.#finder[Symbol.asyncDispose]();
-  }
-}
-
-async function isEqualIn(
-  directory: Directory,
-  path: Name,
-  { head, parts }: { readonly head: VolumeRecord; readonly parts: AsyncIterable<Uint8Array> },
-): Promise<boolean> {
-  const name = path.subarray(path.lastIndexOf(0x2f) + 1);
-  try {
-    const stat = await directory.find(name);
-    if (stat === undefined || !isSameTime(Number(stat.mtimeNs), Number(head.mtimeNs))) return false;
-    if (head.kind === VolumeEntryKind.DIRECTORY) return stat.isDirectory();
-    if (head.kind === VolumeEntryKind.SYMLINK) {
-      return stat.isSymbolicLink() && (await directory.readSymlink(name)).equals(head.target);
-    }
-    return await hasContent(directory, name, parts);
-  } catch (error) {
-    if (isChangedMeanwhile(error) || hasFileCode(error, "EACCES")) return false;
-    throw error;
-  }
-}
-
-/** Node sets times as seconds in a double, which tells a quarter of a microsecond. */
-function isSameTime(one: number, other: number): boolean {
-  return Math.abs(one - other) < 2000;
-}
-
-async function hasContent(directory: Directory, name: Name, parts: AsyncIterable<Uint8Array>): Promise<boolean> {
-  const file = await readFileOf(directory, { name });
-  if (typeof file === "string") return false;
-  await using opened = file;
-  return await opened.isContent(parts);
 }

@@ -50,3 +50,8 @@ export function hasFileCode(error: unknown, ...codes: readonly string[]): boolea
 export function isChangedMeanwhile(error: unknown): boolean {
   return hasFileCode(error, "ENOENT", "ENOTDIR", "ELOOP", "EISDIR", "ESTALE");
 }
+
+/** For what may have gone or turned into something else meanwhile. */
+export function unlessChanged(error: unknown): undefined {
+  if (!isChangedMeanwhile(error)) throw error;
+}

@@ -17,6 +17,11 @@ export interface EntryMeta {
   readonly groupId: number;
 }
 
+/** Whether a time is that which was to be set: Node sets times as seconds in a double, which tells a quarter of a microsecond. */
+export function isSameTime(one: bigint, other: bigint): boolean {
+  return Math.abs(Number(one - other)) < 2000;
+}
+
 /** What becomes of what is there already: `refuse` fails, `replace` removes it, `keep` leaves it and whatever should be below it. */
 export type Occupied = "refuse" | "replace" | "keep";
 

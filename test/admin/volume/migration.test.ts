@@ -7,7 +7,9 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  rmSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -19,7 +21,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { VolumeSchema, VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { MigrationMode, VolumeJobPhase } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
-import { migrate } from "../../../src/admin/volume/migration.ts";
+import { abandon, migrate } from "../../../src/admin/volume/migration.ts";
 import { reasonOf } from "../../../src/errors.ts";
 import { openVolumes } from "../../../src/stores/volumes/volumes.ts";
 import { refusalOf } from "../../repository/support.ts";
@@ -80,13 +82,16 @@ async function twoVolumes(filled = fill) {
 /** Runs a migration to its end; `step` is told of each thing before it is done. */
 async function goOn(
   { volumes }: Awaited<ReturnType<typeof twoVolumes>>,
-  { move, step }: { readonly move: boolean; readonly step?: (what: string) => void },
+  {
+    move,
+    step,
+    signal,
+  }: { readonly move: boolean; readonly step?: (what: string) => void; readonly signal?: AbortSignal },
 ) {
   await using from = await volumes.open("from");
   await using to = await volumes.open("to");
-  const { signal } = new AbortController();
-  const prove = async (): Promise<void> => {};
-  await migrate({ id: "the-job", from, to, move, signal, prove, progress() {}, ...(step && { step }) });
+  const how = { signal: signal ?? new AbortController().signal, prove: async (): Promise<void> => {}, progress() {} };
+  await migrate({ id: "the-job", from, to, move, ...how, ...(step && { step }) });
 }
 
 async function dieAt(path: string, step: number): Promise<boolean> {
@@ -130,6 +135,47 @@ test("a move that is killed at any step goes on, and nothing is lost or doubled"
   };
   await Promise.all([worker(), worker(), worker(), worker()]);
 });
+
+test(
+  "a move that is cancelled at any step shows nothing or all of it, and takes no more away",
+  { timeout: 60_000 },
+  async () => {
+    const whole = await twoVolumes(fillLittle);
+    await using _ = whole.folder;
+    const steps: string[] = [];
+    await goOn(whole, { move: true, step: (what) => void steps.push(what) });
+
+    const cancel = async (at: number): Promise<void> => {
+      const two = await twoVolumes(fillLittle);
+      await using __ = two.folder;
+      const before = told(two.from);
+      const cancelling = new AbortController();
+      const reason = new Error("cancelled");
+      let taken = 0;
+      const step = (): void => {
+        if (taken++ === at) cancelling.abort(reason);
+      };
+      const ended = goOn(two, { move: true, step, signal: cancelling.signal }).catch((error: unknown) => error);
+      // Whoever cancels while the last things are removed may come too late.
+      const error: unknown = await ended;
+      if (at <= steps.indexOf("deleting") || error !== undefined) expect(error, steps[at]).toBe(reason);
+      else expect(told(two.from), steps[at]).toEqual([]);
+      await using to = await two.volumes.open("to");
+      await abandon({ id: "the-job", to }, new AbortController().signal);
+
+      if (at < steps.indexOf("mark switching")) expect(told(two.to), steps[at]).toEqual([]);
+      else expect(told(two.to), steps[at]).toEqual(before);
+      const left = told(two.from);
+      // Of a directory that has lost what was in it, only the time is another.
+      const names = (lines: readonly string[]) => lines.map((line) => line.split(" ")[0]);
+      if (at < steps.indexOf("deleting")) expect(left, steps[at]).toEqual(before);
+      expect(names(before), steps[at]).toEqual(expect.arrayContaining(names(left)));
+      const own = readdirSync(join(two.to, ".lucid")).filter((name) => !name.startsWith("tmp-"));
+      expect(own, steps[at]).toEqual(["volume.1.json"]);
+    };
+    await Promise.all(Array.from(steps.keys(), cancel));
+  },
+);
 
 test("what is changed while it is copied is copied again, and what is changed all the time ends it", async () => {
   const two = await twoVolumes();
@@ -227,3 +273,32 @@ test("a migration is a job that is watched, and refused where it makes no sense"
     expect(await refusalOf(call())).toMatchObject({ code: "NotFound", reason: "VOLUME_JOB_NOT_FOUND" });
   }
 });
+
+test(
+  "a migration that is under way is cancelled: the target is empty, the source as it was",
+  { timeout: 60_000 },
+  async () => {
+    const { volumes, newVolume, at } = there;
+    const [name, targetName] = [await newVolume(2n ** 50n), await newVolume(2n ** 50n)];
+    fill(at(name));
+    const before = told(at(name));
+    // Nothing but a hole, and yet it takes longer to copy than to be cancelled.
+    const hole = at(name, "hole");
+    writeFileSync(hole, "");
+    truncateSync(hole, 2 ** 34);
+    const { job } = await volumes.migrateVolume({ name, targetName, mode: MigrationMode.MOVE, confirmName: name });
+    const jobId = job?.jobId ?? "";
+    const staged = () => readdirSync(at(targetName, ".lucid"), { recursive: true, encoding: "utf8" });
+    await expect.poll(staged, { timeout: 30_000, interval: 10 }).toContain(join(`migration-${jobId}`, "hole"));
+    expect(readdirSync(at(targetName))).toEqual([".lucid"]);
+    await volumes.cancelVolumeJob({ jobId });
+    const last = (await Array.fromAsync(volumes.watchVolumeJob({ jobId }))).at(-1);
+    expect(last).toMatchObject({ state: JobState.CANCELLED, progress: { phase: VolumeJobPhase.COPYING } });
+    expect(readdirSync(at(targetName))).toEqual([".lucid"]);
+    expect(staged().filter((path) => path.includes("migration"))).toEqual([]);
+    rmSync(hole);
+    expect(told(at(name))).toEqual(before);
+    // Both are free again.
+    await volumes.deleteVolume({ name: targetName, confirmName: targetName });
+  },
+);

@@ -1819,7 +1819,7 @@ export const VolumeJobPhase = {
   COPYING: 1,
 
   /**
-   * Compares both by SHA-256, and copies again what has changed.
+   * Compares both byte by byte, and copies again what has changed.
    *
    * @generated from enum value: VOLUME_JOB_PHASE_VERIFYING = 2;
    */
@@ -2018,7 +2018,7 @@ export const VolumeService: GenService<{
   },
   /**
    * Stores a job that copies or moves all that is in a volume into another one, which has to be empty and is made where it is missing;
-   * returns at once. Nothing shows in the other volume before all of it is there and was compared by SHA-256. A move removes a file
+   * returns at once. Nothing shows in the other volume before all of it is there and was compared byte by byte. A move removes a file
    * only then, and only while it is still what was compared; the volume itself stays, empty. Have nobody write into it meanwhile:
    * what is changed for longer than the job tries makes it fail, and what is changed at the very end stays where it is. Where the
    * replica dies, at any moment, another goes on. Idempotent when `request_id` is set. Fails with `FAILED_PRECONDITION`:
