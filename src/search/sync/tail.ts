@@ -14,6 +14,8 @@ export interface Changed {
   readonly isRemoved: boolean;
   /** Its natural id, where it was created among these changes. */
   readonly id: string | undefined;
+  /** What it is now, where the last change told the whole of it and that is not much. */
+  readonly document?: Uint8Array | undefined;
 }
 
 /** Changes that came one after the other. */
@@ -38,10 +40,12 @@ export interface Followed {
 /** How long the server waits for a change before it says that there is none, in milliseconds; closing waits as long. */
 const awaitMs = 1000;
 const shortWaitMs = 100;
-/** Changes that are read ahead. */
-const mostAhead = 4000;
+/** Changes that are read ahead, and bytes of documents in them. */
+const mostAhead = { events: 4000, bytes: 8 * 1024 * 1024 };
 /** Changes that are taken together. */
-const mostTogether = 1000;
+const mostTogether = { events: 1000, bytes: 4 * 1024 * 1024 };
+/** A document that is larger is read when its change is taken. */
+const mostDocumentBytes = 64 * 1024;
 
 /**
  * How MongoDB says that a change stream cannot go on where it was: the token is none it knows, a fatal error, history lost. Then
@@ -49,13 +53,25 @@ const mostTogether = 1000;
  */
 const lostCodes = new Set<number | string | undefined>([260, 280, 286, 9, 40_649, 50_811, 50_795]);
 
-/** What a stream tells, without documents: these are read afterwards, many at once, and as they are by then. */
-interface Event {
+/** What a stream tells. */
+interface Told {
   readonly _id: Document;
   readonly operationType: string;
   readonly documentKey?: { readonly _id: unknown };
+  /** Of documents that were created or replaced; others are read afterwards, many at once, and as they are by then. */
   readonly fullDocument?: Document;
   readonly clusterTime?: Timestamp;
+}
+
+/** What is kept of that until it is taken. */
+interface Event {
+  readonly token: Document;
+  readonly time: Timestamp | undefined;
+  /** Undefined where it is of the whole collection. */
+  readonly key: { readonly _id: unknown } | undefined;
+  readonly isRemoval: boolean;
+  readonly id: string | undefined;
+  readonly document: Uint8Array | undefined;
 }
 
 /** Follows the changes of a collection, a bounded number ahead of who takes them. */
@@ -66,6 +82,7 @@ export class ChangeTail implements AsyncDisposable {
   readonly #waiting = new Set<() => void>();
   readonly #waitingForRoom = new Set<() => void>();
   readonly #ahead: Event[] = [];
+  #aheadBytes = 0;
   #token: Document;
   #failure: { readonly error: unknown } | undefined;
   #rounds = 0;
@@ -82,7 +99,7 @@ export class ChangeTail implements AsyncDisposable {
    * does a collection that is dropped or replaced with `SEARCH_COLLECTION_REPLACED`, when it comes to that.
    */
   static async open(followed: Followed, after: Document | undefined, waitMs = awaitMs): Promise<ChangeTail> {
-    const stream = streamOf(followed, after, waitMs);
+    const stream = streamOf(followed, { after, waitMs });
     try {
       const { promise: positioned, resolve } = Promise.withResolvers<void>();
       stream.once("resumeTokenChanged", () => resolve());
@@ -115,15 +132,18 @@ export class ChangeTail implements AsyncDisposable {
     if (this.#ahead.length === 0 && this.#failure === undefined && ms > 0) await pause(ms, signal, this.#waiting);
     signal.throwIfAborted();
     const changed = new Map<string, Changed>();
-    let [events, over, time]: [number, boolean, Timestamp | undefined] = [0, false, undefined];
-    for (; events < mostTogether && !over; events++) {
+    let [events, bytes, over, time]: [number, number, boolean, Timestamp | undefined] = [0, 0, false, undefined];
+    while (events < mostTogether.events && bytes < mostTogether.bytes && !over) {
       const event = this.#ahead.shift();
       if (event === undefined) break;
-      this.#token = event._id;
-      time = event.clusterTime ?? time;
-      if (event.documentKey === undefined) over = true;
-      else note(changed, event, event.documentKey._id, this.#id);
+      events += 1;
+      bytes += event.document?.byteLength ?? 0;
+      this.#token = event.token;
+      time = event.time ?? time;
+      if (event.key === undefined) over = true;
+      else note(changed, event, event.key._id);
     }
+    this.#aheadBytes -= bytes;
     for (const wake of this.#waitingForRoom) wake();
     if (over) throw replaced();
     if (events === 0 && this.#failure !== undefined) throw lostOr(this.#failure.error);
@@ -142,9 +162,8 @@ export class ChangeTail implements AsyncDisposable {
     let next = first;
     while (!signal.aborted) {
       try {
-        // With that projection, events are these.
-        const event = (await next) as Event | null;
-        if (event !== null) this.#ahead.push(event);
+        const told = (await next) as Told | null; // as every stream tells
+        if (told !== null) this.#keep(told);
         // A closed cursor answers at once and for ever that there is nothing.
         else if (this.#stream.closed) throw replaced();
         else this.#idle();
@@ -153,9 +172,19 @@ export class ChangeTail implements AsyncDisposable {
       }
       for (const wake of this.#waiting) wake();
       if (this.#failure !== undefined) return;
-      while (this.#ahead.length >= mostAhead && !signal.aborted) await pause(60_000, signal, this.#waitingForRoom);
+      while (this.#isFull() && !signal.aborted) await pause(60_000, signal, this.#waitingForRoom);
       next = signal.aborted ? Promise.resolve(null) : this.#stream.tryNext();
     }
+  }
+
+  #keep(told: Told): void {
+    const event = kept(told, this.#id);
+    this.#ahead.push(event);
+    this.#aheadBytes += event.document?.byteLength ?? 0;
+  }
+
+  #isFull(): boolean {
+    return this.#ahead.length >= mostAhead.events || this.#aheadBytes >= mostAhead.bytes;
   }
 
   #idle(): void {
@@ -179,12 +208,12 @@ export async function changesAfter(
   after: Document,
   { most, limit, signal }: { readonly most: number; readonly limit: AbortSignal; readonly signal: AbortSignal },
 ): Promise<Following> {
-  const stream = streamOf(followed, after, shortWaitMs);
+  const stream = streamOf(followed, { after, waitMs: shortWaitMs, onlyTimes: true });
   try {
     let [events, first]: [number, number | undefined] = [0, undefined];
     while (events < most && !limit.aborted) {
       signal.throwIfAborted();
-      const event = (await stream.tryNext()) as Event | null; // with that projection
+      const event = (await stream.tryNext()) as Pick<Told, "clusterTime"> | null; // with that projection
       if (event === null) return { events, first, isOver: true };
       first ??= (event.clusterTime?.getHighBits() ?? 0) * 1000;
       events += 1;
@@ -197,17 +226,24 @@ export async function changesAfter(
   }
 }
 
-function streamOf({ db, collection, id }: Followed, after: Document | undefined, waitMs = awaitMs): ChangeStream {
+function streamOf(
+  { db, collection }: Pick<Followed, "db" | "collection">,
+  {
+    after,
+    waitMs,
+    onlyTimes = false,
+  }: { readonly after: Document | undefined; readonly waitMs: number; readonly onlyTimes?: boolean },
+): ChangeStream {
   // A stream over the database outlives the collection, and tells of one that is renamed to its name.
   const ours = [
     { "ns.coll": collection },
     { "to.coll": collection },
     { operationType: { $in: ["dropDatabase", "invalidate"] } },
   ];
-  const told = { operationType: 1, documentKey: 1, clusterTime: 1, [`fullDocument.${id}`]: 1 };
-  return db.watch([{ $match: { $or: ours, $nor: [movedRecord] } }, { $project: told }], {
+  const all = { $match: { $or: ours, $nor: [movedRecord] } };
+  return db.watch(onlyTimes ? [all, { $project: { clusterTime: 1 } }] : [all], {
     maxAwaitTimeMS: waitMs,
-    batchSize: mostTogether,
+    batchSize: mostTogether.events,
     ...(after !== undefined && { resumeAfter: after }),
     // An `_id` must keep all its digits. Other values are what the driver makes of them: it would not know its own errors.
     promoteLongs: false,
@@ -228,11 +264,31 @@ const movedRecord = {
   ],
 };
 
-function note(changed: Map<string, Changed>, event: Event, _id: unknown, idName: string): void {
+function kept(told: Told, idName: string): Event {
+  const id: unknown = told.fullDocument?.[idName];
+  const bytes = told.fullDocument && bytesOf(told.fullDocument);
+  return {
+    token: told._id,
+    time: told.clusterTime,
+    key: told.documentKey,
+    isRemoval: told.operationType === "delete",
+    id: typeof id === "string" ? id : undefined,
+    document: bytes && bytes.byteLength <= mostDocumentBytes ? bytes : undefined,
+  };
+}
+
+/** As it is stored; undefined where the driver takes a part of it for one of its own types, by the name `_bsontype`. */
+function bytesOf(document: Document): Uint8Array | undefined {
+  try {
+    return serialize(document);
+  } catch {
+    return undefined;
+  }
+}
+
+function note(changed: Map<string, Changed>, { isRemoval, id, document }: Event, _id: unknown): void {
   const key = documentKey(serialize({ _id }));
-  const told: unknown = event.fullDocument?.[idName];
-  const id = typeof told === "string" ? told : changed.get(key)?.id;
-  changed.set(key, { _id, isRemoved: event.operationType === "delete", id });
+  changed.set(key, { _id, isRemoved: isRemoval, id: id ?? changed.get(key)?.id, document });
 }
 
 function tokenOf(stream: ChangeStream): Document | undefined {

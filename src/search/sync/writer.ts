@@ -1,4 +1,4 @@
-import { deserialize } from "bson";
+import { deserialize, type Timestamp } from "bson";
 import type { Collection, Db, Document } from "mongodb";
 
 import { fail, reasonOf } from "../../errors.ts";
@@ -9,7 +9,7 @@ import type { SearchStore } from "../../stores/search.ts";
 import { bulk, type BulkItem, type BulkResult } from "../../stores/search/bulk.ts";
 import { requestMs, statusOf } from "../../stores/search/requests.ts";
 import type { DeadLetters, Refusal } from "./dead-letters.ts";
-import type { Batch } from "./tail.ts";
+import type { Batch, Changed } from "./tail.ts";
 import { epochOf, lastRevision, versionOf } from "./version.ts";
 
 /** What a writer needs. */
@@ -33,7 +33,7 @@ export interface Writer {
   epoch: number;
   /** Writes copies of documents as they were read, raw. */
   write(documents: readonly Uint8Array[], signal: AbortSignal): Promise<void>;
-  /** Reads the documents that have changed, and writes or buries their copies. Where it buries, nothing else may run beside it. */
+  /** Reads the documents that have changed, where that is needed, and writes or buries their copies. Where it buries, nothing else may run beside it. */
   bring(batch: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void>;
   /** Buries copies of documents that have gone, by the documents' `_id`s as text. */
   bury(gone: readonly Gone[], signal: AbortSignal): Promise<void>;
@@ -220,17 +220,27 @@ export function copyWriter(options: WriterOptions): Writer {
     }
   };
 
-  const bring = async ({ changed, time }: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void> => {
+  /** Those that the changes tell, and the others as they are now. */
+  async function* changedDocuments(
+    changed: readonly Changed[],
+    time: Timestamp | undefined,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array> {
+    for (const { document } of changed) if (document !== undefined) yield document;
+    const ids = changed.filter(({ document }) => document === undefined).map(({ _id }) => _id);
+    if (ids.length === 0) return;
     // A member that has just become primary may not have what the stream told of yet.
     await using session = db.client.startSession({ causalConsistency: true });
     if (time !== undefined) session.advanceOperationTime(time);
-    const ids = [...changed.values()].map(({ _id }) => _id);
-    const there = new Set<string>();
-    const cursor = collection.find<Uint8Array>(
+    yield* collection.find<Uint8Array>(
       { _id: { $in: ids as never[] } },
       { raw: true, signal, session, maxTimeMS: readMs, batchSize: most.documents },
     );
-    for await (const documents of groups(cursor)) {
+  }
+
+  const bring = async ({ changed, time }: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void> => {
+    const there = new Set<string>();
+    for await (const documents of groups(changedDocuments([...changed.values()], time, signal))) {
       for (const document of documents) there.add(documentKey(document));
       await write(documents, signal);
     }
