@@ -19,6 +19,8 @@ export interface FollowedChanges extends AsyncDisposable {
 const idleMs = 600_000;
 /** Pause after a failure, in milliseconds. */
 const retryMs = 1000;
+/** Changes that are dealt with at once; taking a copy out minds no order of those of one document. */
+const mostAtOnce = 16;
 
 export function followedChanges(options: {
   /** Tells changes, first that it has begun. */
@@ -35,11 +37,33 @@ export function followedChanges(options: {
   let running: Promise<void> | undefined;
 
   const followOnce = async (): Promise<void> => {
-    for await (const change of options.follow(signal)) {
-      // A change that could not be dealt with ends this, and with it the trust in what is in the cache.
-      if (change.id !== "") await options.changed(change);
-      else if (performance.now() - askedMs > idleMs) return;
-      else since ??= await options.now();
+    const underWay = new Set<Promise<void>>();
+    const failures: unknown[] = [];
+    const deal = async (change: DocumentChange): Promise<void> => {
+      try {
+        await options.changed(change);
+      } catch (error) {
+        // A change that could not be dealt with ends the trust in what is in the cache, and with the next one this.
+        since = undefined;
+        failures.push(error);
+      }
+    };
+    try {
+      for await (const change of options.follow(signal)) {
+        if (change.id !== "") {
+          const dealing: Promise<void> = deal(change).finally(() => underWay.delete(dealing));
+          underWay.add(dealing);
+          if (underWay.size >= mostAtOnce) await Promise.race(underWay);
+        } else {
+          await Promise.all(underWay);
+        }
+        if (failures.length > 0) throw failures[0];
+        if (change.id !== "") continue;
+        if (performance.now() - askedMs > idleMs) return;
+        since ??= await options.now();
+      }
+    } finally {
+      await Promise.all(underWay);
     }
   };
 
