@@ -57,8 +57,9 @@ local function lasts(ms) if redis.call('PTTL', KEYS[1]) < ms then redis.call('PE
 
 /** ARGV: since when the caller has seen all changes (-1: it has not), its name as a loader. Gives the bytes, or what to do. */
 const lookScript = `${prelude}
-local since = tonumber(ARGV[1])
-if since >= 0 and number('expires') > now and number('began') > since then
+local since, began = tonumber(ARGV[1]), number('began')
+-- What seems to be loaded later than now was loaded before the clock went back, at nobody knows which time of this one.
+if since >= 0 and number('expires') > now and began > since and began <= now then
   return {'copy', redis.call('HGET', KEYS[1], 'bytes')}
 end
 if number('until') > now then return {'wait'} end

@@ -4,7 +4,7 @@ import type { Cluster, Redis } from "ioredis";
 import type { ContentFormat, GetKeyResponseSchema } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { fail } from "../../errors.ts";
 import { formOf, pageBytes, teller, wholeCharacters } from "./content.ts";
-import type { KeyFacts } from "./keys.ts";
+import { type KeyFacts, keyNotFound } from "./keys.ts";
 
 /** A page of a value. */
 interface ValuePage {
@@ -137,7 +137,9 @@ async function readDump(client: Client, { facts: { key, sizeBytes, type } }: Val
       metadata,
     });
   }
-  return { length: 0, value: { case: "dump", value: await client.dumpBuffer(key) }, next: undefined };
+  const dump = (await client.dumpBuffer(key)) as Buffer | null; // the types say nothing of a key that is not there
+  if (dump === null) throw keyNotFound(key);
+  return { length: 0, value: { case: "dump", value: dump }, next: undefined };
 }
 
 function nextIndex(first: number, read: number, length: number): string | undefined {

@@ -37,11 +37,16 @@ export async function healthOf(
   return {
     status: worst.find((status) => checks.some((check) => check.status === status)) ?? VolumeStatus.HEALTHY,
     checks,
-    storageBytes: BigInt(storageBytes),
-    storageFreeBytes: BigInt(storageFreeBytes),
-    storageFiles: BigInt(storage.files),
-    storageFreeFiles: BigInt(storage.ffree),
+    storageBytes: int64Of(storageBytes),
+    storageFreeBytes: int64Of(storageFreeBytes),
+    storageFiles: int64Of(storage.files),
+    storageFreeFiles: int64Of(storage.ffree),
   };
+}
+
+/** File systems without limits say so by numbers that no int64 holds. */
+export function int64Of(value: number): bigint {
+  return value < 2 ** 63 ? BigInt(Math.trunc(value)) : 2n ** 63n - 1n;
 }
 
 async function accessCheck(place: string): Promise<Check> {

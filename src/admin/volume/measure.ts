@@ -90,7 +90,14 @@ async function measureBelow({ directory, path, level }: Place, walk: Walk): Prom
   let read = known;
   if (!isUnchanged || read === undefined) {
     const settledBefore = (walk.now ?? Date.now)() - settledMs;
-    read = await readDirectory(directory, { isTop: level === 0, signal: walk.signal });
+    try {
+      read = await readDirectory(directory, { isTop: level === 0, signal: walk.signal });
+    } catch (error) {
+      // One that may be listed, and in which nothing may be looked at.
+      if (level === 0 || !hasFileCode(error, "EACCES", "EPERM")) throw error;
+      walk.sums.skipped++;
+      return;
+    }
     const after = await directory.now();
     const isSettled = after.ctimeNs === directory.stat.ctimeNs && Number(after.ctimeMs) < settledBefore;
     walk.take(path, read, isSettled);

@@ -14,6 +14,7 @@ const reasons: Readonly<Record<string, readonly [Reason, string]>> = {
   EPERM: ["VOLUME_ACCESS_DENIED", "The service may not do that where the volume is stored"],
   ELOOP: ["VOLUME_PATH_REFUSED", "A symlink is where a directory or a file was expected"],
   ENOTDIR: ["VOLUME_PATH_REFUSED", "Something else is where a directory was expected"],
+  EXDEV: ["VOLUME_PATH_REFUSED", "Another file system is mounted inside the volume"],
   EIO: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored cannot be read or written"],
   ESTALE: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
   ENODEV: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],

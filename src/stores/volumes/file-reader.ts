@@ -34,7 +34,9 @@ export async function readFileOf(
   try {
     handle = await directory.openFile(name);
   } catch (error) {
-    if (isChangedMeanwhile(error) || isReason(error, "VOLUME_PATH_REFUSED")) return "gone";
+    // ENXIO and ENODEV: a socket, or a device that nobody drives, has taken its name.
+    const isGone = isChangedMeanwhile(error) || hasFileCode(error, "ENXIO", "ENODEV");
+    if (isGone || isReason(error, "VOLUME_PATH_REFUSED")) return "gone";
     if (hasFileCode(error, "EACCES", "EPERM", "EIO")) return "denied";
     throw error;
   }

@@ -231,7 +231,8 @@ export class TreeWriter implements AsyncDisposable {
       await file.utimes(seconds, seconds);
       if (this.#isDurable) await file.sync();
     } catch (error) {
-      await directory.remove(name);
+      // Why it could not be written says more than why what there is of it cannot be removed.
+      await directory.remove(name).catch(() => undefined);
       throw error;
     } finally {
       await file.close();
@@ -296,18 +297,33 @@ async function setOwner(
   await entry.setMode(mode & allowed);
 }
 
+/** Parts at least this long that hold nothing but zeros become a hole: a file that has some may be larger than its volume. */
+const leastHoleBytes = 64 * 1024;
+
 async function fill(
   file: FileHandle,
   content: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
   signal: AbortSignal,
 ): Promise<void> {
+  let [written, end] = [0, 0];
   for await (const part of content) {
     signal.throwIfAborted();
+    const begin = end;
+    end += part.byteLength;
+    if (isZero(part)) continue;
     for (let at = 0; at < part.byteLength;) {
-      const { bytesWritten } = await file.write(part, at, part.byteLength - at);
+      const { bytesWritten } = await file.write(part, at, part.byteLength - at, begin + at);
       at += bytesWritten;
     }
+    written = end;
   }
+  if (written < end) await file.truncate(end);
+}
+
+function isZero(part: Uint8Array): boolean {
+  if (part.byteLength < leastHoleBytes || part[0] !== 0) return false;
+  // Each byte is compared with the one before it.
+  return Buffer.compare(part.subarray(1), part.subarray(0, -1)) === 0;
 }
 
 function occupied(path: Name): Error {

@@ -46,7 +46,20 @@ interface Place {
   readonly level: number;
 }
 
-async function* walkBelow({ directory, path, level }: Place, options: WalkOptions): AsyncGenerator<Step> {
+/** Whether all of it could be met. */
+async function* walkBelow(place: Place, options: WalkOptions): AsyncGenerator<Step, boolean> {
+  try {
+    yield* walkEntries(place, options);
+    return true;
+  } catch (error) {
+    // One that may be listed, and in which nothing may be looked at.
+    if (place.level === 0 || !hasFileCode(error, "EACCES", "EPERM")) throw error;
+    yield { type: "skipped", path: place.path, why: "denied" };
+    return false;
+  }
+}
+
+async function* walkEntries({ directory, path, level }: Place, options: WalkOptions): AsyncGenerator<Step> {
   for await (const entries of directory.entries()) {
     options.signal.throwIfAborted();
     yield { type: "entries", in: directory, path, entries };
@@ -64,8 +77,8 @@ async function* walkBelow({ directory, path, level }: Place, options: WalkOption
         continue;
       }
       await using child = opened;
-      yield* walkBelow({ directory: child, path: below, level: level + 1 }, options);
-      yield { type: "end", in: child, path: below, parent: directory, name: entry.name };
+      const isMet = yield* walkBelow({ directory: child, path: below, level: level + 1 }, options);
+      if (isMet) yield { type: "end", in: child, path: below, parent: directory, name: entry.name };
     }
   }
   if (level === 0) yield { type: "end", in: directory, path, name: path };

@@ -215,6 +215,17 @@ test("a loader that lost its place stores nothing, and one that failed makes roo
   expect(await kept.read(request(id, async () => document(1n)))).toMatchObject({ isCopy: false, isKept: true });
 });
 
+test("a copy from before the clock went back is not believed", async () => {
+  const { kept } = replicaOf();
+  const id = uniqueName("back");
+  await kept.read(request(id, async () => document(1n)));
+  const [began] = await shared.redis.hmget(kept.keyOf(id), "began");
+  await shared.redis.hset(kept.keyOf(id), "began", Number(began) + 3_600_000);
+  const read = await kept.read(request(id, async () => document(2n)));
+  expect([textOf(read), read?.isCopy, read?.isKept]).toEqual(["at 2", false, true]);
+  expect(await kept.read(request(id, async () => document(3n)))).toMatchObject({ isCopy: true });
+});
+
 test("who has lost track of changes reads no copies, but makes them for others", async () => {
   const [lost, other] = [replicaOf(), replicaOf()];
   const id = uniqueName("lost");

@@ -10,6 +10,7 @@ import {
   SetCondition,
 } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { startRedis } from "../../../local/redis.ts";
+import { readValue } from "../../../src/admin/cache/key-value.ts";
 import { refusalOf } from "../../repository/support.ts";
 import { testApp } from "../../support/app.ts";
 import { uniqueName } from "../../support/stores.ts";
@@ -222,6 +223,12 @@ test.for(forms)("a string that is %s is told as such", async ([what, stored, for
     const { value } = await client.getKey({ name: key(name), format });
     expect(value).toMatchObject({ case: "string", value: { content: { form, wholeBytes: 0n } } });
   }
+});
+
+test("a value that goes before it is read whole is not there", async () => {
+  const facts = { key: Buffer.from(uniqueName("gone")), type: "of a module", ttlMs: undefined, sizeBytes: 1 };
+  const reading = readValue(shared.redis, { facts, from: undefined, format: ContentFormat.UNSPECIFIED, size: 1 });
+  expect(await refusalOf(reading)).toMatchObject({ code: "NotFound", reason: "CACHE_KEY_NOT_FOUND" });
 });
 
 test("a token of one type means nothing for another", async () => {

@@ -20,6 +20,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { VolumeLevel, VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { VolumeService, VolumeStatus, VolumeWindow } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
+import { int64Of } from "../../../src/admin/volume/health.ts";
 import { refusalOf } from "../../repository/support.ts";
 import { temporaryFolder } from "../../stores/volumes/support.ts";
 import { testApp } from "../../support/app.ts";
@@ -250,6 +251,15 @@ test("measures that callers ask for at once are one", async () => {
     (await Promise.all(asked)).map(({ usage }) => timestampMs(usage?.measureTime ?? expect.fail())),
   );
   expect(times.size).toBeLessThan(4);
+});
+
+test.for([
+  [0, 0n],
+  [4096.5, 4096n],
+  [2 ** 63, 2n ** 63n - 1n],
+  [2 ** 64, 2n ** 63n - 1n],
+] as const)("a file system that says %d is told to have %s", ([said, told]) => {
+  expect(int64Of(said)).toBe(told);
 });
 
 test("health tells the room that is left, and that a volume is nearly full", async () => {
