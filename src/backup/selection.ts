@@ -3,6 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { type Rename, type Selection, SelectionSchema } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
 import type { Unit } from "../../gen/lucid/backup/v1/manifest_pb.ts";
+import { serverDatabases } from "../stores/mongodb.ts";
 import { isVolumeName } from "../stores/volumes/volumes.ts";
 
 /** A field of a request that is wrong. */
@@ -19,9 +20,6 @@ export const everyStore: readonly Store[] = [Store.MONGODB, Store.REDIS, Store.S
  * so that they are only backed up where someone asks for them.
  */
 const usualStores: readonly Store[] = [Store.MONGODB, Store.REDIS, Store.SEARCH];
-
-/** Databases of MongoDB's own. */
-const serverDatabases = new Set(["admin", "config", "local"]);
 
 /** The selection of a backup with its stores filled in. */
 export function completeSelection(selection: Selection | undefined): Selection {

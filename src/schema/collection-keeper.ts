@@ -78,8 +78,8 @@ interface StandingOptions {
 /** How long making indexes may take. Reads and writes go on meanwhile. */
 const buildMs = 6 * 3_600_000;
 
-/** Codes of what says that an index cannot be made beside what is there. */
-const conflicts = new Set<unknown>([85, 86, 11_000]);
+/** Codes of what says that an index cannot be made beside those that are there. */
+const conflicts = new Set<unknown>([85, 86]);
 
 /** A collection of up to `smallDocuments` gets all its indexes at once. */
 export function collectionKeeper(
@@ -143,7 +143,7 @@ function specOf({ name, key, ...options }: StoredIndex) {
 
 /** Why an index cannot be made; throws what is no such thing. */
 function problemOf(error: unknown): string {
-  if (!(error instanceof MongoServerError) || !conflicts.has(error.code)) throw error;
+  if (!(error instanceof MongoServerError) || !(conflicts.has(error.code) || isDuplicate(error))) throw error;
   // A duplicate's own text holds what is in the documents.
   return isDuplicate(error) ? "Documents hold the same values" : error.message;
 }

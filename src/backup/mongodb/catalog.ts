@@ -1,6 +1,7 @@
 import type { Db, MongoClient } from "mongodb";
 
 import type { Selection } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
+import { serverDatabases } from "../../stores/mongodb.ts";
 import { serverCode, hasCode } from "./errors.ts";
 import { rawDocuments } from "./raw-batches.ts";
 import { documentIn, elementOf, elementsOf, textIn, valueBytes } from "./raw-bson.ts";
@@ -18,9 +19,6 @@ export interface ListedCollection {
   /** 16 bytes; none for a view. */
   readonly uuid: Uint8Array;
 }
-
-/** Databases of the server's own. */
-export const serverDatabases: readonly string[] = ["admin", "config", "local"];
 
 /** Most databases that are listed. A server with more is not one that this was made for. */
 const mostDatabases = 100_000;

@@ -4,8 +4,9 @@ import { setTimeout as pause } from "node:timers/promises";
 import { BSON, type ClientSession, type MongoClient, type RunCommandCursor } from "mongodb";
 
 import { fail } from "../../errors.ts";
+import { serverDatabases } from "../../stores/mongodb.ts";
 import type { StreamWriter } from "../contracts.ts";
-import { type Namespaces, serverDatabases } from "./catalog.ts";
+import type { Namespaces } from "./catalog.ts";
 import {
   type ChangeEvent,
   changeEventOf,

@@ -19,7 +19,8 @@ export interface ChunkReference {
 
 /** name (32) ‖ pack (16) ‖ offset ‖ sealed length ‖ plain length (uint32 little-endian each). */
 export function encodeReference({ name, pack, offset, sealedLength, plainLength }: ChunkReference): Buffer {
-  const bytes = Buffer.allocUnsafe(REFERENCE_BYTES);
+  // Not from the pool that small buffers share: references are kept while all else that was taken from it goes.
+  const bytes = Buffer.alloc(REFERENCE_BYTES);
   bytes.set(name, 0);
   bytes.set(pack, CHUNK_NAME_BYTES);
   bytes.writeUInt32LE(offset, 48);

@@ -29,7 +29,7 @@ test("a directory in which nothing may be looked at is passed over, and told", a
   const closed = join(folder.path, "closed");
   chmodSync(closed, 0o444);
   const unprivileged = [setpriv, "--bounding-set", "-dac_override,-dac_read_search"];
-  const [command = "", ...args] = [...(isRoot ? unprivileged : []), process.execPath, child, folder.path];
+  const [command, ...args] = [...(isRoot ? unprivileged : []), process.execPath, child, folder.path];
   const { stdout } = await run(command, args);
   chmodSync(closed, 0o755);
   const { met, sums } = JSON.parse(stdout) as { met: string[]; sums: object };
