@@ -127,8 +127,10 @@ export function backupOfManifest(manifest: Manifest, { encrypted }: { readonly e
 }
 
 export function verificationOf(job: stored.JobRecord): Verification {
-  const { backupId } = fromBinary(VerifyBackupRequestSchema, job.spec);
-  return create(VerificationSchema, { verificationId: job.jobId, backupId, ...jobFields(job) });
+  const { backupId, readPercent = 100 } = fromBinary(VerifyBackupRequestSchema, job.spec);
+  const { problems, problemCount } = fromBinary(VerificationSchema, job.result ?? new Uint8Array());
+  const found = { problems, problemCount };
+  return create(VerificationSchema, { verificationId: job.jobId, backupId, readPercent, ...jobFields(job), ...found });
 }
 
 export function restoreOf(job: stored.JobRecord): Restore {

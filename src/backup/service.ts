@@ -190,8 +190,9 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       return validateOnly ? await run() : await carryOut(context, { type: "Backup", name: backupId }, run);
     },
 
-    async verifyBackup({ backupId, requestId }, context) {
-      const spec = toBinary(VerifyBackupRequestSchema, create(VerifyBackupRequestSchema, { backupId }));
+    async verifyBackup({ backupId, requestId, readPercent }, context) {
+      const asked = { backupId, ...(readPercent !== undefined && { readPercent }) };
+      const spec = toBinary(VerifyBackupRequestSchema, create(VerifyBackupRequestSchema, asked));
       const check = () => backups.requireStored(backupId, context.signal);
       const job = await jobFor(verificationKind, { requestId, spec }, context, check);
       return { verification: verificationOf(job) };

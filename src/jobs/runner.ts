@@ -243,7 +243,7 @@ function interrupted(job: JobRecord): JobFailure {
 }
 
 /** What watchers are told of an error; nothing of one that was not made to be told. */
-function failureOf(error: unknown): JobFailure {
+export function failureOf(error: unknown): JobFailure {
   const known = reasonOf(error);
   if (known === undefined || !(error instanceof Error)) {
     return { reason: "INTERNAL", message: "Internal error", metadata: {} };

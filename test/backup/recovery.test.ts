@@ -92,6 +92,22 @@ test.for([
   const { verification } = await client.verifyBackup({ backupId });
   const checked = await eventsOf(client.watchVerification({ verificationId: verification?.verificationId ?? "" }));
   expect(checked.at(-1)).toMatchObject({ state: JobState.FAILED, error: { reason: expected } });
+  const found = await client.getVerification({ verificationId: verification?.verificationId ?? "" });
+  const { readPercent, problems = [], problemCount } = found.verification ?? {};
+  expect({ readPercent, problemCount }).toEqual({ readPercent: 100, problemCount: BigInt(problems.length) });
+  expect(problems).toContainEqual(
+    expect.objectContaining({
+      error: expect.objectContaining({ reason: expected }) as unknown,
+      store: Store.MONGODB,
+      unit: `${db.databaseName}.first`,
+    }),
+  );
+
+  // Without reading, only what is missing shows.
+  const quick = (await client.verifyBackup({ backupId, readPercent: 0 })).verification;
+  const looked = await eventsOf(client.watchVerification({ verificationId: quick?.verificationId ?? "" }));
+  expect(quick?.readPercent).toBe(0);
+  expect(looked.at(-1)?.state).toBe(expected === "BACKUP_CHUNK_MISSING" ? JobState.FAILED : JobState.SUCCEEDED);
 });
 
 test("a truncated manifest is told, refuses a restore, hides no other backup and can be deleted", async () => {

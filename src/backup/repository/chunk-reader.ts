@@ -45,30 +45,35 @@ export class ChunkReader implements RecordSource {
   }
 
   async *records(stream: Stream, signal: AbortSignal): AsyncGenerator<readonly Uint8Array[]> {
-    const namesHash = createHash("sha256");
-    let chunkCount = 0n;
     let recordCount = 0n;
     let recordBytes = 0n;
-    const counted = (references: AsyncIterable<ChunkReference>) =>
-      tap(references, ({ name }) => {
-        namesHash.update(name);
-        chunkCount++;
-      });
-    for await (const batch of this.#recordsOf(counted(this.references(stream, signal)), signal)) {
+    for await (const batch of this.#recordsOf(this.references(stream, signal), signal)) {
       recordCount += BigInt(batch.length);
       for (const record of batch) recordBytes += BigInt(record.byteLength);
       yield batch;
     }
-    const same =
-      recordCount === stream.recordCount &&
-      recordBytes === stream.recordBytes &&
-      chunkCount === stream.chunkCount &&
-      namesHash.digest().equals(stream.chunksHash);
-    if (!same) throw this.#disagreement();
+    if (recordCount !== stream.recordCount || recordBytes !== stream.recordBytes) throw this.#disagreement();
   }
 
-  /** The chunks that hold a stream's records, in order. */
+  /** The chunks that hold a stream's records, in order; at their end it is known that they are those of the manifest. */
   async *references(stream: Stream, signal: AbortSignal): AsyncGenerator<ChunkReference> {
+    const namesHash = createHash("sha256");
+    let chunkCount = 0n;
+    for await (const reference of this.#listed(stream, signal)) {
+      namesHash.update(reference.name);
+      chunkCount++;
+      yield reference;
+    }
+    const isSame = chunkCount === stream.chunkCount && namesHash.digest().equals(stream.chunksHash);
+    if (!isSame) throw this.#disagreement();
+  }
+
+  /** Contents of chunks, in order. */
+  contents(references: AsyncIterable<ChunkReference>, signal: AbortSignal): AsyncGenerator<Buffer> {
+    return this.#chunks(references, signal);
+  }
+
+  async *#listed(stream: Stream, signal: AbortSignal): AsyncGenerator<ChunkReference> {
     const direct = stream.chunks;
     if (direct.byteLength % REFERENCE_BYTES !== 0) throw this.#disagreement();
     const listed = async function* () {
@@ -242,11 +247,4 @@ async function* neighbours(references: AsyncIterable<ChunkReference>): AsyncGene
     plainBytes += reference.plainLength;
   }
   if (group.length > 0) yield group;
-}
-
-async function* tap<T>(items: AsyncIterable<T>, look: (item: T) => void): AsyncGenerator<T> {
-  for await (const item of items) {
-    look(item);
-    yield item;
-  }
 }

@@ -100,14 +100,22 @@ export function define(backup: Command, session: Session): void {
   withExamples(
     backup
       .command("verify")
-      .description("Read a whole backup again, and check every checksum")
+      .description("Read a backup again, all of it or a share, and check every checksum")
       .argument("<backup>", "id of the backup")
+      .option(
+        "--percent <number>",
+        "read the content of so much of it, by chance; 0 looks only at what is there",
+        readNumber(0, 100),
+      )
       .option("-w, --watch", "show how far it is until it has ended, and end as it did")
-      .action(async (backupId: string, options: { watch?: boolean }) => {
-        const response = await client().verifyBackup({ backupId, requestId: randomUUID() }, session.call());
+      .action(async (backupId: string, options: { percent?: number; watch?: boolean }) => {
+        const { percent: readPercent } = options;
+        const request = { backupId, requestId: randomUUID(), ...(readPercent !== undefined && { readPercent }) };
+        const response = await client().verifyBackup(request, session.call());
         await verificationCommands(session).begun(response.verification, options);
       }),
     "lucid backup verify 019ab0f2-… --watch",
+    "lucid backup verify 019ab0f2-… --percent 5   # each night; in time that comes to all",
   );
 
   defineVerification(backup.command("verification").description("Show, watch and cancel verifications"), session);

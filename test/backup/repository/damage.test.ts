@@ -1,11 +1,21 @@
-import { open, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { join, relative } from "node:path";
 
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
 import { openRepository } from "../../../src/backup/repository/repository.ts";
-import { failureOf, makeRecords, never, newRepository, objectsIn, readBackup, takeBackup } from "./support.ts";
+import {
+  failureOf,
+  flip,
+  makeRecords,
+  never,
+  newRepository,
+  objectsIn,
+  packsIn,
+  readBackup,
+  takeBackup,
+} from "./support.ts";
 
 /** What may be told of damage to an object of that kind. */
 const reasonsOf = {
@@ -161,19 +171,3 @@ test("a damaged index costs nothing but the verification's word", async () => {
     reason: "BACKUP_REPOSITORY_DAMAGED",
   });
 });
-
-async function packsIn(dir: string): Promise<string[]> {
-  return (await objectsIn(dir)).filter((path) => relative(dir, path).startsWith("packs/"));
-}
-
-async function flip(path: string, offset: number, bit: number): Promise<void> {
-  const file = await open(path, "r+");
-  try {
-    const byte = Buffer.alloc(1);
-    await file.read(byte, 0, 1, offset);
-    byte[0] = (byte[0] ?? 0) ^ (1 << bit);
-    await file.write(byte, 0, 1, offset);
-  } finally {
-    await file.close();
-  }
-}

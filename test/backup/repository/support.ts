@@ -1,6 +1,6 @@
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { Manifest } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
@@ -137,4 +137,22 @@ export function intercepted(storage: ObjectStorage, before: Before): ObjectStora
       await storage.delete(name, signal);
     },
   };
+}
+
+/** The files of the packs in a repository. */
+export async function packsIn(dir: string): Promise<string[]> {
+  return (await objectsIn(dir)).filter((path) => relative(dir, path).startsWith("packs/"));
+}
+
+/** Flips one bit of a file; once more puts it back. */
+export async function flip(path: string, offset: number, bit: number): Promise<void> {
+  const file = await open(path, "r+");
+  try {
+    const byte = Buffer.alloc(1);
+    await file.read(byte, 0, 1, offset);
+    byte[0] = (byte[0] ?? 0) ^ (1 << bit);
+    await file.write(byte, 0, 1, offset);
+  } finally {
+    await file.close();
+  }
 }
