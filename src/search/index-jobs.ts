@@ -1,7 +1,5 @@
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 
-import { JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import {
   type IndexJob,
   IndexJobPhase,
@@ -12,8 +10,9 @@ import {
 } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { fail } from "../errors.ts";
 import type { Jobs } from "../jobs/jobs.ts";
-import type { JobEvent, JobFailure, JobProgress, JobRecord } from "../jobs/record.ts";
+import type { JobEvent, JobRecord } from "../jobs/record.ts";
 import type { JobContext } from "../jobs/runner.ts";
+import { toldEvent, toldJob, toldProgress } from "../jobs/told.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { type CopyProgress, copyDocuments } from "./copy-documents.ts";
 import { type IndexCatalog, requireAliased } from "./index-catalog.ts";
@@ -135,33 +134,13 @@ export function indexJobOf(job: JobRecord): MessageInitShape<typeof IndexJobSche
     type,
     index,
     sourceIndex,
-    state: JobState[job.state],
-    ...progressOf(job.progress),
-    ...errorOf(job.error),
-    createTime: timestampFromDate(job.createTime),
-    ...(job.startTime && { startTime: timestampFromDate(job.startTime) }),
-    ...(job.endTime && { endTime: timestampFromDate(job.endTime) }),
+    ...toldJob(job),
+    ...toldProgress(IndexJobProgressSchema, job.progress),
   };
 }
 
 export function indexEventOf(event: JobEvent): MessageInitShape<typeof WatchIndexJobResponseSchema> {
-  return {
-    sequence: BigInt(event.sequence),
-    eventTime: timestampFromDate(event.eventTime),
-    state: JobState[event.state],
-    ...progressOf(event.progress),
-    ...errorOf(event.error),
-    heartbeat: event.heartbeat,
-  };
-}
-
-function progressOf(progress: JobProgress | undefined) {
-  if (progress === undefined) return {};
-  return { progress: { ...fromBinary(IndexJobProgressSchema, progress.detail), percent: progress.percent } };
-}
-
-function errorOf(error: JobFailure | undefined) {
-  return error === undefined ? {} : { error: { ...error, metadata: { ...error.metadata } } };
+  return { ...toldEvent(event), ...toldProgress(IndexJobProgressSchema, event.progress) };
 }
 
 export function indexJobNotFound(jobId: string): Error {

@@ -1,7 +1,4 @@
-import { randomUUIDv7 } from "node:crypto";
-
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { durationMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 
 import { IndexBuildSchema } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
@@ -9,11 +6,8 @@ import {
   type DatabaseAdminService,
   ListIndexBuildsRequestSchema,
 } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
-import { isReason } from "../../errors.ts";
-import { jobKey, jobsCollection } from "../../jobs/job-store.ts";
+import { jobCalls } from "../../jobs/calls.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
-import { auditRecord } from "../../schema/audited-call.ts";
-import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
 import { indexBuildEventOf, indexBuildKind, indexBuildNotFound, indexBuildOf } from "./index-builds.ts";
 
@@ -33,8 +27,6 @@ export interface IndexBuilds {
   >;
 }
 
-const usualHeartbeatMs = 15_000;
-
 export function buildAdmin({
   jobs,
   pageTokens,
@@ -42,60 +34,32 @@ export function buildAdmin({
   readonly jobs: Jobs;
   readonly pageTokens: () => Promise<PageTokens>;
 }): IndexBuilds {
+  const kind = { kind: indexBuildKind, schema: IndexBuildSchema, notFound: indexBuildNotFound };
+  const calls = jobCalls({ ...kind, jobs, pageTokens });
   return {
-    async add(asked, { requestId, check }, context) {
-      const spec = toBinary(IndexBuildSchema, create(IndexBuildSchema, asked));
-      const earlier = requestId === "" ? undefined : await jobs.recall(indexBuildKind, { requestId, spec });
-      if (earlier !== undefined) return indexBuildOf(earlier);
-      await check();
-      const jobId = randomUUIDv7();
-      const record = recordOf(jobId, context);
-      const request = requestId === "" ? {} : { requestId };
-      return indexBuildOf(await jobs.create(indexBuildKind, { jobId, spec, record, ...request }));
+    async add(asked, request, context) {
+      return indexBuildOf(
+        await calls.add(toBinary(IndexBuildSchema, create(IndexBuildSchema, asked)), request, context),
+      );
     },
 
     handlers: {
-      async getIndexBuild({ buildId }, { signal }) {
-        const job = await jobs.find(indexBuildKind, buildId, signal);
-        if (job === undefined) throw indexBuildNotFound(buildId);
-        return { build: indexBuildOf(job) };
+      async getIndexBuild({ buildId }, context) {
+        return { build: indexBuildOf(await calls.get(buildId, context)) };
       },
 
-      async listIndexBuilds(request, { signal }) {
-        const query = queryOf(ListIndexBuildsRequestSchema, request);
-        const tokens = await pageTokens();
-        const size = pageSizeOf(request.pageSize);
-        const before = tokens.decode(query, request.pageToken);
-        const found = await jobs.list(indexBuildKind, { before, limit: size + 1 }, signal);
-        const page = found.slice(0, size);
-        const last = page.at(-1);
-        const nextPageToken = found.length > size && last !== undefined ? tokens.encode(query, last.jobId) : "";
+      async listIndexBuilds(request, context) {
+        const { page, nextPageToken } = await calls.list(ListIndexBuildsRequestSchema, request, context);
         return { builds: page.map(indexBuildOf), nextPageToken };
       },
 
-      async *watchIndexBuild({ buildId, afterSequence, heartbeatInterval }, { signal }) {
-        const heartbeatMs = heartbeatInterval === undefined ? usualHeartbeatMs : durationMs(heartbeatInterval);
-        const watch = { afterSequence: Number(afterSequence), heartbeatMs, signal };
-        try {
-          for await (const event of jobs.watch(indexBuildKind, buildId, watch)) yield indexBuildEventOf(event);
-        } catch (error) {
-          throw isReason(error, "JOB_NOT_FOUND") ? indexBuildNotFound(buildId) : error;
-        }
+      async *watchIndexBuild(request, context) {
+        for await (const event of calls.watch(request.buildId, request, context)) yield indexBuildEventOf(event);
       },
 
       async cancelIndexBuild({ buildId }, context) {
-        try {
-          return { build: indexBuildOf(await jobs.cancel(indexBuildKind, buildId, recordOf(buildId, context))) };
-        } catch (error) {
-          throw isReason(error, "JOB_NOT_FOUND") ? indexBuildNotFound(buildId) : error;
-        }
+        return { build: indexBuildOf(await calls.cancel(buildId, context)) };
       },
     },
   };
-}
-
-/** What the audit log is to say of a job's write. */
-function recordOf(jobId: string, context: HandlerContext) {
-  const resource = { type: IndexBuildSchema.name, name: jobId };
-  return auditRecord(context, { collection: jobsCollection, key: jobKey(jobId), resource });
 }

@@ -1,8 +1,6 @@
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Document } from "mongodb";
 
-import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import {
   type CollectionIndex,
   type IndexBuild,
@@ -13,8 +11,9 @@ import {
 import type { WatchIndexBuildResponseSchema } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { fail, isReason, reasonOf } from "../../errors.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
-import type { JobEvent, JobFailure, JobProgress, JobRecord } from "../../jobs/record.ts";
+import type { JobEvent, JobRecord } from "../../jobs/record.ts";
 import type { JobContext } from "../../jobs/runner.ts";
+import { toldEvent, toldJob, toldProgress } from "../../jobs/told.ts";
 import { type Ensured, ensureValidator, type WantedCollection } from "../../schema/collection-keeper.ts";
 import { abortable } from "../../stores/waiting.ts";
 import { ensuredThing } from "../ensured.ts";
@@ -187,33 +186,13 @@ export function indexBuildOf(job: JobRecord): MessageInitShape<typeof IndexBuild
     database,
     collection,
     indexes,
-    state: JobState[job.state],
-    ...progressOf(job.progress),
-    ...errorOf(job.error),
-    createTime: timestampFromDate(job.createTime),
-    ...(job.startTime && { startTime: timestampFromDate(job.startTime) }),
-    ...(job.endTime && { endTime: timestampFromDate(job.endTime) }),
+    ...toldJob(job),
+    ...toldProgress(IndexBuildProgressSchema, job.progress),
   };
 }
 
 export function indexBuildEventOf(event: JobEvent): MessageInitShape<typeof WatchIndexBuildResponseSchema> {
-  return {
-    sequence: BigInt(event.sequence),
-    eventTime: timestampFromDate(event.eventTime),
-    state: JobState[event.state],
-    ...progressOf(event.progress),
-    ...errorOf(event.error),
-    heartbeat: event.heartbeat,
-  };
-}
-
-function progressOf(progress: JobProgress | undefined) {
-  if (progress === undefined) return {};
-  return { progress: { ...fromBinary(IndexBuildProgressSchema, progress.detail), percent: progress.percent } };
-}
-
-function errorOf(error: JobFailure | undefined) {
-  return error === undefined ? {} : { error: { ...error, metadata: { ...error.metadata } } };
+  return { ...toldEvent(event), ...toldProgress(IndexBuildProgressSchema, event.progress) };
 }
 
 export function indexBuildNotFound(buildId: string): Error {

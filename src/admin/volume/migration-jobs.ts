@@ -1,7 +1,6 @@
 import { clone, create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { timestampFromDate, timestampNow } from "@bufbuild/protobuf/wkt";
+import { timestampNow } from "@bufbuild/protobuf/wkt";
 
-import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { StoredVolumeSchema, VolumeSchema } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import {
   MigrationMode,
@@ -13,8 +12,9 @@ import {
 } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
 import { fail, isReason } from "../../errors.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
-import type { JobEvent, JobFailure, JobProgress, JobRecord } from "../../jobs/record.ts";
+import type { JobEvent, JobRecord } from "../../jobs/record.ts";
 import type { JobContext } from "../../jobs/runner.ts";
+import { toldEvent, toldJob, toldProgress } from "../../jobs/told.ts";
 import type { OpenVolume, Volumes } from "../../stores/volumes/volumes.ts";
 import type { MigrationProgress } from "./migration-run.ts";
 import { abandon, migrate } from "./migration.ts";
@@ -117,33 +117,13 @@ export function volumeJobOf(job: JobRecord): MessageInitShape<typeof VolumeJobSc
     name,
     targetName,
     mode,
-    state: JobState[job.state],
-    ...progressOf(job.progress),
-    ...errorOf(job.error),
-    createTime: timestampFromDate(job.createTime),
-    ...(job.startTime && { startTime: timestampFromDate(job.startTime) }),
-    ...(job.endTime && { endTime: timestampFromDate(job.endTime) }),
+    ...toldJob(job),
+    ...toldProgress(VolumeJobProgressSchema, job.progress),
   };
 }
 
 export function volumeEventOf(event: JobEvent): MessageInitShape<typeof WatchVolumeJobResponseSchema> {
-  return {
-    sequence: BigInt(event.sequence),
-    eventTime: timestampFromDate(event.eventTime),
-    state: JobState[event.state],
-    ...progressOf(event.progress),
-    ...errorOf(event.error),
-    heartbeat: event.heartbeat,
-  };
-}
-
-function progressOf(progress: JobProgress | undefined) {
-  if (progress === undefined) return {};
-  return { progress: { ...fromBinary(VolumeJobProgressSchema, progress.detail), percent: progress.percent } };
-}
-
-function errorOf(error: JobFailure | undefined) {
-  return error === undefined ? {} : { error: { ...error, metadata: { ...error.metadata } } };
+  return { ...toldEvent(event), ...toldProgress(VolumeJobProgressSchema, event.progress) };
 }
 
 export function volumeJobNotFound(jobId: string): Error {

@@ -1,8 +1,5 @@
-import { randomUUIDv7 } from "node:crypto";
-
 import { create, toBinary } from "@bufbuild/protobuf";
-import { durationMs } from "@bufbuild/protobuf/wkt";
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { ServiceImpl } from "@connectrpc/connect";
 
 import {
   ListVolumeJobsRequestSchema,
@@ -11,10 +8,8 @@ import {
   type VolumeService,
 } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
 import { fail, isReason } from "../../errors.ts";
-import { jobKey, jobsCollection } from "../../jobs/job-store.ts";
+import { jobCalls } from "../../jobs/calls.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
-import { auditRecord } from "../../schema/audited-call.ts";
-import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
 import { badRequest } from "../../schema/refusals.ts";
 import { isOwn, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
@@ -31,8 +26,6 @@ export interface MigrationOptions {
   readonly requireUnused: (name: string, signal: AbortSignal) => Promise<void>;
 }
 
-const usualHeartbeatMs = 15_000;
-
 /** The handlers that are about jobs. */
 export function volumeMigrations({
   volumes,
@@ -43,55 +36,36 @@ export function volumeMigrations({
   ServiceImpl<typeof VolumeService>,
   "migrateVolume" | "getVolumeJob" | "listVolumeJobs" | "watchVolumeJob" | "cancelVolumeJob"
 > {
+  const kind = { kind: volumeJobKind, schema: VolumeJobSchema, notFound: volumeJobNotFound };
+  const calls = jobCalls({ ...kind, jobs, pageTokens: async () => pageTokens });
   return {
     async migrateVolume({ name, targetName, mode, confirmName, requestId }, context) {
       const spec = toBinary(VolumeJobSchema, create(VolumeJobSchema, { name, targetName, mode }));
-      const earlier = requestId === "" ? undefined : await jobs.recall(volumeJobKind, { requestId, spec });
-      if (earlier !== undefined) return { job: volumeJobOf(earlier) };
-      if (name === targetName) throw badRequest({ field: "target_name", description: "must be another volume" });
-      await using from = await volumes.open(name);
-      if (mode === MigrationMode.MOVE) requireConfirmed(confirmName, name);
-      await requireFitting(volumes, from, targetName);
-      for (const used of [name, targetName]) await requireUnused(used, context.signal);
-      const jobId = randomUUIDv7();
-      const record = recordOf(jobId, context);
-      const job = await jobs.create(volumeJobKind, { jobId, spec, record, ...(requestId !== "" && { requestId }) });
-      return { job: volumeJobOf(job) };
+      const check = async () => {
+        if (name === targetName) throw badRequest({ field: "target_name", description: "must be another volume" });
+        await using from = await volumes.open(name);
+        if (mode === MigrationMode.MOVE) requireConfirmed(confirmName, name);
+        await requireFitting(volumes, from, targetName);
+        for (const used of [name, targetName]) await requireUnused(used, context.signal);
+      };
+      return { job: volumeJobOf(await calls.add(spec, { requestId, check }, context)) };
     },
 
-    async getVolumeJob({ jobId }, { signal }) {
-      const job = await jobs.find(volumeJobKind, jobId, signal);
-      if (job === undefined) throw volumeJobNotFound(jobId);
-      return { job: volumeJobOf(job) };
+    async getVolumeJob({ jobId }, context) {
+      return { job: volumeJobOf(await calls.get(jobId, context)) };
     },
 
-    async listVolumeJobs(request, { signal }) {
-      const query = queryOf(ListVolumeJobsRequestSchema, request);
-      const size = pageSizeOf(request.pageSize);
-      const before = pageTokens.decode(query, request.pageToken);
-      const found = await jobs.list(volumeJobKind, { before, limit: size + 1 }, signal);
-      const page = found.slice(0, size);
-      const last = page.at(-1);
-      const nextPageToken = found.length > size && last !== undefined ? pageTokens.encode(query, last.jobId) : "";
+    async listVolumeJobs(request, context) {
+      const { page, nextPageToken } = await calls.list(ListVolumeJobsRequestSchema, request, context);
       return { jobs: page.map(volumeJobOf), nextPageToken };
     },
 
-    async *watchVolumeJob({ jobId, afterSequence, heartbeatInterval }, { signal }) {
-      const heartbeatMs = heartbeatInterval === undefined ? usualHeartbeatMs : durationMs(heartbeatInterval);
-      const watch = { afterSequence: Number(afterSequence), heartbeatMs, signal };
-      try {
-        for await (const event of jobs.watch(volumeJobKind, jobId, watch)) yield volumeEventOf(event);
-      } catch (error) {
-        throw isReason(error, "JOB_NOT_FOUND") ? volumeJobNotFound(jobId) : error;
-      }
+    async *watchVolumeJob(request, context) {
+      for await (const event of calls.watch(request.jobId, request, context)) yield volumeEventOf(event);
     },
 
     async cancelVolumeJob({ jobId }, context) {
-      try {
-        return { job: volumeJobOf(await jobs.cancel(volumeJobKind, jobId, recordOf(jobId, context))) };
-      } catch (error) {
-        throw isReason(error, "JOB_NOT_FOUND") ? volumeJobNotFound(jobId) : error;
-      }
+      return { job: volumeJobOf(await calls.cancel(jobId, context)) };
     },
   };
 }
@@ -117,10 +91,4 @@ async function requireFitting(volumes: Volumes, from: OpenVolume, targetName: st
   throw fail("VOLUME_TOO_SMALL", `The volume ${targetName} is declared to be smaller than what would be migrated`, {
     metadata: { ...metadata, used_bytes: String(usedBytes), declared_bytes: String(declaredBytes) },
   });
-}
-
-/** What the audit log is to say of a job's write. */
-function recordOf(jobId: string, context: HandlerContext) {
-  const resource = { type: VolumeJobSchema.name, name: jobId };
-  return auditRecord(context, { collection: jobsCollection, key: jobKey(jobId), resource });
 }
