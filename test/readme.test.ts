@@ -38,7 +38,6 @@ async function quickStart(folder: string) {
 
 test.skipIf(grpcurl === undefined)(
   "the commands of the README work as they are written, and Ctrl-C stops everything",
-  { timeout: 240_000 },
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "lucid-readme-"));
     const service = await quickStart(folder);

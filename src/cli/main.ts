@@ -1,9 +1,8 @@
 import process from "node:process";
 
+import { endOf } from "./end-of.ts";
 import { type Ending, exitCodes } from "./exit-codes.ts";
-import { jsonLine, tell, toldLines } from "./failure.ts";
-import { buildProgram, isTold } from "./program.ts";
-import { openSession, type Session } from "./session.ts";
+import { openSession } from "./session.ts";
 
 /** Runs `lucid` with the arguments of this process, and ends with the exit code of what became of it. */
 await run(process.argv.slice(2));
@@ -36,19 +35,4 @@ async function run(argv: readonly string[]): Promise<void> {
   const ending = await endOf(session, argv);
   process.exitCode = exitCodes[stoppedBy ?? ending].code;
   if (stoppedBy === "interrupted" && session.leaves !== undefined) session.output.note(session.leaves);
-}
-
-async function endOf(session: Session, argv: readonly string[]): Promise<Ending> {
-  try {
-    const program = await buildProgram(session, argv);
-    await program.parseAsync(argv, { from: "user" });
-    return session.ending;
-  } catch (error) {
-    if (isTold(error)) return error.exitCode === 0 ? "done" : "usage";
-    if (session.signal.aborted) return "interrupted";
-    const told = tell(error, session.options.address);
-    const { stderr } = session.terminal;
-    stderr.write(session.output.json ? jsonLine(told) : `${toldLines(told).join("\n")}\n`);
-    return told.ending;
-  }
 }

@@ -22,6 +22,9 @@ const outages = [
   { name: "search", store: Store.SEARCH, start: startSearch, setting: "LUCID_SEARCH_URI" },
 ] as const;
 
+/** Two seconds, and what a busy machine adds; the drivers by themselves would wait for half a minute. */
+const soonMs = 15_000;
+
 /** Reads events until one satisfies `is`. */
 async function untilEvent(
   watch: AsyncIterator<WatchHealthResponse>,
@@ -34,60 +37,56 @@ async function untilEvent(
   }
 }
 
-test.for(outages)(
-  "$name goes away and comes back while everything else serves",
-  { timeout: 240_000 },
-  async (outage) => {
-    await using server = await outage.start();
-    await using app = await testApp({ [outage.setting]: server.uri });
-    const monitoring = app.client(MonitoringService);
-    const backups = app.client(BackupService);
-    const unknown = { backupId: "00000000-0000-7000-8000-000000000000" };
-    const statusOf = (event: WatchHealthResponse) => event.stores.find(({ store }) => store === outage.store)?.status;
-    const watch = monitoring.watchHealth({ heartbeatInterval: { seconds: 300n } })[Symbol.asyncIterator]();
-    await untilEvent(watch, (event) => statusOf(event) === HealthStatus.HEALTHY);
-    // The repository is opened with its first use, which takes its time and no store.
-    await backups.listBackups({});
+test.concurrent.for(outages)("$name goes away and comes back while everything else serves", async (outage) => {
+  await using server = await outage.start();
+  await using app = await testApp({ [outage.setting]: server.uri });
+  const monitoring = app.client(MonitoringService);
+  const backups = app.client(BackupService);
+  const unknown = { backupId: "00000000-0000-7000-8000-000000000000" };
+  const statusOf = (event: WatchHealthResponse) => event.stores.find(({ store }) => store === outage.store)?.status;
+  const watch = monitoring.watchHealth({ heartbeatInterval: { seconds: 300n } })[Symbol.asyncIterator]();
+  await untilEvent(watch, (event) => statusOf(event) === HealthStatus.HEALTHY);
+  // The repository is opened with its first use, which takes its time and no store.
+  await backups.listBackups({});
 
-    await server.kill();
-    const cut = await untilEvent(watch, (event) => statusOf(event) === HealthStatus.UNHEALTHY);
-    expect(cut.status).toBe(outage.store === Store.MONGODB ? HealthStatus.UNHEALTHY : HealthStatus.DEGRADED);
+  await server.kill();
+  const cut = await untilEvent(watch, (event) => statusOf(event) === HealthStatus.UNHEALTHY);
+  expect(cut.status).toBe(outage.store === Store.MONGODB ? HealthStatus.UNHEALTHY : HealthStatus.DEGRADED);
 
-    const beganMs = performance.now();
-    const { health } = await monitoring.getStoreHealth({ store: outage.store });
-    expect(health).toMatchObject({ status: HealthStatus.UNHEALTHY, version: "" });
-    expect(health?.problem).toMatch(/^\S.*\S$/);
-    expect(health?.problem).not.toMatch(/127\.0|localhost|:\d{4}|\.$/);
-    expect(performance.now() - beganMs).toBeLessThan(3000);
-    const others = (await monitoring.getHealth({})).stores.filter(({ store }) => store !== outage.store);
-    expect(others.map(({ status }) => status)).not.toContain(HealthStatus.UNHEALTHY);
+  const beganMs = performance.now();
+  const { health } = await monitoring.getStoreHealth({ store: outage.store });
+  expect(health).toMatchObject({ status: HealthStatus.UNHEALTHY, version: "" });
+  expect(health?.problem).toMatch(/^\S.*\S$/);
+  expect(health?.problem).not.toMatch(/127\.0|localhost|:\d{4}|\.$/);
+  expect(performance.now() - beganMs).toBeLessThan(soonMs);
+  const others = (await monitoring.getHealth({})).stores.filter(({ store }) => store !== outage.store);
+  expect(others.map(({ status }) => status)).not.toContain(HealthStatus.UNHEALTHY);
 
-    const { stores } = await monitoring.getStats({});
-    for (const { store, error, stats } of stores) {
-      expect(stats.case === undefined).toBe(store === outage.store);
-      expect(error === "").toBe(store !== outage.store);
-    }
+  const { stores } = await monitoring.getStats({});
+  for (const { store, error, stats } of stores) {
+    expect(stats.case === undefined).toBe(store === outage.store);
+    expect(error === "").toBe(store !== outage.store);
+  }
 
-    if (outage.store === Store.MONGODB) {
-      const calledMs = performance.now();
-      const [call] = await Promise.allSettled([backups.getBackup(unknown)]);
-      expect(performance.now() - calledMs).toBeLessThan(3000);
-      const error = ConnectError.from(call.status === "rejected" ? call.reason : "did not fail");
-      expect(error.code).toBe(Code.Unavailable);
-      expect(reasonOf(error)).toMatchObject({ reason: "STORE_UNAVAILABLE", metadata: { store: "mongodb" } });
-      expect(error.findDetails(RetryInfoSchema)).toMatchObject([{ retryDelay: { seconds: 1n } }]);
-    }
+  if (outage.store === Store.MONGODB) {
+    const calledMs = performance.now();
+    const [call] = await Promise.allSettled([backups.getBackup(unknown)]);
+    expect(performance.now() - calledMs).toBeLessThan(soonMs);
+    const error = ConnectError.from(call.status === "rejected" ? call.reason : "did not fail");
+    expect(error.code).toBe(Code.Unavailable);
+    expect(reasonOf(error)).toMatchObject({ reason: "STORE_UNAVAILABLE", metadata: { store: "mongodb" } });
+    expect(error.findDetails(RetryInfoSchema)).toMatchObject([{ retryDelay: { seconds: 1n } }]);
+  }
 
-    await server.start();
-    await untilEvent(watch, (event) => statusOf(event) === HealthStatus.HEALTHY);
-    expect((await monitoring.getStats({ stores: [outage.store] })).stores).toMatchObject([{ error: "" }]);
-    if (outage.store === Store.MONGODB) {
-      await expect(backups.getBackup(unknown)).rejects.toMatchObject({ code: Code.NotFound });
-    }
-  },
-);
+  await server.start();
+  await untilEvent(watch, (event) => statusOf(event) === HealthStatus.HEALTHY);
+  expect((await monitoring.getStats({ stores: [outage.store] })).stores).toMatchObject([{ error: "" }]);
+  if (outage.store === Store.MONGODB) {
+    await expect(backups.getBackup(unknown)).rejects.toMatchObject({ code: Code.NotFound });
+  }
+});
 
-test("the service starts while all three stores are away, and says so", async () => {
+test.concurrent("the service starts while all three stores are away, and says so", async () => {
   await using app = await testApp({
     LUCID_MONGODB_URI: "mongodb://127.0.0.1:1/?directConnection=true",
     LUCID_REDIS_URI: "redis://127.0.0.1:1",

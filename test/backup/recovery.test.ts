@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { BackupType, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
@@ -11,7 +11,7 @@ import { storeAddresses } from "../support/stores.ts";
 import { plainSource, plainTarget } from "./fixtures.ts";
 import { type BackupRig, backupRig, eventsOf, reason, refusal, takenBackup } from "./support.ts";
 
-test("after the loss of MongoDB every backup is listed, watched, verified and restored", async () => {
+test.concurrent("after the loss of MongoDB every backup is listed, watched, verified and restored", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(100);
   const before = await rig.replica({ sources: [plainSource(db)] });
@@ -38,7 +38,7 @@ test("after the loss of MongoDB every backup is listed, watched, verified and re
   expect(await db.collection("first").countDocuments()).toBe(100);
 });
 
-test("while MongoDB is away the repository's backups are listed, and the list says that it is of them alone", async () => {
+test.concurrent("while MongoDB is away the repository's backups are listed, and the list says that it is of them alone", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(10);
   const before = await rig.replica({ sources: [plainSource(db)] });
@@ -68,7 +68,7 @@ async function only(files: Promise<string[]>): Promise<string> {
   return file;
 }
 
-test.for([
+test.concurrent.for([
   ["a flipped byte", "BACKUP_CHUNK_DAMAGED", async (rig: BackupRig) => flipByte(await only(filesOf(rig, "packs")))],
   ["a missing chunk", "BACKUP_CHUNK_MISSING", async (rig: BackupRig) => rm(await only(filesOf(rig, "packs")))],
 ] as const)("%s keeps a restore from changing anything", async ([, expected, damage]) => {
@@ -110,7 +110,7 @@ test.for([
   expect(looked.at(-1)?.state).toBe(expected === "BACKUP_CHUNK_MISSING" ? JobState.FAILED : JobState.SUCCEEDED);
 });
 
-test("a truncated manifest is told, refuses a restore, hides no other backup and can be deleted", async () => {
+test.concurrent("a truncated manifest is told, refuses a restore, hides no other backup and can be deleted", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(20);
   const { client } = await rig.replica({ sources: [plainSource(db)], targets: [plainTarget(db.client)] });
@@ -131,7 +131,7 @@ test("a truncated manifest is told, refuses a restore, hides no other backup and
   expect((await client.listBackups({})).backups.map(({ backupId }) => backupId)).toEqual([whole]);
 });
 
-test("a repository that cannot be used says why, to every call that needs it", async () => {
+test.concurrent("a repository that cannot be used says why, to every call that needs it", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(3);
   const { client: owner } = await rig.replica({ sources: [plainSource(db)] });
@@ -162,10 +162,10 @@ async function childReplica(rig: BackupRig, database: string, { first = 1 } = {}
   return startChild(`${import.meta.dirname}/replica.ts`, args);
 }
 
-/** Tests that wait for a dead process's lease wait so long; the killed process has the same. */
-const leaseMs = 3000;
+/** Tests that wait for a dead process's lease wait so long, beside one another; the killed process has the same. */
+const leaseMs = 8000;
 
-test("a process that is killed in the middle of a backup leaves nothing that looks whole, and another one takes it", async () => {
+test.concurrent("a process that is killed in the middle of a backup leaves nothing that looks whole, and another one takes it", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(200);
   const { client, jobs } = await rig.replica({
@@ -195,7 +195,7 @@ test("a process that is killed in the middle of a backup leaves nothing that loo
   expect(checked.at(-1)?.state).toBe(JobState.SUCCEEDED);
 });
 
-test("what a killed process has made durable is not stored again", async () => {
+test.concurrent("what a killed process has made durable is not stored again", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(1);
   const count = 3000;
@@ -207,6 +207,9 @@ test("what a killed process has made durable is not stored again", async () => {
   {
     await using child = await childReplica(rig, db.databaseName, { first: count - 100 });
     await child.said("half-way");
+    // What it has read by then may still be on its way into packs, of 8 MiB each.
+    const areThere = async () => expect((await filesOf(rig, "packs")).length).toBeGreaterThanOrEqual(2);
+    await vi.waitFor(areThere, { timeout: 60_000, interval: 100 });
   }
   jobs.start();
   expect((await eventsOf(client.watchBackup({ backupId }))).at(-1)?.state).toBe(JobState.SUCCEEDED);
@@ -216,7 +219,9 @@ test("what a killed process has made durable is not stored again", async () => {
   expect(Number(storedBytes)).toBeLessThan(Number(logicalBytes) / 2);
 });
 
-test("a process that is killed in the middle of a restore interrupts it, with what it had told to be in place", async () => {
+test.concurrent("a process that is killed in the middle of a restore interrupts it, with what it had told to be in place", async ({
+  expect,
+}) => {
   await using rig = await backupRig();
   const db = await rig.filled(20);
   const first = await rig.replica({ sources: [plainSource(db)] });
@@ -233,9 +238,8 @@ test("a process that is killed in the middle of a restore interrupts it, with wh
   {
     await using child = await childReplica(rig, db.databaseName);
     await child.said("half-way");
-    await expect
-      .poll(report, { timeout: 20_000, interval: 200 })
-      .toMatchObject([{ writtenItems: 20n }, { writtenItems: 1n }]);
+    const isTold = async () => expect(await report()).toMatchObject([{ writtenItems: 20n }, { writtenItems: 1n }]);
+    await vi.waitFor(isTold, { timeout: 60_000, interval: 200 });
   }
   jobs.start();
   const last = (await eventsOf(client.watchRestore({ restoreId }))).at(-1);
@@ -243,7 +247,7 @@ test("a process that is killed in the middle of a restore interrupts it, with wh
   expect(await report()).toMatchObject([{ writtenItems: 20n, equal: false }, { writtenItems: 1n }]);
 });
 
-test("a list goes through everything once while backups come", async () => {
+test.concurrent("a list goes through everything once while backups come", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(3);
   const { client } = await rig.replica({ sources: [plainSource(db)] });
@@ -273,7 +277,7 @@ test("a list goes through everything once while backups come", async () => {
   });
 });
 
-test("a list is filtered by state, store, type and time", async () => {
+test.concurrent("a list is filtered by state, store, type and time", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(3);
   const { client } = await rig.replica({ sources: [plainSource(db)] });

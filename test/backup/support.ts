@@ -94,7 +94,11 @@ export async function backupRig(): Promise<BackupRig> {
       leaseMs = 15_000,
     } = {}) {
       databases.add(database);
-      const connection = new MongoClient(mongodbUri ?? storeAddresses().mongodbUri, { serverSelectionTimeoutMS: 1000 });
+      // One that is named is away, which is soon told; a busy one is waited for.
+      const connection =
+        mongodbUri === undefined
+          ? new MongoClient(storeAddresses().mongodbUri)
+          : new MongoClient(mongodbUri, { serverSelectionTimeoutMS: 1000 });
       stack.defer(() => connection.close());
       const lazy = stack.use(lazyRepository(repository));
       const log = { info() {}, warn() {}, error() {} };

@@ -45,50 +45,46 @@ async function freshService(repository: Readonly<Record<string, string>>) {
   return { mongodb, redis, search, backups, users, searches, [Symbol.asyncDispose]: () => running.disposeAsync() };
 }
 
-test(
-  "after the loss of all three stores a fresh service lists and restores every backup",
-  { timeout: 180_000 },
-  async () => {
-    const dir = await mkdtemp(join(tmpdir(), "lucid-loss-"));
-    const keyFile = join(dir, "key");
-    await writeFile(keyFile, "a key that is long enough for the tests");
-    const repository = { LUCID_BACKUP_DIR: join(dir, "repository"), LUCID_BACKUP_KEY_FILE: keyFile };
-    const documents = Array.from({ length: 500 }, (_, number) => ({
-      _id: number as never,
-      text: `document ${number}`,
-    }));
-    let backupId = "";
-    {
-      await using before = await freshService(repository);
-      await before.mongodb.db("shop").collection("orders").insertMany(documents);
-      await before.redis.hset("lucid:session:1", { user_id: "ada", status: "ACTIVE" });
-      await before.search.index({ index: "orders-1", id: "1", document: { number: 1 }, refresh: true });
-      await before.search.indices.putAlias({ index: "orders-1", name: "orders" });
-      await before.users.createUser({ user: userInit({ username: "ada" }) });
-      backupId = (await before.backups.createBackup({})).backup?.backupId ?? "";
-      const events = await eventsOf(before.backups.watchBackup({ backupId }));
-      expect(events.at(-1)).toMatchObject({ state: JobState.SUCCEEDED });
-    }
-    {
-      await using after = await freshService(repository);
-      const { backups } = await after.backups.listBackups({});
-      expect(backups).toMatchObject([{ backupId, state: JobState.SUCCEEDED }]);
-      const { restore } = await after.backups.createRestore({ backupId });
-      const restoreId = restore?.restoreId ?? "";
-      const events = await eventsOf(after.backups.watchRestore({ restoreId }));
-      const { error, report } = (await after.backups.getRestore({ restoreId })).restore ?? {};
-      expect(events.at(-1), error?.message).toMatchObject({ state: JobState.SUCCEEDED });
-      expect(report?.filter(({ equal }) => !equal)).toEqual([]);
-      const orders = after.mongodb.db("shop").collection("orders");
-      expect(await orders.find().sort({ _id: 1 }).toArray()).toEqual(documents);
-      expect(await after.redis.hgetall("lucid:session:1")).toEqual({ user_id: "ada", status: "ACTIVE" });
-      await after.search.indices.refresh({ index: "orders" });
-      expect((await after.search.search({ index: "orders" })).hits.hits).toMatchObject([{ _id: "1" }]);
-      // What the service keeps in search by itself comes from the restored collections.
-      const found = async () => (await after.searches.searchUsers({})).hits.map(({ user }) => user?.username);
-      expect(await waitUntil(async () => (await found()).length > 0, { withinMs: 60_000 })).toBe(true);
-      expect(await found()).toEqual(["ada"]);
-    }
-    await rm(dir, { recursive: true, force: true });
-  },
-);
+test("after the loss of all three stores a fresh service lists and restores every backup", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "lucid-loss-"));
+  const keyFile = join(dir, "key");
+  await writeFile(keyFile, "a key that is long enough for the tests");
+  const repository = { LUCID_BACKUP_DIR: join(dir, "repository"), LUCID_BACKUP_KEY_FILE: keyFile };
+  const documents = Array.from({ length: 500 }, (_, number) => ({
+    _id: number as never,
+    text: `document ${number}`,
+  }));
+  let backupId = "";
+  {
+    await using before = await freshService(repository);
+    await before.mongodb.db("shop").collection("orders").insertMany(documents);
+    await before.redis.hset("lucid:session:1", { user_id: "ada", status: "ACTIVE" });
+    await before.search.index({ index: "orders-1", id: "1", document: { number: 1 }, refresh: true });
+    await before.search.indices.putAlias({ index: "orders-1", name: "orders" });
+    await before.users.createUser({ user: userInit({ username: "ada" }) });
+    backupId = (await before.backups.createBackup({})).backup?.backupId ?? "";
+    const events = await eventsOf(before.backups.watchBackup({ backupId }));
+    expect(events.at(-1)).toMatchObject({ state: JobState.SUCCEEDED });
+  }
+  {
+    await using after = await freshService(repository);
+    const { backups } = await after.backups.listBackups({});
+    expect(backups).toMatchObject([{ backupId, state: JobState.SUCCEEDED }]);
+    const { restore } = await after.backups.createRestore({ backupId });
+    const restoreId = restore?.restoreId ?? "";
+    const events = await eventsOf(after.backups.watchRestore({ restoreId }));
+    const { error, report } = (await after.backups.getRestore({ restoreId })).restore ?? {};
+    expect(events.at(-1), error?.message).toMatchObject({ state: JobState.SUCCEEDED });
+    expect(report?.filter(({ equal }) => !equal)).toEqual([]);
+    const orders = after.mongodb.db("shop").collection("orders");
+    expect(await orders.find().sort({ _id: 1 }).toArray()).toEqual(documents);
+    expect(await after.redis.hgetall("lucid:session:1")).toEqual({ user_id: "ada", status: "ACTIVE" });
+    await after.search.indices.refresh({ index: "orders" });
+    expect((await after.search.search({ index: "orders" })).hits.hits).toMatchObject([{ _id: "1" }]);
+    // What the service keeps in search by itself comes from the restored collections.
+    const found = async () => (await after.searches.searchUsers({})).hits.map(({ user }) => user?.username);
+    expect(await waitUntil(async () => (await found()).length > 0, { withinMs: 60_000 })).toBe(true);
+    expect(await found()).toEqual(["ada"]);
+  }
+  await rm(dir, { recursive: true, force: true });
+});

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { ownFolder } from "../local/support.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { uniqueName } from "../support/stores.ts";
-import { lucid, type Lucid } from "./support.ts";
+import { type Lucid, lucidInside } from "./support.ts";
 
 const folder = ownFolder();
 let app: TestApp;
@@ -16,7 +16,7 @@ let command: Lucid;
 
 beforeAll(async () => {
   app = await testApp({ LUCID_VOLUME_DIR: folder.path });
-  command = lucid(app.grpcAddress);
+  command = lucidInside(app.grpcAddress);
 });
 afterAll(async () => {
   await app[Symbol.asyncDispose]();

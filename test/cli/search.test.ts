@@ -8,14 +8,14 @@ import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { cuttable } from "../jobs/proxy.ts";
 import { newUser } from "../repository/support.ts";
 import { type TestApp, testApp } from "../support/app.ts";
-import { lucid, type Lucid } from "./support.ts";
+import { lucid, type Lucid, lucidInside } from "./support.ts";
 
 let app: TestApp;
 let command: Lucid;
 
 beforeAll(async () => {
   app = await testApp();
-  command = lucid(app.grpcAddress);
+  command = lucidInside(app.grpcAddress);
 });
 afterAll(() => app[Symbol.asyncDispose]());
 
@@ -73,7 +73,7 @@ test("an index of an operator is made, filled, searched, copied and deleted", as
   expect(removed.map(({ code }) => code)).toEqual([0, 0]);
 });
 
-test("the indices that the service keeps follow, are compared and rebuilt", { timeout: 120_000 }, async () => {
+test("the indices that the service keeps follow, are compared and rebuilt", async () => {
   await using syncing = await testApp({ LUCID_SEARCH_SYNC: "on" });
   const there = lucid(syncing.grpcAddress);
   const user = await newUser(syncing.client(UserService));

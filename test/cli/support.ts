@@ -1,13 +1,16 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
-import type { Readable, Writable } from "node:stream";
+import { PassThrough, type Readable, type Writable } from "node:stream";
 import { text } from "node:stream/consumers";
 
 import type { JsonObject } from "@bufbuild/protobuf";
 
 import { projectFolder } from "../../local/project.ts";
 import { waitUntil } from "../../local/wait.ts";
+import { endOf } from "../../src/cli/end-of.ts";
+import { exitCodes } from "../../src/cli/exit-codes.ts";
+import { openSession, type Terminal } from "../../src/cli/session.ts";
 import { screen, type Screen } from "./screen.ts";
 
 export const program = join(projectFolder, "src", "cli", "lucid.mjs");
@@ -41,6 +44,7 @@ export interface InTerminal extends AsyncDisposable {
   ended(): Promise<number | null>;
 }
 
+/** `lucid` as a process of its own. */
 export function lucid(address: string, environment: Readonly<Record<string, string>> = {}): Lucid {
   const { NO_COLOR: _no, FORCE_COLOR: _force, ...others } = process.env;
   const env = { ...others, LUCID_ADDRESS: address, ...environment };
@@ -55,14 +59,7 @@ export function lucid(address: string, environment: Readonly<Record<string, stri
   return {
     start,
     run,
-    async json(...args) {
-      const ended = await run("--json", ...args);
-      const objects = ended.stdout
-        .split("\n")
-        .filter((line) => line !== "")
-        .map((line) => JSON.parse(line) as JsonObject);
-      return { ...ended, objects };
-    },
+    json: async (...args) => withObjects(await run("--json", ...args)),
     inTerminal(args, { rows, columns } = { rows: 30, columns: 100 }) {
       const command = ["python3", join(import.meta.dirname, "terminal.py"), String(rows), String(columns)];
       const child = spawn(command[0] ?? "", [...command.slice(1), process.execPath, program, ...args], {
@@ -72,6 +69,27 @@ export function lucid(address: string, environment: Readonly<Record<string, stri
       return inTerminal(child);
     },
   };
+}
+
+/** The same for what a process has no part in: what is only run to its end runs in this one, without the second a start takes. */
+export function lucidInside(address: string): Lucid {
+  const run = async (...args: readonly string[]): Promise<Ended> => {
+    const [stdin, stdout, stderr] = [new PassThrough().end(), new PassThrough(), new PassThrough()];
+    // No terminals, and all that is asked of what is none.
+    const terminal = { stdin, stdout, stderr, environment: {} } as unknown as Terminal;
+    const said = Promise.all([text(stdout), text(stderr)]);
+    await using session = openSession(terminal, new AbortController().signal);
+    const { code } = exitCodes[await endOf(session, ["--address", address, ...args])];
+    for (const stream of [stdout, stderr]) stream.end();
+    const [results, remarks] = await said;
+    return { code, stdout: results, stderr: remarks };
+  };
+  return { ...lucid(address), run, json: async (...args) => withObjects(await run("--json", ...args)) };
+}
+
+function withObjects(ended: Ended): Ended & { readonly objects: readonly JsonObject[] } {
+  const lines = ended.stdout.split("\n").filter((line) => line !== "");
+  return { ...ended, objects: lines.map((line) => JSON.parse(line) as JsonObject) };
 }
 
 function inTerminal(child: ChildProcessByStdio<Writable, Readable, null>): InTerminal {

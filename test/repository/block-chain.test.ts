@@ -83,7 +83,7 @@ test.for([0, 1])(
   },
 );
 
-test("a block gets a successor or is orphaned, and never both", { timeout: 120_000 }, async () => {
+test("a block gets a successor or is orphaned, and never both", async () => {
   const { blocks } = service;
   for (const round of many(6)) {
     await service.clear();
@@ -100,7 +100,7 @@ test("a block gets a successor or is orphaned, and never both", { timeout: 120_0
   }
 });
 
-test("a block is finalised or orphaned, and never both", { timeout: 120_000 }, async () => {
+test("a block is finalised or orphaned, and never both", async () => {
   const { blocks } = service;
   for (const round of many(4)) {
     await service.clear();

@@ -217,7 +217,6 @@ const finds: Document[] = [];
 
 test.for(reading.map((method): [string, DescMethod] => [`${method.parent.name}.${method.name}`, method]))(
   "%s reads from an index and in its order, whatever it is asked for",
-  { timeout: 180_000 },
   async ([, method]) => {
     asked.length = 0;
     await exercise(method, await idsOf());
@@ -236,7 +235,7 @@ test.for(reading.map((method): [string, DescMethod] => [`${method.parent.name}.$
   },
 );
 
-test("the server's own planner reads them from an index, too", { timeout: 180_000 }, async ({ skip }) => {
+test("the server's own planner reads them from an index, too", async ({ skip }) => {
   if (!(await usesIndexBesideFilter())) skip("this server scans where a filter names a field outside the index");
   expect(finds.length).toBeGreaterThan(500);
   const different = new Map(finds.map((command) => [shapeOf(command), command]));

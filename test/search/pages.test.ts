@@ -174,51 +174,47 @@ onEveryServer((uri) => {
     expect(ids.flatMap(({ hits }) => hits.map(({ id }) => id)).toSorted()).toEqual(allIds);
   });
 
-  test(
-    "more hits than a server gives by their places are paged through and exported, no faster than they are taken",
-    { timeout: 180_000 },
-    async () => {
-      const text = "x".repeat(1000);
-      const many = Array.from({ length: 10_100 }, (_, place) => [`n${place}`, { place, text }] as const);
-      await there.operatorIndex("many", { properties: { place: { type: "long" } } }, Object.fromEntries(many));
-      const query = create(QuerySchema, {
-        filters: [
-          {
-            field: "place",
-            condition: { case: "range", value: { from: { value: { case: "integer", value: 0n } } } },
-          },
-        ],
-      });
-      const request = { indices: ["many"], query, orderBy: "place", idsOnly: true, pageSize: 200 };
-      const first = await there.client.search(request);
-      expect(first.totalHits).toMatchObject({ count: 10_000n, isMinimum: true });
-      const ids = await walk((pageToken) => there.client.search({ ...request, pageToken }));
-      expect(ids).toEqual(many.map(([id]) => id));
+  test("more hits than a server gives by their places are paged through and exported, no faster than they are taken", async () => {
+    const text = "x".repeat(1000);
+    const many = Array.from({ length: 10_100 }, (_, place) => [`n${place}`, { place, text }] as const);
+    await there.operatorIndex("many", { properties: { place: { type: "long" } } }, Object.fromEntries(many));
+    const query = create(QuerySchema, {
+      filters: [
+        {
+          field: "place",
+          condition: { case: "range", value: { from: { value: { case: "integer", value: 0n } } } },
+        },
+      ],
+    });
+    const request = { indices: ["many"], query, orderBy: "place", idsOnly: true, pageSize: 200 };
+    const first = await there.client.search(request);
+    expect(first.totalHits).toMatchObject({ count: 10_000n, isMinimum: true });
+    const ids = await walk((pageToken) => there.client.search({ ...request, pageToken }));
+    expect(ids).toEqual(many.map(([id]) => id));
 
-      let searches = 0;
-      server.refuses = (_method, path) => {
-        if (path.startsWith("/_search?")) searches++; // in a point in time
-        return undefined;
-      };
-      const stream = there.client.exportHits({ index: "many", query })[Symbol.asyncIterator]();
-      const { value: begun } = await stream.next();
-      // The server reads on until what is sent and not taken fills the connection: let it.
-      for (let [quiet, before] = [0, searches]; quiet < 10; quiet++) {
-        await there.client.count({ indices: ["users"] });
-        if (before !== searches) quiet = 0;
-        before = searches;
-      }
-      expect(searches).toBeLessThan(15);
-      await stream.return?.();
-      const rest = await responses(there.client.exportHits({ index: "many", query, cursor: begun?.cursor ?? "" }));
-      const all = [begun, ...rest].flatMap(
-        (response: ExportHitsResponse | undefined) => response?.hits.map(({ id }) => id) ?? [],
-      );
-      expect(all.toSorted()).toEqual(many.map(([id]) => id).toSorted());
-      expect(searches).toBeGreaterThan(20);
-      server.refuses = () => undefined;
-    },
-  );
+    let searches = 0;
+    server.refuses = (_method, path) => {
+      if (path.startsWith("/_search?")) searches++; // in a point in time
+      return undefined;
+    };
+    const stream = there.client.exportHits({ index: "many", query })[Symbol.asyncIterator]();
+    const { value: begun } = await stream.next();
+    // The server reads on until what is sent and not taken fills the connection: let it.
+    for (let [quiet, before] = [0, searches]; quiet < 10; quiet++) {
+      await there.client.count({ indices: ["users"] });
+      if (before !== searches) quiet = 0;
+      before = searches;
+    }
+    expect(searches).toBeLessThan(15);
+    await stream.return?.();
+    const rest = await responses(there.client.exportHits({ index: "many", query, cursor: begun?.cursor ?? "" }));
+    const all = [begun, ...rest].flatMap(
+      (response: ExportHitsResponse | undefined) => response?.hits.map(({ id }) => id) ?? [],
+    );
+    expect(all.toSorted()).toEqual(many.map(([id]) => id).toSorted());
+    expect(searches).toBeGreaterThan(20);
+    server.refuses = () => undefined;
+  });
 
   test("a search waits for a write that it has to see, and says when it cannot", async () => {
     const index = there.indices.alias("users");

@@ -36,7 +36,6 @@ async function stopped(bed: SyncBed, uri: string, where: "bulk" | "swap") {
 onEveryServer((uri) => {
   test.for(["bulk", "swap"] as const)(
     "a rebuild whose replica is killed at its %s is taken over by another, which goes on",
-    { timeout: 120_000 },
     async (where) => {
       await using bed = await syncBed(uri, leaseMs);
       await bed.domain.collection("users").createIndex({ user_id: 1 }, { unique: true });

@@ -13,7 +13,7 @@ import { cuttable } from "../jobs/proxy.ts";
 import { onEveryServer } from "../support/search-servers.ts";
 import { change, newUser, type SyncBed, syncBed } from "./sync/support.ts";
 
-const leaseMs = 3000;
+const leaseMs = 8000;
 
 /** A job of which nothing is stored but what it keeps. */
 function work(more: Partial<RebuildWork> = {}): RebuildWork & { readonly last: () => Uint8Array | undefined } {

@@ -54,7 +54,6 @@ function textsOf(message: DescMessage): Set<string> {
 
 test.for(methods.map((method): [string, DescMethod] => [`${method.parent.name}.${method.name}`, method]))(
   "%s takes or refuses any text, and breaks at none",
-  { timeout: 120_000 },
   async ([, method]) => {
     const broken: string[] = [];
     const transports = Object.values(app.transports);

@@ -14,7 +14,7 @@ async function reasonOfFailure(operation: Promise<unknown>): Promise<string | un
   return outcome.status === "fulfilled" ? "did not fail" : reasonOf(translateStoreError(outcome.reason))?.reason;
 }
 
-test("a cluster serves, is measured, ends and comes back", { timeout: 120_000 }, async () => {
+test("a cluster serves, is measured, ends and comes back", async () => {
   await using stack = new AsyncDisposableStack();
   const servers = await startRedisCluster(stack);
   const latency = latencyRecorder();

@@ -73,9 +73,10 @@ export async function testApp(
   const log = logTo === undefined ? pino({ level: "silent" }) : pino({ level: "trace" }, { write: logTo });
   const app = stack.use(await start(config, log));
   const [grpcAddress, httpAddress] = [`127.0.0.1:${app.grpc.port}`, `127.0.0.1:${app.http.port}`];
-  // Calls fail where the driver finds no server within two seconds, which a busy machine may need for the first connection.
+  // A busy machine may need its time for the first connection. Who names a MongoDB may name one that is away.
   const isReady = async () => (await fetch(`http://${httpAddress}/readyz`)).ok;
-  if (environment["LUCID_MONGODB_URI"] === undefined) await waitUntil(isReady, { withinMs: 30_000 });
+  const isThere = environment["LUCID_MONGODB_URI"] === undefined;
+  if (isThere && !(await waitUntil(isReady, { withinMs: 120_000 }))) throw new Error("The service does not get ready");
   const transports = {
     grpc: createGrpcTransport({ baseUrl: `http://${grpcAddress}` }),
     http: createConnectTransport({ baseUrl: `http://${httpAddress}`, httpVersion: "1.1" }),
@@ -103,10 +104,10 @@ async function removeIndices(uri: string, prefix: string): Promise<void> {
 }
 
 /**
- * Where a driver takes a busy server for one that is away, it sends again what is still under way, and the local server does
- * both: it knows a repeated write only once the first has ended.
+ * A connection string for a server that is busy at times. Where a driver takes such a one for one that is away, calls fail; and
+ * what is still under way is sent again, of which the local server does both: it knows a repeated write only once the first has ended.
  */
-function patient(uri: string): string {
+export function patient(uri: string): string {
   const joint = uri.includes("?") ? "&" : uri.split("/").length > 3 ? "?" : "/?";
-  return `${uri}${joint}connectTimeoutMS=60000`;
+  return `${uri}${joint}connectTimeoutMS=30000&serverSelectionTimeoutMS=60000&waitQueueTimeoutMS=60000`;
 }

@@ -32,7 +32,7 @@ import type { Transport } from "@connectrpc/connect";
 import fc from "fast-check";
 
 import { output_only as outputOnly } from "../../gen/lucid/options/v1/options_pb.ts";
-import { WatchEventType } from "../../gen/lucid/repository/v1/watch_pb.ts";
+import { WatchEventType, WatchEventTypeSchema } from "../../gen/lucid/repository/v1/watch_pb.ts";
 import { tronAddress } from "../repository/support.ts";
 
 /** The services of the platform's own, from the descriptors that reflection serves. */
@@ -334,20 +334,22 @@ export async function callWith(transport: Transport, method: DescMethod, request
   const all: Message[] = [];
   for await (const response of responses) {
     all.push(response);
-    if (isWatch(method) && tellsAll(response)) break;
+    if (lasts(method) && tellsAll(method, response)) break;
   }
   return all;
 }
 
 const timeoutMs = 20_000;
 
-/** A watch lasts. It has told what is there with its first checkpoint, or its first event where it has none. */
-function isWatch({ name }: DescMethod): boolean {
-  return name.startsWith("Watch");
+/** Whether a stream goes on until its caller leaves. */
+function lasts({ name }: DescMethod): boolean {
+  return name.startsWith("Watch") || name === "Subscribe";
 }
 
-function tellsAll(response: Message): boolean {
-  return !("type" in response) || response.type === WatchEventType.CHECKPOINT;
+/** A watch of documents has told what is there with its first checkpoint, any other stream that lasts with its first event. */
+function tellsAll({ output }: DescMethod, response: Message): boolean {
+  const isOfDocuments = output.field["type"]?.enum?.typeName === WatchEventTypeSchema.typeName;
+  return !isOfDocuments || ("type" in response && response.type === WatchEventType.CHECKPOINT);
 }
 
 function isUnary(method: DescMethod): method is DescMethodUnary {

@@ -120,25 +120,21 @@ test("copies are made, touched, listed by user, deleted and cleared; the session
   expect((await sessionsOf(shared.app).getSession({ sessionId: first })).session?.sessionId).toBe(first);
 });
 
-test(
-  "while Redis is away sessions are read from MongoDB, and copies serve again afterwards",
-  { timeout: 60_000 },
-  async () => {
-    await using server = await startRedis();
-    await using app = await testApp({ LUCID_REDIS_URI: server.uri });
-    const client = app.client(DocumentCacheService);
-    const { sessionId } = await newSession(sessionsOf(app));
-    await warm(client, sessionId);
-    await server.kill();
-    const away = await client.getCachedSession({ sessionId });
-    expect(away).toMatchObject({ fromCache: false, session: { sessionId } });
-    // What was changed meanwhile could not be taken out, so that no copy of then may serve.
-    await sessionsOf(app).updateSession({ session: { sessionId, description: "meanwhile" } });
-    await server.start();
-    await warm(client, sessionId);
-    expect((await client.getCachedSession({ sessionId })).session?.description).toBe("meanwhile");
-  },
-);
+test("while Redis is away sessions are read from MongoDB, and copies serve again afterwards", async () => {
+  await using server = await startRedis();
+  await using app = await testApp({ LUCID_REDIS_URI: server.uri });
+  const client = app.client(DocumentCacheService);
+  const { sessionId } = await newSession(sessionsOf(app));
+  await warm(client, sessionId);
+  await server.kill();
+  const away = await client.getCachedSession({ sessionId });
+  expect(away).toMatchObject({ fromCache: false, session: { sessionId } });
+  // What was changed meanwhile could not be taken out, so that no copy of then may serve.
+  await sessionsOf(app).updateSession({ session: { sessionId, description: "meanwhile" } });
+  await server.start();
+  await warm(client, sessionId);
+  expect((await client.getCachedSession({ sessionId })).session?.description).toBe("meanwhile");
+});
 
 /** Copies of one process, of which the test says what has been seen. */
 function replicaOf() {

@@ -11,7 +11,7 @@ import { cacheApp, eventsOfFlush, keyOf, scanAll, valuePages } from "./support.t
 /** Commands that make a server wait for as long as there are keys. */
 const blocking = ["keys", "flushall", "flushdb", "del", "smembers", "hgetall"];
 
-test("a pattern is counted, confirmed and deleted, and nothing else is", { timeout: 60_000 }, async () => {
+test("a pattern is counted, confirmed and deleted, and nothing else is", async () => {
   await using shared = await cacheApp();
   const { cache, redis, prefix, app } = shared;
   const names = Array.from({ length: 3000 }, (_, index) => `${prefix}${index % 3 === 0 ? "go" : "stay"}:${index}`);
@@ -40,42 +40,38 @@ test("a pattern is counted, confirmed and deleted, and nothing else is", { timeo
   expect((await eventsOfFlush(cache, { pattern, confirmPattern: pattern })).at(-1)).toMatchObject({ matchedCount: 0n });
 });
 
-test(
-  "all keys are deleted but those that would be missed, without a command that blocks",
-  { timeout: 60_000 },
-  async () => {
-    await using server = await startRedis();
-    await using app = await testApp({ LUCID_REDIS_URI: server.uri });
-    const cache = app.client(CacheService);
-    const redis = new Redis(server.uri);
-    try {
-      await redis.mset(Array.from({ length: 20_000 }, (_, index) => [`k${index}`, "1"]).flat());
-      await redis.hset("lucid:lock:a", "a", "1");
-      await redis.hset("lucid:rate:b", "a", "1");
-      await redis.set("lucid:copy:session:c", "1");
-      await redis.config("RESETSTAT");
-      const last = (await eventsOfFlush(cache, { pattern: "*", confirmPattern: "*" })).at(-1);
-      expect(last).toMatchObject({
-        keyCount: 20_003n,
-        deletedCount: 20_001n,
-        protectedCount: 2n,
-        percent: 100,
-        done: true,
-      });
-      expect((await redis.keys("*")).toSorted()).toEqual(["lucid:lock:a", "lucid:rate:b"]);
-      const used = (await redis.info("commandstats")).matchAll(/cmdstat_([a-z|]+):calls=(\d+)/g);
-      const calls = new Map(Array.from(used, ([, name = "", count]) => [name, Number(count)]));
-      expect(calls.get("unlink")).toBe(20_001);
-      // The one is this test's own.
-      expect(blocking.filter((name) => calls.has(name))).toEqual(["keys"]);
-      expect(calls.get("keys")).toBe(1);
-    } finally {
-      redis.disconnect();
-    }
-  },
-);
+test("all keys are deleted but those that would be missed, without a command that blocks", async () => {
+  await using server = await startRedis();
+  await using app = await testApp({ LUCID_REDIS_URI: server.uri });
+  const cache = app.client(CacheService);
+  const redis = new Redis(server.uri);
+  try {
+    await redis.mset(Array.from({ length: 20_000 }, (_, index) => [`k${index}`, "1"]).flat());
+    await redis.hset("lucid:lock:a", "a", "1");
+    await redis.hset("lucid:rate:b", "a", "1");
+    await redis.set("lucid:copy:session:c", "1");
+    await redis.config("RESETSTAT");
+    const last = (await eventsOfFlush(cache, { pattern: "*", confirmPattern: "*" })).at(-1);
+    expect(last).toMatchObject({
+      keyCount: 20_003n,
+      deletedCount: 20_001n,
+      protectedCount: 2n,
+      percent: 100,
+      done: true,
+    });
+    expect((await redis.keys("*")).toSorted()).toEqual(["lucid:lock:a", "lucid:rate:b"]);
+    const used = (await redis.info("commandstats")).matchAll(/cmdstat_([a-z|]+):calls=(\d+)/g);
+    const calls = new Map(Array.from(used, ([, name = "", count]) => [name, Number(count)]));
+    expect(calls.get("unlink")).toBe(20_001);
+    // The one is this test's own.
+    expect(blocking.filter((name) => calls.has(name))).toEqual(["keys"]);
+    expect(calls.get("keys")).toBe(1);
+  } finally {
+    redis.disconnect();
+  }
+});
 
-test("a flush ends with its caller, and another call goes on", { timeout: 60_000 }, async () => {
+test("a flush ends with its caller, and another call goes on", async () => {
   await using shared = await cacheApp();
   const { cache, redis, prefix } = shared;
   for (let first = 0; first < 30_000; first += 10_000) {
@@ -100,7 +96,7 @@ test("a flush ends with its caller, and another call goes on", { timeout: 60_000
   expect(percents).toEqual(percents.toSorted((one, other) => one - other));
 });
 
-test("a cluster is scanned, read and flushed node after node", { timeout: 120_000 }, async () => {
+test("a cluster is scanned, read and flushed node after node", async () => {
   await using stack = new AsyncDisposableStack();
   const servers = await startRedisCluster(stack);
   await using app = await testApp({ LUCID_REDIS_URI: servers[0].uri, LUCID_REDIS_MODE: "cluster" });

@@ -88,7 +88,7 @@ test("a pattern is the server's own: what has a meaning can be taken as it is", 
   expect(await found("x")).toEqual([]);
 });
 
-test("a token goes on in another process, and nowhere once the server was restarted", { timeout: 60_000 }, async () => {
+test("a token goes on in another process, and nowhere once the server was restarted", async () => {
   await using server = await startRedis();
   const secret = { LUCID_REDIS_URI: server.uri, LUCID_PAGE_TOKEN_SECRET: uniqueName("secret") };
   const direct = new Redis(server.uri);

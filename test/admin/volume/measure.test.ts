@@ -21,7 +21,7 @@ async function measured(path: string, options: Partial<Parameters<typeof measure
   return await measure(top, { signal, ...options });
 }
 
-test("a measure that rests on the one before sees all names that came and went", { timeout: 60_000 }, async () => {
+test("a measure that rests on the one before sees all names that came and went", async () => {
   const names = fc.constantFrom("a", "b", "c");
   const path = fc.array(names, { minLength: 1, maxLength: 3 });
   const step = fc.oneof(

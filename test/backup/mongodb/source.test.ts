@@ -17,7 +17,7 @@ interface Doc extends Document {
   _id: number;
 }
 
-test("connections that are cut while documents are read lose and repeat nothing", { timeout: 240_000 }, async () => {
+test("connections that are cut while documents are read lose and repeat nothing", async () => {
   await using here = await rig();
   const [db, restored] = [here.database(), here.database()];
   const text = "x".repeat(10_000);

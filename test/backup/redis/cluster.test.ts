@@ -77,7 +77,7 @@ test("a cluster is backed up and restored into a cluster and into one server, an
   await single.client.set("not", "in a cluster");
   const twoDatabases = await backedUp(single.client);
   expect(await failureOf(() => prepared(one.client, twoDatabases))).toMatchObject({ reason: "RESTORE_REFUSED" });
-}, 120_000);
+});
 
 test("a restore follows a slot that moves, and a backup meanwhile fails", async () => {
   await using one = await ownCluster();
@@ -110,4 +110,4 @@ test("a restore follows a slot that moves, and a backup meanwhile fails", async 
       }),
     ),
   ).toMatchObject({ reason: "BACKUP_SOURCE_CHANGED" });
-}, 120_000);
+});

@@ -42,7 +42,7 @@ test("100,000 keys are backed up and restored while writers write, and what nobo
   const [report] = await restored(target.client, backup);
   expect(report).toMatchObject({ equal: true, remark: "" });
   expect(report?.expectedItems).toBe(BigInt(names.length));
-}, 120_000);
+});
 
 /** What the table of keys takes: the server resizes it now and then. */
 async function tableBytes(client: Redis): Promise<number> {
@@ -74,7 +74,7 @@ test("keys that SCAN returns twice, while the table shrinks, are in the backup o
   const names = recordsOf(backup).map(({ key }) => Buffer.from(key).toString());
   expect(new Set(names).size).toBe(names.length);
   expect(names.filter((name) => name.startsWith("still:")).length).toBe(2000);
-}, 120_000);
+});
 
 test("only keys that a pattern selects are in the backup, and in its count", async () => {
   await using source = await ownRedis();

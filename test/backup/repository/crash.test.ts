@@ -39,7 +39,6 @@ function dying(
 
 test.for([{ lastIsMade: false }, { lastIsMade: true }])(
   "a backup that dies at any write leaves nothing half, and the next one sends nothing again (made: $lastIsMade)",
-  { timeout: 120_000 },
   async ({ lastIsMade }) => {
     let died = 0;
     for (let calls = 0; ; calls++) {
@@ -71,7 +70,6 @@ test.for([{ lastIsMade: false }, { lastIsMade: true }])(
 
 test.for([{ lastIsMade: false }, { lastIsMade: true }])(
   "a deletion that dies at any write harms no other backup, and a collection ends it (made: $lastIsMade)",
-  { timeout: 120_000 },
   async ({ lastIsMade }) => {
     const shared = makeRecords(300, 1);
     let died = 0;

@@ -30,7 +30,6 @@ const detailOf = { config: "object", manifests: "backup_id", indexes: "object", 
 
 test.for([{ encrypted: true }, { encrypted: false }])(
   "a flipped bit anywhere in any object is found (encrypted: $encrypted)",
-  { timeout: 120_000 },
   async (options) => {
     await using place = await newRepository(options);
     const { dir } = place;

@@ -117,7 +117,7 @@ test("whatever the order of their calls, writers, deleters and collectors leave 
     { seed: 4711, numRuns: RUNS },
   );
   expect(reached.verified).toBeGreaterThan(RUNS / 2);
-}, 120_000);
+});
 
 function randomFrom(seed: number): () => number {
   let state = seed >>> 0;

@@ -23,7 +23,7 @@ function start(command: string, args: readonly string[]): Child {
   return spawn(command, args, { stdio: ["ignore", "pipe", "inherit"] });
 }
 
-test("memory does not grow with the size of a backup", async () => {
+test.concurrent("memory does not grow with the size of a backup", async () => {
   await using folder = await newFolder();
   const options = ["--expose-gc", "--max-old-space-size=64"];
   const child = start(process.execPath, [...options, script, "write", folder.dir, folder.keyFile, "200"]);
@@ -32,9 +32,9 @@ test("memory does not grow with the size of a backup", async () => {
   expect(said["bytesWritten"]).toBeGreaterThan(90 * MB);
   expect(said["writePeak"]).toBeLessThan(150 * MB);
   expect(said["readPeak"]).toBeLessThan(150 * MB);
-}, 120_000);
+});
 
-test("what a process had stored when it was killed is found by the next one, and nothing half is listed", async () => {
+test.concurrent("what a process had stored when it was killed is found by the next one, and nothing half is listed", async () => {
   await using folder = await newFolder();
   const { dir, keyFile } = folder;
   const child = start(process.execPath, [script, "endless", dir, keyFile]);
@@ -56,9 +56,9 @@ test("what a process had stored when it was killed is found by the next one, and
   const manifest = await repository.get("child", never);
   expect(Number(manifest.storedBytes)).toBeLessThan(MB);
   await repository.verify(manifest, {}, never);
-}, 120_000);
+});
 
-test("two processes that write the same data at once both end with whole backups", async () => {
+test.concurrent("two processes that write the same data at once both end with whole backups", async () => {
   await using folder = await newFolder();
   const { dir, keyFile } = folder;
   await using repository = await openRepository({ dir, keyFile });
@@ -75,9 +75,9 @@ test("two processes that write the same data at once both end with whole backups
     await repository.verify(await repository.get(backupId, never), {}, never);
   }
   expect(await readBackup(repository, "two")).toEqual([records.toReversed(), records]);
-}, 120_000);
+});
 
-test("a repository without room says so, and the backup does not exist", async () => {
+test.concurrent("a repository without room says so, and the backup does not exist", async () => {
   await using folder = await newFolder();
   const { dir, keyFile } = folder;
   // A limit on the size of files stands in for a full disk: the system refuses the write in the same way.

@@ -49,7 +49,7 @@ onEveryServer((uri) => {
       { equal: true, remark: "", equalItems: 50_000n },
     ]);
     expect(await contents(cluster, `${name}-copy`)).toEqual(expected);
-  }, 300_000);
+  });
 
   test("indices are selected by name, pattern and alias; hidden ones only by their name", async () => {
     await using cluster = await clusterAt(uri);

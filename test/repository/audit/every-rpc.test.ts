@@ -755,7 +755,6 @@ test("every rpc that may change something has an entry here", () => {
 
 test.for(mutating.map((method): [string, DescMethod] => [`${method.parent.name}.${method.name}`, method]))(
   "%s leaves one record for each resource that it changes",
-  { timeout: 120_000 },
   async ([name, method], context) => {
     const lacks = lacking[name];
     if (lacks !== undefined) {

@@ -205,9 +205,8 @@ async function childReplica(jobsDatabase: string, steps: number) {
   return startChild(`${import.meta.dirname}/replica.ts`, args);
 }
 
-test.for([1, 6, 15])(
+test.concurrent.for([1, 6, 15])(
   "an erasure whose process is killed after step %i is ended by another replica",
-  { timeout: 120_000 },
   async (steps) => {
     const users = await twoUsers(stores);
     const jobsDb = stores.db.client.db(uniqueName("jobs"));

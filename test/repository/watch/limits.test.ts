@@ -24,53 +24,49 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-test(
-  "one that takes nothing is cut off, goes on with its token, and holds up nobody",
-  { timeout: 60_000 },
-  async () => {
-    const { users } = service;
-    const { userId } = await newUser(users);
-    using fast = watching((options) => users.watchUsers({}, options));
-    await fast.until(isCheckpoint);
-    const leaving = new AbortController();
-    const slow = users.watchUsers({}, { signal: leaving.signal })[Symbol.asyncIterator]();
-    const model = new Model();
-    const take = async () => {
-      const { value, done } = await slow.next();
-      if (done === true) throw new Error("The watch ended without an error");
-      model.apply(value);
-      return value;
-    };
-    while (!isCheckpoint(await take()));
-    // More than fits into what is kept and what is on the way.
-    for (let revision = 2n; revision <= 30n; revision++) {
-      await users.updateUser({ user: { userId, metadata: { text: String(revision).repeat(100_000) } } });
-      await fast.until((event) => event.userId === userId && event.revision === revision);
-    }
-    let taken = 0;
-    const failure = await refusalOf(
-      (async () => {
-        for (;;) {
-          await take();
-          taken += 1;
-        }
-      })(),
-    );
-    expect(failure).toMatchObject({
-      code: "Aborted",
-      reason: "WATCH_TOO_SLOW",
-      metadata: { resume_token: model.token },
-    });
-    expect(taken).toBeLessThan(29);
+test("one that takes nothing is cut off, goes on with its token, and holds up nobody", async () => {
+  const { users } = service;
+  const { userId } = await newUser(users);
+  using fast = watching((options) => users.watchUsers({}, options));
+  await fast.until(isCheckpoint);
+  const leaving = new AbortController();
+  const slow = users.watchUsers({}, { signal: leaving.signal })[Symbol.asyncIterator]();
+  const model = new Model();
+  const take = async () => {
+    const { value, done } = await slow.next();
+    if (done === true) throw new Error("The watch ended without an error");
+    model.apply(value);
+    return value;
+  };
+  while (!isCheckpoint(await take()));
+  // More than fits into what is kept and what is on the way.
+  for (let revision = 2n; revision <= 30n; revision++) {
+    await users.updateUser({ user: { userId, metadata: { text: String(revision).repeat(100_000) } } });
+    await fast.until((event) => event.userId === userId && event.revision === revision);
+  }
+  let taken = 0;
+  const failure = await refusalOf(
+    (async () => {
+      for (;;) {
+        await take();
+        taken += 1;
+      }
+    })(),
+  );
+  expect(failure).toMatchObject({
+    code: "Aborted",
+    reason: "WATCH_TOO_SLOW",
+    metadata: { resume_token: model.token },
+  });
+  expect(taken).toBeLessThan(29);
 
-    for await (const event of users.watchUsers({ resumeToken: model.token })) {
-      model.apply(event);
-      if (event.userId === userId && event.revision === 30n) break;
-    }
-    expect(model.users.get(userId)).toEqual((await users.getUser({ userId })).user);
-    expect(fast.events.some(({ revision }) => revision === 15n)).toBe(true);
-  },
-);
+  for await (const event of users.watchUsers({ resumeToken: model.token })) {
+    model.apply(event);
+    if (event.userId === userId && event.revision === 30n) break;
+  }
+  expect(model.users.get(userId)).toEqual((await users.getUser({ userId })).user);
+  expect(fast.events.some(({ revision }) => revision === 15n)).toBe(true);
+});
 
 test("while nothing happens, a checkpoint comes in each interval and with it a newer token", async () => {
   const { users, db } = service;
@@ -122,7 +118,7 @@ test("a token is good for the watch that it is of only", async () => {
   await watch.until((event) => event.userId === userId);
 });
 
-test("a replica that stops ends its watches with the token to go on elsewhere", { timeout: 60_000 }, async () => {
+test("a replica that stops ends its watches with the token to go on elsewhere", async () => {
   const database = { LUCID_MONGODB_DATABASE: uniqueName("watch"), LUCID_MONGODB_SYSTEM_DATABASE: uniqueName("watch") };
   await using one = await testApp(database);
   await using two = await testApp(database);
@@ -152,7 +148,7 @@ test("a replica that stops ends its watches with the token to go on elsewhere", 
   }
 });
 
-test("a thousand idle watches share one change stream and take little memory", { timeout: 120_000 }, async () => {
+test("a thousand idle watches share one change stream and take little memory", async () => {
   await using client = await MongoClient.connect(storeAddresses().mongodbUri, { monitorCommands: true });
   const streams: unknown[] = [];
   client.on("commandStarted", ({ commandName, command }) => {

@@ -98,47 +98,42 @@ function means({ role, status }: Filter, user: User): boolean {
   return (role === undefined || user.role === role) && (status === undefined || user.status === status);
 }
 
-test(
-  "whoever applies what it is told has what is stored, whatever many writers do at once",
-  { timeout: 180_000 },
-  async () => {
-    const watches = filters.map((filter) => {
-      const watch = stack.use(watching((options) => users.watchUsers({ filter }, options)));
-      return { filter, model: new Model(), taken: 0, watch };
-    });
-    await Promise.all(watches.map(({ watch }) => watch.until(isCheckpoint)));
-    let steps = 0;
-    const endMs = performance.now() + 40_000;
-    await fc.assert(
-      fc.asyncProperty(fc.array(change, { minLength: 4, maxLength: 24 }), async (changes) => {
-        if (performance.now() > endMs) return;
-        const made = await Promise.all([newUser(users), newUser(users, { role: UserRole.ADMIN })]);
-        // Four writers, each with its part.
-        const parts = [0, 1, 2, 3].map((writer) => changes.filter((_, index) => index % 4 === writer));
-        await Promise.all(parts.map((part) => applyAll(part, made)));
-        const last = await sentinel();
-        const all = [...(await stored({})).values()];
-        for (const one of watches) {
-          await one.watch.until(({ userId, revision }) => userId === last && revision === 2n);
-          for (; one.taken < one.watch.events.length; one.taken++) {
-            const event = one.watch.events[one.taken];
-            if (event !== undefined) one.model.apply(event);
-          }
-          const meant = new Map(all.filter((user) => means(one.filter, user)).map((user) => [user.userId, user]));
-          expect(one.model.users, JSON.stringify(one.filter)).toEqual(meant);
+test("whoever applies what it is told has what is stored, whatever many writers do at once", async () => {
+  const watches = filters.map((filter) => {
+    const watch = stack.use(watching((options) => users.watchUsers({ filter }, options)));
+    return { filter, model: new Model(), taken: 0, watch };
+  });
+  await Promise.all(watches.map(({ watch }) => watch.until(isCheckpoint)));
+  let steps = 0;
+  const endMs = performance.now() + 40_000;
+  await fc.assert(
+    fc.asyncProperty(fc.array(change, { minLength: 4, maxLength: 24 }), async (changes) => {
+      if (performance.now() > endMs) return;
+      const made = await Promise.all([newUser(users), newUser(users, { role: UserRole.ADMIN })]);
+      // Four writers, each with its part.
+      const parts = [0, 1, 2, 3].map((writer) => changes.filter((_, index) => index % 4 === writer));
+      await Promise.all(parts.map((part) => applyAll(part, made)));
+      const last = await sentinel();
+      const all = [...(await stored({})).values()];
+      for (const one of watches) {
+        await one.watch.until(({ userId, revision }) => userId === last && revision === 2n);
+        for (; one.taken < one.watch.events.length; one.taken++) {
+          const event = one.watch.events[one.taken];
+          if (event !== undefined) one.model.apply(event);
         }
-        steps += changes.length;
-      }),
-      { numRuns: 60 },
-    );
-    for (const { filter, model } of watches) expect(model.users).toEqual(await stored(filter));
-    expect(steps).toBeGreaterThan(30);
-  },
-);
+        const meant = new Map(all.filter((user) => means(one.filter, user)).map((user) => [user.userId, user]));
+        expect(one.model.users, JSON.stringify(one.filter)).toEqual(meant);
+      }
+      steps += changes.length;
+    }),
+    { numRuns: 60 },
+  );
+  for (const { filter, model } of watches) expect(model.users).toEqual(await stored(filter));
+  expect(steps).toBeGreaterThan(30);
+});
 
 test.for<Filter>([{}, { status: UserStatus.ACTIVE }])(
   "a watch that breaks off anywhere goes on there, on either replica: %o",
-  { timeout: 120_000 },
   async (filter) => {
     const made = await Promise.all([1, 2, 3, 4].map(() => newUser(users)));
     const changes = fc.sample(change, { numRuns: 90, seed: 7 });

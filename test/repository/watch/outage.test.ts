@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import { MongoClient } from "mongodb";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { UserSchema } from "../../../gen/lucid/repository/v1/user_pb.ts";
 import { UserService, WatchUsersRequestSchema } from "../../../gen/lucid/repository/v1/user_service_pb.ts";
@@ -11,14 +11,16 @@ import { reasonOf } from "../../../src/errors.ts";
 import { type ToldEvent, watchesOf } from "../../../src/repository/watch/watches.ts";
 import { pageTokens } from "../../../src/schema/page-tokens.ts";
 import { cuttable } from "../../jobs/proxy.ts";
-import { testApp } from "../../support/app.ts";
+import { patient, testApp } from "../../support/app.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
 import { newUser, refusalOf, usersApp } from "../support.ts";
 import { isCheckpoint, short, watching } from "./support.ts";
 
-test("watches do not notice that the store is killed and comes back", { timeout: 120_000 }, async () => {
+const soon = { timeout: 60_000, interval: 100 };
+
+test.concurrent("watches do not notice that the store is killed and comes back", async () => {
   await using server = await startMongodb({ durable: true });
-  await using app = await testApp({ LUCID_MONGODB_URI: server.uri });
+  await using app = await testApp({ LUCID_MONGODB_URI: patient(server.uri) });
   const users = app.client(UserService);
   const before = await newUser(users);
   using watch = watching((options) => users.watchUsers({}, options));
@@ -29,7 +31,7 @@ test("watches do not notice that the store is killed and comes back", { timeout:
   for (const way of ["stop", "kill"] as const) {
     await server[way]();
     await server.start();
-    await expect.poll(() => newUser(users).catch(() => undefined), { timeout: 30_000 }).toBeDefined();
+    await vi.waitFor(() => newUser(users), soon);
     const user = await newUser(users);
     await watch.until(({ userId }) => userId === user.userId);
   }
@@ -41,59 +43,52 @@ test("watches do not notice that the store is killed and comes back", { timeout:
   ]);
 });
 
-test(
-  "a token that has left the history says so, and one of an idle watch does not leave it",
-  { timeout: 120_000 },
-  async () => {
-    await using server = await startMongodb({ history: 50 });
-    const database = { LUCID_MONGODB_DATABASE: "watched", LUCID_MONGODB_SYSTEM_DATABASE: uniqueName("watch") };
-    const environment = { ...database, LUCID_MONGODB_URI: server.uri };
-    await using one = await testApp(environment);
-    await using two = await testApp(environment);
-    await using client = await MongoClient.connect(server.uri);
-    const [users, elsewhere] = [one.client(UserService), two.client(UserService)];
-    await newUser(users);
-    using watch = watching((options) => users.watchUsers({ checkpointInterval: { seconds: 1n } }, options));
-    const [old] = (await watch.until(isCheckpoint)).filter(isCheckpoint).map(({ resumeToken }) => resumeToken);
-    if (old === undefined) throw new Error("There is no token");
+test.concurrent("a token that has left the history says so, and one of an idle watch does not leave it", async ({
+  expect,
+}) => {
+  await using server = await startMongodb({ history: 50 });
+  const database = { LUCID_MONGODB_DATABASE: "watched", LUCID_MONGODB_SYSTEM_DATABASE: uniqueName("watch") };
+  const environment = { ...database, LUCID_MONGODB_URI: patient(server.uri) };
+  await using one = await testApp(environment);
+  await using two = await testApp(environment);
+  await using client = await MongoClient.connect(server.uri);
+  const [users, elsewhere] = [one.client(UserService), two.client(UserService)];
+  await newUser(users);
+  using watch = watching((options) => users.watchUsers({ checkpointInterval: { seconds: 1n } }, options));
+  const [old] = (await watch.until(isCheckpoint)).filter(isCheckpoint).map(({ resumeToken }) => resumeToken);
+  if (old === undefined) throw new Error("There is no token");
 
-    const others = client.db("watched").collection("others");
-    const isOld = () => refusalOf(Array.fromAsync(elsewhere.watchUsers({ resumeToken: old }, { timeoutMs: 1000 })));
-    await expect
-      .poll(
-        async () => {
-          await others.insertMany(Array.from({ length: 1000 }, (_, number) => ({ number })));
-          return await isOld();
-        },
-        { timeout: 60_000 },
-      )
-      .toMatchObject({ code: "OutOfRange", reason: "WATCH_TOKEN_TOO_OLD" });
-    // The replica that has seen it all needs no history.
-    const told = await newUser(users);
-    const goesOn = async (client_: typeof users, resumeToken: string, userId: string) => {
-      for await (const event of client_.watchUsers({ resumeToken })) if (event.userId === userId) return true;
-      return false;
-    };
-    expect(await goesOn(users, old, told.userId)).toBe(true);
+  const others = client.db("watched").collection("others");
+  const isOld = () => refusalOf(Array.fromAsync(elsewhere.watchUsers({ resumeToken: old }, { timeoutMs: 1000 })));
+  await vi.waitFor(async () => {
+    await others.insertMany(Array.from({ length: 1000 }, (_, number) => ({ number })));
+    expect(await isOld()).toMatchObject({ code: "OutOfRange", reason: "WATCH_TOKEN_TOO_OLD" });
+  }, soon);
+  // The replica that has seen it all needs no history.
+  const told = await newUser(users);
+  const goesOn = async (client_: typeof users, resumeToken: string, userId: string) => {
+    for await (const event of client_.watchUsers({ resumeToken })) if (event.userId === userId) return true;
+    return false;
+  };
+  expect(await goesOn(users, old, told.userId)).toBe(true);
 
-    // The newest token is of the history, though nothing has happened to users.
-    await watch.until(({ userId }) => userId === told.userId);
-    let more = 0;
-    const checkpoints = (await watch.until((event) => isCheckpoint(event) && ++more > 3)).map(
-      ({ resumeToken }) => resumeToken,
-    );
-    const later = await newUser(users);
-    expect(await goesOn(elsewhere, checkpoints.at(-1) ?? "", later.userId)).toBe(true);
-    // Who asks for what is gone does not disturb those who watch.
-    using other = watching((options) => elsewhere.watchUsers({}, options));
-    await other.until(isCheckpoint);
-    expect(await isOld()).toMatchObject({ reason: "WATCH_TOKEN_TOO_OLD" });
-    const last = await newUser(users);
-    await other.until(({ userId }) => userId === last.userId);
-  },
-);
+  // The newest token is of the history, though nothing has happened to users.
+  await watch.until(({ userId }) => userId === told.userId);
+  let more = 0;
+  const checkpoints = (await watch.until((event) => isCheckpoint(event) && ++more > 3)).map(
+    ({ resumeToken }) => resumeToken,
+  );
+  const later = await newUser(users);
+  expect(await goesOn(elsewhere, checkpoints.at(-1) ?? "", later.userId)).toBe(true);
+  // Who asks for what is gone does not disturb those who watch.
+  using other = watching((options) => elsewhere.watchUsers({}, options));
+  await other.until(isCheckpoint);
+  expect(await isOld()).toMatchObject({ reason: "WATCH_TOKEN_TOO_OLD" });
+  const last = await newUser(users);
+  await other.until(({ userId }) => userId === last.userId);
+});
 
-test("when the collection is dropped, all who watch it begin anew", { timeout: 60_000 }, async () => {
+test.concurrent("when the collection is dropped, all who watch it begin anew", async () => {
   await using service = await usersApp();
   const { users, db } = service;
   await newUser(users);
@@ -115,7 +110,7 @@ test("when the collection is dropped, all who watch it begin anew", { timeout: 6
   ]);
 });
 
-test("watches that cannot reach the store for long end with the token to go on with", { timeout: 60_000 }, async () => {
+test.concurrent("watches that cannot reach the store for long end with the token to go on with", async () => {
   await using wire = await cuttable(storeAddresses().mongodbUri);
   await using service = await usersApp();
   const { users, db } = service;
@@ -170,9 +165,9 @@ test("watches that cannot reach the store for long end with the token to go on w
   }
 });
 
-test("a standalone server is told from one that can be watched", { timeout: 60_000 }, async () => {
+test.concurrent("a standalone server is told from one that can be watched", async () => {
   await using server = await startMongodb({ standalone: true });
-  await using app = await testApp({ LUCID_MONGODB_URI: server.uri });
+  await using app = await testApp({ LUCID_MONGODB_URI: patient(server.uri) });
   expect(await refusalOf(Array.fromAsync(app.client(UserService).watchUsers({})))).toMatchObject({
     code: "FailedPrecondition",
     reason: "CHANGE_STREAMS_UNAVAILABLE",

@@ -62,7 +62,7 @@ async function until<E>(stream: AsyncIterable<E>, is: (event: E) => boolean): Pr
   return events;
 }
 
-test("each step of a session is told, in order, however late it is read", { timeout: 180_000 }, async () => {
+test("each step of a session is told, in order, however late it is read", async () => {
   const [sessions, elsewhere] = [one.client(SessionService), two.client(SessionService)];
   const userId = randomUUID();
   const filter = { userId };
@@ -114,7 +114,7 @@ test("each step of a session is told, in order, however late it is read", { time
   expect(walks).toBeGreaterThan(2);
 });
 
-test("sessions are watched by user and by id, and told when they go", { timeout: 60_000 }, async () => {
+test("sessions are watched by user and by id, and told when they go", async () => {
   const sessions = one.client(SessionService);
   const userId = randomUUID();
   const [mine, other] = [
@@ -158,7 +158,7 @@ test("sessions are watched by user and by id, and told when they go", { timeout:
   ]);
 });
 
-test("transactions are watched by what a list takes, and each status is told", { timeout: 60_000 }, async () => {
+test("transactions are watched by what a list takes, and each status is told", async () => {
   const [transactions, overHttp, elsewhere] = [
     one.client(TransactionService),
     one.http(TransactionService),
@@ -203,74 +203,66 @@ test("transactions are watched by what a list takes, and each status is told", {
   expect(await begin(transactions.watchTransactions({ ...unserved, changesOnly: true }))).not.toBe("");
 });
 
-test(
-  "no block is lost over calls that begin at a height or a token, on either replica",
-  { timeout: 120_000 },
-  async () => {
-    const clients = [one.client(BlockService), two.client(BlockService)] as const;
-    const [blocks] = clients;
-    const made: Block[] = [...(await newChain(blocks, 3))];
-    const count = 15;
-    const writing = (async () => {
-      while (made.length < count) made.push(await newBlock(blocks, made.at(-1)));
-    })();
-    const heights: bigint[] = [];
-    let resumeToken = "";
-    for (let turn = 0; heights.length < count; turn++) {
-      // A height from the second turn on, a token from the one after, and so on.
-      const afterHeight = heights.at(-1) ?? -1n;
-      const request = turn % 3 === 1 ? { afterHeight } : { afterHeight, resumeToken };
-      let left = 1 + (turn % 4);
-      for await (const event of clients[turn % 2 === 0 ? 0 : 1].watchBlocks({
-        ...request,
-        checkpointInterval: { seconds: 1n },
-      })) {
-        if (event.type !== WatchEventType.EXISTING) resumeToken = event.resumeToken;
-        const isNew = event.type === WatchEventType.EXISTING || event.type === WatchEventType.CREATED;
-        // A token of before the height tells again what the height has told.
-        if (isNew && event.height > (heights.at(-1) ?? -1n)) heights.push(event.height);
-        left -= 1;
-        if (left <= 0 && resumeToken !== "") break;
-      }
+test("no block is lost over calls that begin at a height or a token, on either replica", async () => {
+  const clients = [one.client(BlockService), two.client(BlockService)] as const;
+  const [blocks] = clients;
+  const made: Block[] = [...(await newChain(blocks, 3))];
+  const count = 15;
+  const writing = (async () => {
+    while (made.length < count) made.push(await newBlock(blocks, made.at(-1)));
+  })();
+  const heights: bigint[] = [];
+  let resumeToken = "";
+  for (let turn = 0; heights.length < count; turn++) {
+    // A height from the second turn on, a token from the one after, and so on.
+    const afterHeight = heights.at(-1) ?? -1n;
+    const request = turn % 3 === 1 ? { afterHeight } : { afterHeight, resumeToken };
+    let left = 1 + (turn % 4);
+    for await (const event of clients[turn % 2 === 0 ? 0 : 1].watchBlocks({
+      ...request,
+      checkpointInterval: { seconds: 1n },
+    })) {
+      if (event.type !== WatchEventType.EXISTING) resumeToken = event.resumeToken;
+      const isNew = event.type === WatchEventType.EXISTING || event.type === WatchEventType.CREATED;
+      // A token of before the height tells again what the height has told.
+      if (isNew && event.height > (heights.at(-1) ?? -1n)) heights.push(event.height);
+      left -= 1;
+      if (left <= 0 && resumeToken !== "") break;
     }
-    await writing;
-    expect(heights).toEqual(made.map(({ height }) => height));
-  },
-);
+  }
+  await writing;
+  expect(heights).toEqual(made.map(({ height }) => height));
+});
 
-test(
-  "a block that leaves the chain is told as removed, and what takes its place as created",
-  { timeout: 60_000 },
-  async () => {
-    const [blocks, elsewhere] = [one.client(BlockService), two.client(BlockService)];
-    const { block: top } = await blocks.getLatestBlock({});
-    if (top === undefined) throw new Error("There is no chain");
-    using watch = watching((options) => blocks.watchBlocks({ afterHeight: top.height - 2n }, options));
-    await watch.until(isCheckpoint);
-    const [token] = watch.events.filter(isCheckpoint).map(({ resumeToken }) => resumeToken);
-    expect(watch.events.map(typeOf)).toEqual(["EXISTING", "EXISTING", "CHECKPOINT"]);
-    expect(watch.events[1]?.block).toEqual(top);
-    await blocks.markBlockOrphaned({ blockId: top.blockId });
-    const { block: below } = await blocks.getLatestBlock({});
-    const instead = await newBlock(blocks, below);
-    await blocks.updateBlockStatus({ blockId: instead.blockId, status: BlockStatus.VALIDATING });
-    await blocks.updateConfirmations({ blockId: instead.blockId, confirmations: 3n });
-    await blocks.updateBlockStatus({ blockId: instead.blockId, status: BlockStatus.CONFIRMED });
-    const isEnd = ({ status }: WatchBlocksResponse) => status === BlockStatus.CONFIRMED;
-    const stepsOf = (events: readonly WatchBlocksResponse[]) => {
-      const steps = events.filter(({ blockId }) => [top.blockId, instead.blockId].includes(blockId));
-      // The server tells of a small document only that it was changed.
-      const changed = steps.filter((event, index) => index === 0 || event.status !== steps[index - 1]?.status);
-      return changed.map((event) => [typeOf(event), event.height, event.status]);
-    };
-    await watch.until(isEnd);
-    const expected = [
-      ["REMOVED", top.height, BlockStatus.ORPHANED],
-      ["CREATED", top.height, BlockStatus.PENDING],
-      ["CHANGED", top.height, BlockStatus.VALIDATING],
-      ["CHANGED", top.height, BlockStatus.CONFIRMED],
-    ];
-    expect(stepsOf(watch.events.slice(3))).toEqual(expected);
-    expect(stepsOf(await until(elsewhere.watchBlocks({ resumeToken: token ?? "" }), isEnd))).toEqual(expected);
-  },
-);
+test("a block that leaves the chain is told as removed, and what takes its place as created", async () => {
+  const [blocks, elsewhere] = [one.client(BlockService), two.client(BlockService)];
+  const { block: top } = await blocks.getLatestBlock({});
+  if (top === undefined) throw new Error("There is no chain");
+  using watch = watching((options) => blocks.watchBlocks({ afterHeight: top.height - 2n }, options));
+  await watch.until(isCheckpoint);
+  const [token] = watch.events.filter(isCheckpoint).map(({ resumeToken }) => resumeToken);
+  expect(watch.events.map(typeOf)).toEqual(["EXISTING", "EXISTING", "CHECKPOINT"]);
+  expect(watch.events[1]?.block).toEqual(top);
+  await blocks.markBlockOrphaned({ blockId: top.blockId });
+  const { block: below } = await blocks.getLatestBlock({});
+  const instead = await newBlock(blocks, below);
+  await blocks.updateBlockStatus({ blockId: instead.blockId, status: BlockStatus.VALIDATING });
+  await blocks.updateConfirmations({ blockId: instead.blockId, confirmations: 3n });
+  await blocks.updateBlockStatus({ blockId: instead.blockId, status: BlockStatus.CONFIRMED });
+  const isEnd = ({ status }: WatchBlocksResponse) => status === BlockStatus.CONFIRMED;
+  const stepsOf = (events: readonly WatchBlocksResponse[]) => {
+    const steps = events.filter(({ blockId }) => [top.blockId, instead.blockId].includes(blockId));
+    // The server tells of a small document only that it was changed.
+    const changed = steps.filter((event, index) => index === 0 || event.status !== steps[index - 1]?.status);
+    return changed.map((event) => [typeOf(event), event.height, event.status]);
+  };
+  await watch.until(isEnd);
+  const expected = [
+    ["REMOVED", top.height, BlockStatus.ORPHANED],
+    ["CREATED", top.height, BlockStatus.PENDING],
+    ["CHANGED", top.height, BlockStatus.VALIDATING],
+    ["CHANGED", top.height, BlockStatus.CONFIRMED],
+  ];
+  expect(stepsOf(watch.events.slice(3))).toEqual(expected);
+  expect(stepsOf(await until(elsewhere.watchBlocks({ resumeToken: token ?? "" }), isEnd))).toEqual(expected);
+});

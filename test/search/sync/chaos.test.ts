@@ -60,7 +60,6 @@ async function write(db: Db, pick: Random, gone: Document[]): Promise<void> {
 onEveryServer((uri) => {
   test.for(seeds)(
     "seed %i: whoever is killed and whatever is cut off or deleted while writers write, both sides are equal at rest",
-    { timeout: 240_000 },
     async (seed) => {
       await using bed = await syncBed(uri, leaseMs);
       await using wire = await cuttable(uri);

@@ -60,7 +60,7 @@ test("what a service writes is searchable, and how far search is, is told and wa
     .toMatch(/^lucid_search_lag_seconds\{index="users"\} 0$/m);
   const unknown: unknown = await sync.getSyncStatus({ indices: ["nothing"] }).catch((error: unknown) => error);
   expect(reasonOf(unknown)?.reason).toBe("SEARCH_INDEX_NOT_FOUND");
-}, 120_000);
+});
 
 test("health is degraded while an index is behind", async () => {
   await using each = await searchApp({ LUCID_SEARCH_LAG_WARNING_SECONDS: "1" });
@@ -86,7 +86,7 @@ test("health is degraded while an index is behind", async () => {
   await expect.poll(async () => (await status())?.problem, soon).toContain("is taken by");
   await search.client.indices.delete({ index: `${prefix}users` });
   await expect.poll(concern, soon).toBe(false);
-}, 180_000);
+});
 
 test("a poison document is a dead letter, which holds up nothing, and can be retried and discarded", async () => {
   await using each = await searchApp();
@@ -102,7 +102,7 @@ test("a poison document is a dead letter, which holds up nothing, and can be ret
   ]);
   await following(app, "users");
   const letters = async () => (await sync.listDeadLetters({ index: "users" })).deadLetters;
-  await expect.poll(letters, { timeout: 20_000 }).toHaveLength(3);
+  await expect.poll(letters, { timeout: 60_000 }).toHaveLength(3);
   const [one, two, three] = (await letters()).toSorted((a, b) => (a.documentId < b.documentId ? -1 : 1));
   expect([one, two]).toMatchObject([
     { documentId: "poison-1", errorType: "mapper_parsing_exception", field: "created_at", revision: 1n, attempts: 1 },
@@ -121,7 +121,7 @@ test("a poison document is a dead letter, which holds up nothing, and can be ret
   const ids = [one?.deadLetterId ?? "", two?.deadLetterId ?? "", "gone"];
   const retried = await sync.retryDeadLetters({ deadLetterIds: ids });
   expect(retried).toMatchObject({ settledIds: [ids[0]], refusedIds: [ids[1]], missingIds: ["gone"] });
-  await expect.poll(async () => (await letters()).length).toBe(2);
+  await expect.poll(async () => (await letters()).length, { timeout: 60_000 }).toBe(2);
   const discarded = await sync.discardDeadLetter({ deadLetterId: three?.deadLetterId ?? "" });
   expect(discarded.deadLetter?.discarded).toBe(true);
   expect((await letters()).map(({ documentId }) => documentId)).toEqual(["poison-2"]);
@@ -130,11 +130,11 @@ test("a poison document is a dead letter, which holds up nothing, and can be ret
   await users.updateOne({ user_id: "poison-2" }, { $set: { status: "ACTIVE", revision: Long.fromNumber(2) } });
   await users.deleteOne({ user_id: "x".repeat(600) });
   await expect
-    .poll(async () => (await sync.listDeadLetters({ withDiscarded: true })).deadLetters, { timeout: 20_000 })
+    .poll(async () => (await sync.listDeadLetters({ withDiscarded: true })).deadLetters, { timeout: 60_000 })
     .toEqual([]);
   const none: unknown = await sync.getDeadLetter({ deadLetterId: "gone" }).catch((error: unknown) => error);
   expect(reasonOf(none)).toMatchObject({ reason: "DEAD_LETTER_NOT_FOUND", metadata: { dead_letter_id: "gone" } });
-}, 120_000);
+});
 
 test("a comparison names what differs, mends it, and finds nothing after that", async () => {
   await using each = await searchApp();
@@ -177,4 +177,4 @@ test("a comparison names what differs, mends it, and finds nothing after that", 
   await following(app, "users");
   expect(await run(false)).toMatchObject({ different: 0n });
   expect((await sync.listComparisons({ pageSize: 2 })).comparisons).toHaveLength(2);
-}, 180_000);
+});

@@ -32,7 +32,7 @@ export interface SyncBed extends AsyncDisposable {
 
 export async function syncBed(
   uri: string,
-  leaseMs = 3000,
+  leaseMs = 20_000,
   { mongodbUri }: { readonly mongodbUri: string } = storeAddresses(),
 ): Promise<SyncBed> {
   await using stack = new AsyncDisposableStack();
@@ -72,7 +72,7 @@ export async function syncBed(
       }
       return different;
     },
-    async settled(name: string, ms = 60_000) {
+    async settled(name: string, ms = 120_000) {
       for (const endMs = performance.now() + ms; ;) {
         const different = await bed.differences(name).catch((error: unknown) => [String(error)]);
         if (different.length === 0) return;

@@ -1,13 +1,15 @@
 import type { Document } from "bson";
 import { Long, ObjectId } from "bson";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { messageOf } from "../../../src/search/indices.ts";
-import { onEveryServer } from "../../support/search-servers.ts";
+import { concurrentlyOnEveryServer } from "../../support/search-servers.ts";
 import { change, newSession, newUser, syncBed, type SyncBed } from "./support.ts";
 
 const users = [messageOf("users")];
 const sessions = [messageOf("sessions")];
+
+const soon = { timeout: 60_000, interval: 100 };
 
 /** How the sync of an index stands. */
 async function stateOf(bed: SyncBed, name: string) {
@@ -16,7 +18,7 @@ async function stateOf(bed: SyncBed, name: string) {
   return state;
 }
 
-onEveryServer((uri) => {
+concurrentlyOnEveryServer((uri) => {
   test("what is there is filled in, and what changes, is deleted or removed follows", async () => {
     await using bed = await syncBed(uri);
     const collection = bed.domain.collection("users");
@@ -37,8 +39,11 @@ onEveryServer((uri) => {
     await collection.deleteOne({ user_id: "short-lived" });
     await bed.settled("users");
     expect(await stateOf(bed, "users")).toMatchObject({ phase: "following", resyncs: 1 });
-    const behind = async () => bed.access.status("users", AbortSignal.timeout(10_000));
-    await expect.poll(behind, { timeout: 20_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
+    const behind = async () => bed.access.status("users", AbortSignal.timeout(30_000));
+    await vi.waitFor(
+      async () => expect(await behind()).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" }),
+      soon,
+    );
   });
 
   test("a document that comes back, with an earlier revision or another _id, replaces what was there", async () => {
@@ -148,7 +153,7 @@ onEveryServer((uri) => {
     bed.start({ messages: users });
     await bed.settled("users");
     await happens(bed);
-    await expect.poll(async () => (await stateOf(bed, "users")).resync_reason, { timeout: 30_000 }).toBe(reason);
+    await vi.waitFor(async () => expect((await stateOf(bed, "users")).resync_reason).toBe(reason), soon);
     await bed.settled("users");
     await bed.domain.collection("users").insertOne(newUser());
     await bed.settled("users");
@@ -190,9 +195,7 @@ onEveryServer((uri) => {
     await bed.search.client.indices.putMapping({ index, _meta: { ...mappings._meta, digest: "older" } });
     await bed.system.collection("search_sync").updateOne({ _id: alias as never }, { $set: { digest: "older" } });
     bed.start({ messages: sessions });
-    await expect
-      .poll(async () => (await stateOf(bed, "sessions")).resync_reason, { timeout: 30_000 })
-      .toBe("MAPPING_EXTENDED");
+    await vi.waitFor(async () => expect((await stateOf(bed, "sessions")).resync_reason).toBe("MAPPING_EXTENDED"), soon);
     await bed.settled("sessions");
   });
 });
