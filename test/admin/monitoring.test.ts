@@ -28,7 +28,7 @@ test("health says of each store what it is, how it is and when it was asked", as
     expect(store.status).not.toBe(HealthStatus.UNHEALTHY);
     expect(store.problem === "").toBe(store.status === HealthStatus.HEALTHY);
     expect(store.version).toMatch(/^\d+\.\d+/);
-    expect(durationMs(store.latency ?? fault())).toBeLessThan(2000);
+    expect(durationMs(store.latency ?? fault())).toBeLessThan(60_000);
     expect(timestampDate(store.checkTime ?? fault()).getTime()).toBeGreaterThanOrEqual(before);
   }
   expect(status).toBe(

@@ -219,9 +219,7 @@ test.concurrent("what a killed process has made durable is not stored again", as
   expect(Number(storedBytes)).toBeLessThan(Number(logicalBytes) / 2);
 });
 
-test.concurrent("a process that is killed in the middle of a restore interrupts it, with what it had told to be in place", async ({
-  expect,
-}) => {
+test.concurrent("a process that is killed in the middle of a restore interrupts it, with what it had told to be in place", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(20);
   const first = await rig.replica({ sources: [plainSource(db)] });

@@ -121,7 +121,7 @@ test("a message reaches who listens, and cannot order its terminal about", async
   const child = command.start("cache", "subscribe", channel, "--count", "1");
   const said = Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
   const reached = async () => (await command.json("cache", "publish", channel, "a\u001b[2Jb")).objects[0];
-  await expect.poll(reached, { timeout: 20_000 }).toEqual({ receiverCount: "1" });
+  await expect.poll(reached, { timeout: 60_000 }).toEqual({ receiverCount: "1" });
   const [stdout, , [code]] = await said;
   expect([code, stdout]).toEqual([0, `${channel}  a\\x1b[2Jb\n`]);
 });

@@ -37,7 +37,7 @@ test("an index of an operator is made, filled, searched, copied and deleted", as
   expect(filled.objects).toMatchObject([{ createdCount: "2", failedCount: "0" }]);
 
   await expect
-    .poll(async () => (await command.run("search", "count", "notes")).stdout, { timeout: 20_000 })
+    .poll(async () => (await command.run("search", "count", "notes")).stdout, { timeout: 60_000 })
     .toBe("2\n");
   const [found, table, exported] = await Promise.all([
     command.json("search", "query", "notes", "first", "--where", "kind=a"),
@@ -78,7 +78,7 @@ test("the indices that the service keeps follow, are compared and rebuilt", asyn
   const there = lucid(syncing.grpcAddress);
   const user = await newUser(syncing.client(UserService));
   await expect
-    .poll(async () => (await there.json("search", "query", "users", "--ids")).objects, { timeout: 30_000 })
+    .poll(async () => (await there.json("search", "query", "users", "--ids")).objects, { timeout: 60_000 })
     .toMatchObject([{ id: user.userId }]);
   const [status, letters, compared] = await Promise.all([
     there.json("index", "sync", "status", "users"),
@@ -143,7 +143,7 @@ test("the audit log is listed and verified, and a head that is not its own is fo
   await expect
     .poll(
       async () => (await command.json("audit", "ls", "--rpc", "lucid.repository.v1.UserService/CreateUser")).objects,
-      { timeout: 20_000 },
+      { timeout: 60_000 },
     )
     .toContainEqual(expect.objectContaining({ outcome: "OK" }));
   const head = (await command.run("audit", "head")).stdout.trim();

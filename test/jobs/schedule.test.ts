@@ -27,11 +27,11 @@ test("a job is put off while what it needs is not there, and asked for by one na
     },
     failed: (error) => failures.push(error),
   });
-  await expect.poll(() => looks, { timeout: 10_000 }).toBeGreaterThan(1);
+  await expect.poll(() => looks, { timeout: 60_000 }).toBeGreaterThan(1);
   expect(asked).toEqual([]);
   isThere = true;
   // One that could not be asked for is tried again.
-  await expect.poll(() => asked.length, { timeout: 10_000 }).toBeGreaterThan(1);
+  await expect.poll(() => asked.length, { timeout: 60_000 }).toBeGreaterThan(1);
   expect(asked[0]).toMatch(/^k n\/0\.0001\/\d+$/);
   expect(failures.length).toBeGreaterThan(0);
 });

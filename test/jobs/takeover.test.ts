@@ -11,7 +11,7 @@ import { eventsOf, firstEvent, never, type Rig, rig, sequences, upTo, utf8 } fro
 const spec = utf8.encode("spec");
 
 /** Time that noticing a death may take beyond the lease: one round of the claim loop, and a busy machine. */
-const slackMs = 2500;
+const slackMs = 10_000;
 
 /** A replica in a process of its own. */
 const childReplica = (r: Rig, onOwnerLost: JobHandler["onOwnerLost"]) =>

@@ -293,7 +293,7 @@ test("a caller that sends slowly need not fill a batch to have its chunks stored
   }
   const call = sessions.addChunks(slowly());
   const read = async () => (await sessions.getSession({ sessionId })).session?.totalChunks;
-  await expect.poll(read, { timeout: 30_000 }).toBe(1n);
+  await expect.poll(read, { timeout: 60_000 }).toBe(1n);
   stored.resolve();
   expect(await call).toMatchObject({ addedCount: 2n });
 });

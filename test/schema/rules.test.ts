@@ -2,6 +2,7 @@ import { type DescMessage, getOption } from "@bufbuild/protobuf";
 import { field as fieldRules, type FieldRules } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import { expect, test } from "vitest";
 
+import { cpuMsOf } from "../support/cpu.ts";
 import { platformServices } from "../support/requests.ts";
 
 /** The patterns of all fields of a message, and of the messages in it. */
@@ -35,8 +36,9 @@ test("every pattern of a proto is anchored, and decides at once whatever it is g
   for (const pattern of patterns) {
     expect(pattern).toMatch(/^\^.*\$$/s);
     const compiled = new RegExp(pattern, "u");
-    const began = performance.now();
-    for (const text of hostile) compiled.test(text);
-    expect(performance.now() - began, pattern).toBeLessThan(1000);
+    const tried = () => {
+      for (const text of hostile) compiled.test(text);
+    };
+    expect(cpuMsOf(tried), pattern).toBeLessThan(1000);
   }
 });

@@ -52,7 +52,7 @@ test("of many who ask at once, exactly as many go ahead as the limit says", asyn
 
 test("a call may count for many or for nothing, and goes ahead after the time that it was told", async () => {
   const name = newName();
-  const check = (cost: bigint) => cache.checkRateLimit({ name, limit: 10n, window: { nanos: 600_000_000 }, cost });
+  const check = (cost: bigint) => cache.checkRateLimit({ name, limit: 10n, window: { seconds: 2n }, cost });
   expect(await check(0n)).toMatchObject({ allowed: true, remaining: 10n, resetAfter: { seconds: 0n, nanos: 0 } });
   expect(await check(7n)).toMatchObject({ allowed: true, remaining: 3n });
   const refused = await check(4n);
@@ -60,8 +60,8 @@ test("a call may count for many or for nothing, and goes ahead after the time th
   expect(await check(3n)).toMatchObject({ allowed: true, remaining: 0n });
   const retryMs = refused.retryAfter === undefined ? 0 : durationMs(refused.retryAfter);
   expect(retryMs).toBeGreaterThan(0);
-  expect(retryMs).toBeLessThanOrEqual(610);
-  await expect.poll(async () => (await check(4n)).allowed, { timeout: 5000, interval: 20 }).toBe(true);
+  expect(retryMs).toBeLessThanOrEqual(2035);
+  await expect.poll(async () => (await check(4n)).allowed, { timeout: 60_000, interval: 20 }).toBe(true);
   expect(await refusalOf(check(11n))).toMatchObject({ code: "InvalidArgument", reason: "BAD_REQUEST" });
 });
 
@@ -143,7 +143,7 @@ test("only the holder's token extends and releases, and only in its time", async
 
   await cache.extendLock({ name, token, ttl: { nanos: 20_000_000 } });
   const isFree = async () => (await refusalOf(cache.getLock({ name }))).reason;
-  await expect.poll(() => isFree().catch(() => ""), { timeout: 5000, interval: 10 }).toBe("LOCK_NOT_FOUND");
+  await expect.poll(() => isFree().catch(() => ""), { timeout: 60_000, interval: 10 }).toBe("LOCK_NOT_FOUND");
   expect(await refusalOf(cache.extendLock({ name, token, ttl: { seconds: 1n } }))).toMatchObject(notHeld);
   expect(await cache.releaseLock({ name, token })).toMatchObject({ released: false });
   const next = await cache.acquireLock({ name, holder: "next", ttl: { seconds: 60n } });

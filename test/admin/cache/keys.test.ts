@@ -126,7 +126,7 @@ test("a token goes on in another process, and nowhere once the server was restar
       () => true,
       () => false,
     );
-  await expect.poll(isBack, { timeout: 20_000 }).toBe(true);
+  await expect.poll(isBack, { timeout: 60_000 }).toBe(true);
   const lost = { code: "OutOfRange", reason: "CACHE_POSITION_EXPIRED" };
   expect(await refusalOf(client.scanKeys({ pageSize: 100, pageToken }))).toMatchObject(lost);
   const next = client.getKey({ name: key("set"), pageSize: 10, pageToken: value.nextPageToken });

@@ -11,6 +11,7 @@ import { inWindow, type Sample, thinned } from "../../../src/admin/volume/histor
 import { measure } from "../../../src/admin/volume/measure.ts";
 import { Directory } from "../../../src/stores/volumes/directory.ts";
 import { temporaryFolder } from "../../stores/volumes/support.ts";
+import { cpuMsOf } from "../../support/cpu.ts";
 
 const { signal } = new AbortController();
 /** A clock by which everything was changed long ago. */
@@ -164,8 +165,9 @@ test.for([
 });
 
 test("no pattern takes long", () => {
-  const began = performance.now();
-  expect(globOf(`${"*a".repeat(100)}b`)("a".repeat(255))).toBe(false);
-  expect(globOf(`${"**/a/".repeat(40)}b`)("a/".repeat(1000))).toBe(false);
-  expect(performance.now() - began).toBeLessThan(1000);
+  const tried = () => {
+    expect(globOf(`${"*a".repeat(100)}b`)("a".repeat(255))).toBe(false);
+    expect(globOf(`${"**/a/".repeat(40)}b`)("a/".repeat(1000))).toBe(false);
+  };
+  expect(cpuMsOf(tried)).toBeLessThan(1000);
 });

@@ -289,7 +289,7 @@ test(
     const { job } = await volumes.migrateVolume({ name, targetName, mode: MigrationMode.MOVE, confirmName: name });
     const jobId = job?.jobId ?? "";
     const staged = () => readdirSync(at(targetName, ".lucid"), { recursive: true, encoding: "utf8" });
-    await expect.poll(staged, { timeout: 30_000, interval: 10 }).toContain(join(`migration-${jobId}`, "hole"));
+    await expect.poll(staged, { timeout: 60_000, interval: 10 }).toContain(join(`migration-${jobId}`, "hole"));
     expect(readdirSync(at(targetName))).toEqual([".lucid"]);
     await volumes.cancelVolumeJob({ jobId });
     const last = (await Array.fromAsync(volumes.watchVolumeJob({ jobId }))).at(-1);

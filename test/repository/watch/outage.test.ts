@@ -43,9 +43,7 @@ test.concurrent("watches do not notice that the store is killed and comes back",
   ]);
 });
 
-test.concurrent("a token that has left the history says so, and one of an idle watch does not leave it", async ({
-  expect,
-}) => {
+test.concurrent("a token that has left the history says so, and one of an idle watch does not leave it", async () => {
   await using server = await startMongodb({ history: 50 });
   const database = { LUCID_MONGODB_DATABASE: "watched", LUCID_MONGODB_SYSTEM_DATABASE: uniqueName("watch") };
   const environment = { ...database, LUCID_MONGODB_URI: patient(server.uri) };

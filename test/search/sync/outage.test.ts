@@ -40,7 +40,7 @@ onEveryServer((uri) => {
     await bed.settled("users");
     // It went on where it was, and filled nothing anew.
     expect((await access.states.find(bed.indices.alias("users")))?.resyncs).toBe(1);
-    await expect.poll(status, { timeout: 20_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
+    await expect.poll(status, { timeout: 60_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
   });
 
   test("where the process that keeps an index is killed, another goes on", async () => {
