@@ -127,12 +127,13 @@ export async function backupRig(): Promise<BackupRig> {
   };
 }
 
-/** All events of a watch. */
+/** All events of a watch, without those that only say that it is alive. */
 export async function eventsOf(watch: AsyncIterable<{ event?: JobEvent | undefined }>): Promise<JobEvent[]> {
-  return (await Array.fromAsync(watch)).map(({ event }) => {
+  const events = (await Array.fromAsync(watch)).map(({ event }) => {
     if (event === undefined) throw new Error("no event");
     return event;
   });
+  return events.filter(({ heartbeat }) => !heartbeat);
 }
 
 /** Takes a backup to its end; returns its id. */
