@@ -1,10 +1,8 @@
-import { randomUUIDv7 } from "node:crypto";
-
-import { create, type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import { type Duration, durationMs } from "@bufbuild/protobuf/wkt";
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { create, type DescMessage, toBinary } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
 
 import {
+  BackupSchema,
   type BackupService,
   BackupType,
   ConflictPolicy,
@@ -12,13 +10,16 @@ import {
   CreateRestoreRequestSchema,
   ListBackupsRequestSchema,
   ListRestoresRequestSchema,
+  RestoreSchema,
+  VerificationSchema,
   VerifyBackupRequestSchema,
 } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { fail, isReason } from "../errors.ts";
-import { jobKey, jobsCollection } from "../jobs/job-store.ts";
+import { jobCalls } from "../jobs/calls.ts";
 import type { Jobs } from "../jobs/jobs.ts";
-import { activeStates, type JobRecord, type JobState } from "../jobs/record.ts";
-import { auditRecord, type CarryOut } from "../schema/audited-call.ts";
+import { activeStates, type JobState } from "../jobs/record.ts";
+import type { CarryOut } from "../schema/audited-call.ts";
+import { pageSizeOf, queryOf } from "../schema/list-query.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 import { backupNotFound, catalog, isWanted } from "./catalog.ts";
 import type { Target } from "./contracts.ts";
@@ -52,10 +53,6 @@ export interface BackupServiceOptions {
   readonly carryOut: CarryOut;
 }
 
-const pageSizes = { usual: 50, most: 1000 };
-
-const usualHeartbeatMs = 15_000;
-
 /** Jobs that are read at once. */
 const pageJobs = 200;
 
@@ -64,46 +61,11 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
   const { jobs, repository, targets, pageTokens, systemDatabase, carryOut } = options;
   const backups = catalog(options);
 
-  /** The job of a request: the one that an earlier call with its request id has made, or a new one that passes `check`. */
-  async function jobFor(
-    kind: string,
-    request: { requestId: string; spec: Uint8Array },
-    context: HandlerContext,
-    check: () => Promise<void>,
-  ): Promise<JobRecord> {
-    const { requestId, spec } = request;
-    const earlier = requestId === "" ? undefined : await jobs.recall(kind, { requestId, spec });
-    if (earlier !== undefined) return earlier;
-    await check();
-    const jobId = randomUUIDv7();
-    const record = recordOf(kind, jobId, context);
-    return jobs.create(kind, { jobId, spec, record, ...(requestId !== "" && { requestId }) });
-  }
-
-  async function jobOf(kind: string, jobId: string, signal: AbortSignal): Promise<JobRecord> {
-    const job = await jobs.find(kind, jobId, signal);
-    if (job === undefined) throw jobNotFound(kind, jobId);
-    return job;
-  }
-
-  async function cancel(kind: string, jobId: string, context: HandlerContext): Promise<JobRecord> {
-    try {
-      return await jobs.cancel(kind, jobId, recordOf(kind, jobId, context));
-    } catch (error) {
-      throw isReason(error, "JOB_NOT_FOUND") ? jobNotFound(kind, jobId) : error;
-    }
-  }
-
-  async function* watch(kind: string, jobId: string, request: WatchRequest, { signal }: HandlerContext) {
-    const { afterSequence, heartbeatInterval } = request;
-    const heartbeatMs = heartbeatInterval === undefined ? usualHeartbeatMs : durationMs(heartbeatInterval);
-    try {
-      const events = jobs.watch(kind, jobId, { afterSequence: Number(afterSequence), heartbeatMs, signal });
-      for await (const event of events) yield { event: eventOf(event) };
-    } catch (error) {
-      throw isReason(error, "JOB_NOT_FOUND") ? jobNotFound(kind, jobId) : error;
-    }
-  }
+  const callsOf = (kind: string, schema: DescMessage, notFound: (jobId: string) => Error) =>
+    jobCalls({ jobs, kind, schema, notFound, pageTokens: async () => pageTokens });
+  const backupCalls = callsOf(backupKind, BackupSchema, backupNotFound);
+  const verificationCalls = callsOf(verificationKind, VerificationSchema, verificationNotFound);
+  const restoreCalls = callsOf(restoreKind, RestoreSchema, restoreNotFound);
 
   async function* jobsOf(
     kind: string,
@@ -138,15 +100,17 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       const { description, retentionDays, requestId } = request;
       const asked = create(CreateBackupRequestSchema, { type: BackupType.FULL, selection, description, retentionDays });
       const spec = toBinary(CreateBackupRequestSchema, asked);
-      const job = await jobFor(backupKind, { requestId, spec }, context, async () => {
+      const check = async () => {
         await repository(); // that it is away or locked is to be told now, not by a job that fails
-      });
+      };
+      const job = await backupCalls.add(spec, { requestId, check }, context);
       return { backup: await backups.ofJob(job, context.signal) };
     },
 
     async *watchBackup(request, context) {
       try {
-        yield* watch(backupKind, request.backupId, request, context);
+        for await (const event of backupCalls.watch(request.backupId, request, context))
+          yield { event: eventOf(event) };
       } catch (error) {
         if (!isReason(error, "BACKUP_NOT_FOUND")) throw error;
         // After a loss of MongoDB the backup is there and its job is not: all that is left to tell is how it ended.
@@ -171,7 +135,7 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
 
     async cancelBackup({ backupId }, context) {
       try {
-        return { backup: await backups.ofJob(await cancel(backupKind, backupId, context), context.signal) };
+        return { backup: await backups.ofJob(await backupCalls.cancel(backupId, context), context.signal) };
       } catch (error) {
         if (!isReason(error, "BACKUP_NOT_FOUND")) throw error;
         await backups.get(backupId, context.signal);
@@ -194,20 +158,20 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
       const asked = { backupId, ...(readPercent !== undefined && { readPercent }) };
       const spec = toBinary(VerifyBackupRequestSchema, create(VerifyBackupRequestSchema, asked));
       const check = () => backups.requireStored(backupId, context.signal);
-      const job = await jobFor(verificationKind, { requestId, spec }, context, check);
-      return { verification: verificationOf(job) };
+      return { verification: verificationOf(await verificationCalls.add(spec, { requestId, check }, context)) };
     },
 
     async *watchVerification(request, context) {
-      yield* watch(verificationKind, request.verificationId, request, context);
+      const events = verificationCalls.watch(request.verificationId, request, context);
+      for await (const event of events) yield { event: eventOf(event) };
     },
 
-    async getVerification({ verificationId }, { signal }) {
-      return { verification: verificationOf(await jobOf(verificationKind, verificationId, signal)) };
+    async getVerification({ verificationId }, context) {
+      return { verification: verificationOf(await verificationCalls.get(verificationId, context)) };
     },
 
     async cancelVerification({ verificationId }, context) {
-      return { verification: verificationOf(await cancel(verificationKind, verificationId, context)) };
+      return { verification: verificationOf(await verificationCalls.cancel(verificationId, context)) };
     },
 
     async createRestore(request, context) {
@@ -227,15 +191,16 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
         await check();
         return { restore: init };
       }
-      return { restore: restoreOf(await jobFor(restoreKind, { requestId, spec }, context, check)) };
+      return { restore: restoreOf(await restoreCalls.add(spec, { requestId, check }, context)) };
     },
 
     async *watchRestore(request, context) {
-      yield* watch(restoreKind, request.restoreId, request, context);
+      for await (const event of restoreCalls.watch(request.restoreId, request, context))
+        yield { event: eventOf(event) };
     },
 
-    async getRestore({ restoreId }, { signal }) {
-      return { restore: restoreOf(await jobOf(restoreKind, restoreId, signal)) };
+    async getRestore({ restoreId }, context) {
+      return { restore: restoreOf(await restoreCalls.get(restoreId, context)) };
     },
 
     async listRestores(request, { signal }) {
@@ -251,36 +216,13 @@ export function backupService(options: BackupServiceOptions): ServiceImpl<typeof
     },
 
     async cancelRestore({ restoreId }, context) {
-      return { restore: restoreOf(await cancel(restoreKind, restoreId, context)) };
+      return { restore: restoreOf(await restoreCalls.cancel(restoreId, context)) };
     },
   };
 }
 
-/** What jobs of a kind are called in the API. */
-const typeNames: Readonly<Record<string, string>> = {
-  [backupKind]: "Backup",
-  [verificationKind]: "Verification",
-  [restoreKind]: "Restore",
-};
-
-/** What the audit log is to say of a job's write. */
-function recordOf(kind: string, jobId: string, context: HandlerContext) {
-  const resource = { type: typeNames[kind] ?? kind, name: jobId };
-  return auditRecord(context, { collection: jobsCollection, key: jobKey(jobId), resource });
-}
-
-interface WatchRequest {
-  readonly afterSequence: bigint;
-  readonly heartbeatInterval?: Duration | undefined;
-}
-
 /** Policies that change what is there. */
 const destructive: ReadonlySet<ConflictPolicy> = new Set([ConflictPolicy.DROP, ConflictPolicy.OVERWRITE]);
-
-/** What a page token is bound to: all that decides what is in the list. */
-function queryOf<D extends DescMessage>(desc: D, request: MessageShape<D>): Uint8Array {
-  return Buffer.concat([Buffer.from(desc.typeName), toBinary(desc, { ...request, pageSize: 0, pageToken: "" })]);
-}
 
 /** A page of what is wanted of `all`, and its last item where there is more. */
 async function pageOf<T>(
@@ -288,7 +230,7 @@ async function pageOf<T>(
   asked: number,
   isWantedItem: (item: T) => boolean,
 ): Promise<{ items: T[]; last?: T }> {
-  const size = Math.min(asked === 0 ? pageSizes.usual : asked, pageSizes.most);
+  const size = pageSizeOf(asked);
   const items: T[] = [];
   for await (const item of all) {
     if (!isWantedItem(item)) continue;
@@ -312,14 +254,16 @@ function requireConfirmed(confirmation: string, backupId: string): void {
   throw fail("CONFIRMATION_MISMATCH", "The confirmation is not the id of the backup", { fields: [field], metadata });
 }
 
-function jobNotFound(kind: string, jobId: string): Error {
-  if (kind === backupKind) return backupNotFound(jobId);
-  const [reason, type] =
-    kind === restoreKind
-      ? (["RESTORE_NOT_FOUND", "Restore"] as const)
-      : (["VERIFICATION_NOT_FOUND", "Verification"] as const);
-  return fail(reason, `There is no ${kind} ${jobId}`, {
-    metadata: { [`${kind}_id`]: jobId },
-    resource: { type: `lucid.admin.v1.${type}`, name: jobId },
+function verificationNotFound(verificationId: string): Error {
+  return fail("VERIFICATION_NOT_FOUND", `There is no verification ${verificationId}`, {
+    metadata: { verification_id: verificationId },
+    resource: { type: VerificationSchema.typeName, name: verificationId },
+  });
+}
+
+function restoreNotFound(restoreId: string): Error {
+  return fail("RESTORE_NOT_FOUND", `There is no restore ${restoreId}`, {
+    metadata: { restore_id: restoreId },
+    resource: { type: RestoreSchema.typeName, name: restoreId },
   });
 }

@@ -1,9 +1,6 @@
-import { randomUUIDv7 } from "node:crypto";
-
 import { durationFromMs, durationMs, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 
-import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import {
   ComparisonSchema,
   ListComparisonsRequestSchema,
@@ -12,10 +9,11 @@ import {
   type SearchSyncService,
   SyncPhase,
 } from "../../../gen/lucid/search/v1/search_sync_service_pb.ts";
-import { fail, isReason } from "../../errors.ts";
-import { jobKey, jobsCollection } from "../../jobs/job-store.ts";
+import { fail } from "../../errors.ts";
+import { jobCalls } from "../../jobs/calls.ts";
 import type { Jobs } from "../../jobs/jobs.ts";
 import type { JobRecord } from "../../jobs/record.ts";
+import { toldJob } from "../../jobs/told.ts";
 import { auditRecord, type CarryOut } from "../../schema/audited-call.ts";
 import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
 import type { PageTokens } from "../../schema/page-tokens.ts";
@@ -45,6 +43,8 @@ const usualIntervalMs = 2000;
 export function searchSyncService(options: SearchSyncServiceOptions): ServiceImpl<typeof SearchSyncService> {
   const { access, jobs, pageTokens, carryOut, draining } = options;
   const { states, deadLetters, indices } = access;
+  const kind = { kind: comparisonKind, schema: ComparisonSchema, notFound: comparisonNotFound };
+  const comparisons = jobCalls({ ...kind, jobs, pageTokens });
 
   const statuses = async (asked: readonly string[], signal: AbortSignal) => {
     for (const name of asked) messageOf(name);
@@ -137,47 +137,22 @@ export function searchSyncService(options: SearchSyncServiceOptions): ServiceImp
     async compareIndex({ index, repair, requestId }, context) {
       messageOf(index);
       const spec = encoded({ index, repair });
-      const earlier = requestId === "" ? undefined : await jobs.recall(comparisonKind, { requestId, spec });
-      if (earlier !== undefined) return { comparison: comparisonMessage(earlier) };
-      const jobId = randomUUIDv7();
-      const record = recordOf(jobId, context);
-      const job = await jobs.create(comparisonKind, { jobId, spec, record, ...(requestId !== "" && { requestId }) });
-      return { comparison: comparisonMessage(job) };
+      return { comparison: comparisonMessage(await comparisons.add(spec, { requestId }, context)) };
     },
 
-    async getComparison({ comparisonId }, { signal }) {
-      const job = await jobs.find(comparisonKind, comparisonId, signal);
-      if (job === undefined) throw comparisonNotFound(comparisonId);
-      return { comparison: comparisonMessage(job) };
+    async getComparison({ comparisonId }, context) {
+      return { comparison: comparisonMessage(await comparisons.get(comparisonId, context)) };
     },
 
-    async listComparisons(request, { signal }) {
-      const query = queryOf(ListComparisonsRequestSchema, request);
-      const tokens = await pageTokens();
-      const size = pageSizeOf(request.pageSize);
-      const before = tokens.decode(query, request.pageToken);
-      const found = await jobs.list(comparisonKind, { before, limit: size + 1 }, signal);
-      const page = found.slice(0, size);
-      const last = page.at(-1);
-      const nextPageToken = found.length > size && last !== undefined ? tokens.encode(query, last.jobId) : "";
+    async listComparisons(request, context) {
+      const { page, nextPageToken } = await comparisons.list(ListComparisonsRequestSchema, request, context);
       return { comparisons: page.map((job) => ({ ...comparisonMessage(job), differences: [] })), nextPageToken };
     },
 
     async cancelComparison({ comparisonId }, context) {
-      try {
-        const job = await jobs.cancel(comparisonKind, comparisonId, recordOf(comparisonId, context));
-        return { comparison: comparisonMessage(job) };
-      } catch (error) {
-        throw isReason(error, "JOB_NOT_FOUND") ? comparisonNotFound(comparisonId) : error;
-      }
+      return { comparison: comparisonMessage(await comparisons.cancel(comparisonId, context)) };
     },
   };
-}
-
-/** What the audit log is to say of a job's write. */
-function recordOf(jobId: string, context: HandlerContext) {
-  const resource = { type: ComparisonSchema.name, name: jobId };
-  return auditRecord(context, { collection: jobsCollection, key: jobKey(jobId), resource });
 }
 
 const phases = {
@@ -225,7 +200,6 @@ function letterMessage(letter: DeadLetter) {
 }
 
 function comparisonMessage(job: JobRecord) {
-  const { error, createTime, startTime, endTime } = job;
   // What it leaves says more than how far it was.
   const { index, repair, compared, different, repaired, deadLetters, differences, documentsDigest, indexDigest } =
     comparisonOf(job.result ?? job.progress?.detail ?? job.spec);
@@ -233,7 +207,7 @@ function comparisonMessage(job: JobRecord) {
     comparisonId: job.jobId,
     index,
     repair,
-    state: JobState[job.state],
+    ...toldJob(job),
     percent: job.progress?.percent ?? 0,
     compared,
     different,
@@ -242,10 +216,6 @@ function comparisonMessage(job: JobRecord) {
     differences,
     documentsDigest,
     indexDigest,
-    ...(error !== undefined && { error: { ...error, metadata: { ...error.metadata } } }),
-    createTime: timestampFromDate(createTime),
-    ...(startTime && { startTime: timestampFromDate(startTime) }),
-    ...(endTime && { endTime: timestampFromDate(endTime) }),
   };
 }
 
