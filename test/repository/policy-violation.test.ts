@@ -134,7 +134,7 @@ test(
           day: { applications: expected.applicationsCount, violations: expected.violationsCount },
         });
       }),
-      runs({ numRuns: 40, interruptAfterTimeLimit: 10_000 }),
+      runs({ numRuns: 25, interruptAfterTimeLimit: 6000 }),
     );
   },
   within(60_000),

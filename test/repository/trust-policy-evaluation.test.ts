@@ -318,6 +318,6 @@ test("the rules of several policies decide in the order of a naive oracle", asyn
         ruleId: decider?.ruleId ?? "",
       });
     }),
-    { numRuns: 100, interruptAfterTimeLimit: 20_000 },
+    { numRuns: 60, interruptAfterTimeLimit: 12_000 },
   );
 });

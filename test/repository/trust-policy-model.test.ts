@@ -132,7 +132,7 @@ test(
       fc.asyncProperty(batches, async (sequences) => {
         await Promise.all(sequences.map(follow));
       }),
-      runs({ numRuns: 100, interruptAfterTimeLimit: 20_000 }, 10),
+      runs({ numRuns: 60, interruptAfterTimeLimit: 12_000 }, 10),
     );
   },
   within(120_000),
@@ -153,7 +153,7 @@ test(
           for (const [index, to] of taken.slice(1).entries()) expect(steps[taken[index] ?? ""]).toContain(to);
         },
       ),
-      runs({ numRuns: 40, interruptAfterTimeLimit: 10_000 }),
+      runs({ numRuns: 25, interruptAfterTimeLimit: 6000 }),
     );
   },
   within(60_000),

@@ -241,7 +241,7 @@ test(
           );
         }
       }),
-      runs({ numRuns: 60, interruptAfterTimeLimit: 20_000 }),
+      runs({ numRuns: 40, interruptAfterTimeLimit: 12_000 }),
     );
   },
   within(60_000),

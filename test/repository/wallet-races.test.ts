@@ -331,7 +331,7 @@ test(
       fc.asyncProperty(batch, async (sequences) => {
         await Promise.all(owners.map((owner, at) => sequence(owner, sequences[at] ?? [])));
       }),
-      runs({ numRuns: 15, interruptAfterTimeLimit: 15_000, markInterruptAsFailure: false }, owners.length),
+      runs({ numRuns: 15, interruptAfterTimeLimit: 10_000, markInterruptAsFailure: false }, owners.length),
     );
   },
 );

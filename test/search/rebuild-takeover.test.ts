@@ -10,11 +10,12 @@ import { waitUntil } from "../../local/wait.ts";
 import { openJobs } from "../../src/jobs/jobs.ts";
 import { indexCatalog } from "../../src/search/index-catalog.ts";
 import { indexJobKind, indexJobOf, indexJobs } from "../../src/search/index-jobs.ts";
-import { onEveryServer } from "../support/search-servers.ts";
+import { concurrentlyOnEveryServer } from "../support/search-servers.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { newUser, type SyncBed, syncBed } from "./sync/support.ts";
 
-const leaseMs = 5000;
+/** The killed process has the same. */
+const leaseMs = 10_000;
 
 /** A replica that has come to where it stops for good. */
 async function stopped(bed: SyncBed, uri: string, where: "bulk" | "swap") {
@@ -33,7 +34,7 @@ async function stopped(bed: SyncBed, uri: string, where: "bulk" | "swap") {
   return { kill, [Symbol.asyncDispose]: kill };
 }
 
-onEveryServer((uri) => {
+concurrentlyOnEveryServer((uri) => {
   test.for(["bulk", "swap"] as const)(
     "a rebuild whose replica is killed at its %s is taken over by another, which goes on",
     async (where) => {
@@ -52,14 +53,14 @@ onEveryServer((uri) => {
         return job === undefined ? 0n : (indexJobOf(job).progress?.writtenCount ?? 0n);
       };
       // The second bulk may be one of changes.
-      const hasWritten = await waitUntil(async () => (await written()) >= 1000n, { withinMs: 30_000 });
+      const hasWritten = await waitUntil(async () => (await written()) >= 1000n, { withinMs: 100_000 });
       expect(hasWritten, "the first bulk is told").toBe(true);
       await replica.kill();
       const { search, prefix, access } = bed;
       indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs });
       jobs.start();
       const counts: bigint[] = [];
-      const watch = { afterSequence: 0, heartbeatMs: 1000, signal: AbortSignal.timeout(100_000) };
+      const watch = { afterSequence: 0, heartbeatMs: 1000, signal: AbortSignal.timeout(200_000) };
       for await (const { state } of jobs.watch(indexJobKind, jobId, watch)) {
         expect(["PENDING", "RUNNING", "SUCCEEDED"]).toContain(state);
         counts.push(await written());

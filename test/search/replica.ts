@@ -37,8 +37,8 @@ const counted: Request = async (params, options) => {
 transport.request = counted as typeof transport.request;
 
 const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({ db: client.db(system), leaseMs: 5000, concurrency: 1, log, translate: (error) => error });
+const jobs = openJobs({ db: client.db(system), leaseMs: 10_000, concurrency: 1, log, translate: (error) => error });
 const indices = searchIndices({ search, prefix });
 const access = syncAccess({ search, indices, domain: client.db(domain), system: client.db(system) });
-indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: 5000 });
+indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: 10_000 });
 jobs.start();

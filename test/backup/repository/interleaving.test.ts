@@ -7,7 +7,7 @@ import { isReason } from "../../../src/errors.ts";
 import { memoryStorage } from "./memory-storage.ts";
 import { idsIn, intercepted, makeRecords, never, takeBackup } from "./support.ts";
 
-const RUNS = 200;
+const RUNS = 120;
 const data = Array.from({ length: 3 }, (_, i) => makeRecords(3, i + 1, 200));
 
 /**

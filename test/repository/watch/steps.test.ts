@@ -109,7 +109,7 @@ test("each step of a session is told, in order, however late it is read", async 
       }
       walks += 1;
     }),
-    { numRuns: 25 },
+    { numRuns: 15 },
   );
   expect(walks).toBeGreaterThan(2);
 });
