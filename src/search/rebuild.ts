@@ -1,20 +1,15 @@
-import { deserialize, type Document, serialize } from "bson";
+import { deserialize, serialize } from "bson";
 
-import { fail, isReason, reasonOf } from "../errors.ts";
+import { reasonOf } from "../errors.ts";
 import { type HeldRight, type Leases, leasesOf } from "../jobs/leases.ts";
-import type { SearchedMessage } from "../schema/search-mapping.ts";
 import { requestMs } from "../stores/search/requests.ts";
 import { noPrevious, noteSwapped, type Version } from "./index-swap.ts";
 import { type IndexVersions, indexVersions } from "./index-versions.ts";
-import { messageOf } from "./indices.ts";
 import { patiently } from "./patience.ts";
 import { refusedCopies, type RefusedCopies } from "./refused-copies.ts";
-import type { Source, SyncAccess } from "./sync/access.ts";
-import { compare } from "./sync/compare.ts";
-import { fillPages } from "./sync/pages.ts";
+import type { SyncAccess } from "./sync/access.ts";
 import { untilHeld, whileStopped } from "./sync/standstill.ts";
-import { ChangeTail } from "./sync/tail.ts";
-import { copyWriter, type Writer } from "./sync/writer.ts";
+import { type Position, VersionCopy } from "./version-copy.ts";
 
 /** What a rebuild is doing. */
 export type RebuildPhase = "filling" | "comparing" | "swapping";
@@ -48,24 +43,6 @@ export interface RebuildWork {
   prove(): Promise<void>;
 }
 
-/** Where a rebuild is; enough for another process to go on. */
-interface Position {
-  /** The version that is written, and the server's own name of it. */
-  readonly place: string;
-  readonly uuid: string;
-  /** All changes up to this resume token are in it; absent until one is known. */
-  token?: Document;
-  /** `_id` of the last document that was read. */
-  fill_after?: unknown;
-  filled: number;
-  is_filled: boolean;
-  is_compared: boolean;
-}
-
-/** How long changes wait while a collection is read, and waits for changes, in milliseconds. */
-const sectionMs = 1000;
-const waits = { idleMs: 1000, roundMs: 200 };
-const pingMs = 5000;
 /** Dead letters that are looked at together. */
 const lettersAtOnce = 200;
 
@@ -109,8 +86,6 @@ class Rebuild {
   readonly #name: string;
   readonly #alias: string;
   readonly #versions: IndexVersions;
-  readonly #message: SearchedMessage;
-  readonly #source: Source;
   readonly #access: SyncAccess;
   readonly #leases: Leases;
   readonly #work: RebuildWork;
@@ -127,8 +102,6 @@ class Rebuild {
     this.#name = name;
     this.#alias = indices.alias(name);
     this.#versions = indexVersions(access, name);
-    this.#message = messageOf(name);
-    this.#source = access.sourceOf(name);
     this.#access = access;
     this.#leases = leasesOf(system, { leaseMs });
     this.#work = work;
@@ -195,141 +168,58 @@ class Rebuild {
   }
 
   async run(position: Position): Promise<void> {
-    const { signal } = this.#work;
-    const { db, collection } = this.#source;
+    const { db, collection } = this.#access.sourceOf(this.#name);
     this.#documents = await db.collection(collection).estimatedDocumentCount({ maxTimeMS: requestMs });
     this.#report(position);
-    const writer = await this.#writer();
-    await using tail = await this.#followed(position);
-    while (!position.is_filled) {
-      if (await this.#fill(position, writer)) position.is_filled = true;
-      await this.#take(tail, { position, writer, mostMs: sectionMs });
-      signal.throwIfAborted();
-    }
-    if (!position.is_compared) await this.#compare(tail, { position, writer });
-    await this.#swap(tail, { position, writer });
-  }
-
-  // -------------------------------------------------------------- filling
-
-  /** Reads on for a while; true where all was read. Nothing that was read is kept for the next time, so that no removal is missed. */
-  async #fill(position: Position, writer: Writer): Promise<boolean> {
-    const { signal } = this.#work;
-    const { db } = this.#source;
-    const untilMs = performance.now() + sectionMs;
-    await using session = db.client.startSession({ causalConsistency: true });
-    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
-    const pages = fillPages(this.#source, { after: position.fill_after, session, signal });
-    for await (const { documents, last } of pages) {
-      await writer.write(documents, signal);
-      position.fill_after = last;
-      position.filled += documents.length;
-      this.#kept(position);
-      this.#report(position);
-      if (performance.now() > untilMs) return false;
-    }
-    return true;
-  }
-
-  /** Takes changes until there are none, or for so long. */
-  async #take(
-    tail: ChangeTail,
-    { position, writer, mostMs }: { position: Position; writer: Writer; mostMs: number },
-  ): Promise<void> {
-    const untilMs = performance.now() + mostMs;
-    while (performance.now() < untilMs && (await this.#bring(tail, { position, writer, waitMs: 0 })).events > 0);
-  }
-
-  async #bring(tail: ChangeTail, { position, writer, waitMs }: { position: Position; writer: Writer; waitMs: number }) {
-    const { signal } = this.#work;
-    const batch = await tail.next(waitMs, signal);
-    if (batch.changed.size > 0) await writer.bring(batch, signal);
-    position.token = batch.token;
-    this.#kept(position);
-    return batch;
-  }
-
-  /** Takes all changes that have happened by now. */
-  async #passNow(tail: ChangeTail, { position, writer }: { position: Position; writer: Writer }): Promise<void> {
-    const { db } = this.#source;
-    await using session = db.client.startSession({ causalConsistency: true });
-    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
-    const now = session.operationTime;
-    const { rounds } = tail;
-    for (;;) {
-      const { events, time } = await this.#bring(tail, { position, writer, waitMs: waits.idleMs });
-      if (events > 0 && time !== undefined && now !== undefined && time.greaterThan(now)) return;
-      // The first of these may have been asked for before.
-      if (events === 0 && tail.rounds >= rounds + 2) return;
-    }
-  }
-
-  // -------------------------------------------------------------- comparing
-
-  async #compare(tail: ChangeTail, at: { position: Position; writer: Writer }): Promise<void> {
-    const { search } = this.#access;
-    const { signal } = this.#work;
-    this.#phase = "comparing";
-    const tally = await compare({
-      ...this.#source,
-      message: this.#message,
-      search,
-      alias: this.#versions.nextAlias,
-      deadLetters: this.#refused,
-      writer: at.writer,
-      repair: true,
-      caughtUp: () => this.#passNow(tail, at),
-      signal,
-      progress: ({ compared }) => {
-        this.#compared = compared;
-        this.#report(at.position);
+    await using copy = await VersionCopy.open(
+      {
+        name: this.#name,
+        access: this.#access,
+        alias: this.#versions.nextAlias,
+        refused: this.#refused,
+        signal: this.#work.signal,
+        moved: () => {
+          this.#kept(position);
+          this.#report(position);
+        },
+        compared: (count) => {
+          this.#compared = count;
+          this.#report(position);
+        },
       },
-    });
-    await this.#requireTaken();
-    if (tally.different > tally.repaired) {
-      throw fail("SEARCH_REBUILD_NOT_EQUAL", `The new version of ${this.#name} is not equal to its collection`, {
-        metadata: { index: this.#name, different_count: String(tally.different - tally.repaired) },
-      });
-    }
+      position,
+    );
+    await copy.fill();
+    this.#phase = "comparing";
+    await copy.compare();
+    this.#phase = "swapping";
+    this.#report(position);
+    await this.#swap(copy);
   }
-
-  /** Fails where the new version has refused a document that the live one has taken: it would be missed. */
-  async #requireTaken(): Promise<void> {
-    const keys = this.#refused.keys();
-    const known = await this.#access.deadLetters.among(this.#name, keys);
-    const more = keys.filter((key) => !known.has(key)).length;
-    if (more === 0) return;
-    throw fail("SEARCH_COPY_INCOMPLETE", `The new version of ${this.#name} does not take all documents`, {
-      metadata: { index: this.#name, refused_count: String(more) },
-    });
-  }
-
-  // -------------------------------------------------------------- swapping
 
   /**
    * Stops the synchronisation, takes what it may have taken before, and swaps the alias: so no search ever finds an earlier state
    * than one before it. Then the synchronisation goes on with the new version, from where this has come to.
    */
-  async #swap(tail: ChangeTail, at: { position: Position; writer: Writer }): Promise<void> {
+  async #swap(copy: VersionCopy): Promise<void> {
     const { search } = this.#access;
     const { signal } = this.#work;
-    this.#phase = "swapping";
-    this.#report(at.position);
+    const { position } = copy;
     await this.#whileStopped(async (right) => {
-      await this.#passNow(tail, at);
-      await this.#requireTaken();
-      await search.client.indices.refresh({ index: at.position.place }, { signal, requestTimeout: requestMs });
+      await copy.passNow();
+      await copy.requireTaken();
+      await search.client.indices.refresh({ index: position.place }, { signal, requestTimeout: requestMs });
       const before = await this.#live();
       const replaced = before === undefined ? undefined : { index: before, uuid: await this.#uuidOf(before) };
       await this.#work.prove();
       right.signal.throwIfAborted();
       const actions = [
         ...(before === undefined ? [] : [{ remove: { index: before, alias: this.#alias, must_exist: true } }]),
-        { add: { index: at.position.place, alias: this.#alias } },
-        { remove: { index: at.position.place, alias: this.#versions.nextAlias, must_exist: true } },
+        { add: { index: position.place, alias: this.#alias } },
+        { remove: { index: position.place, alias: this.#versions.nextAlias, must_exist: true } },
       ];
       await this.#versions.changeAliases(actions, signal);
-      await this.#noteSwapped(at.position, right, replaced);
+      await this.#noteSwapped(position, right, replaced);
     });
   }
 
@@ -346,40 +236,6 @@ class Rebuild {
   #whileStopped(run: (right: HeldRight) => Promise<void>): Promise<void> {
     const { states } = this.#access;
     return whileStopped(this.#alias, { states, leases: this.#leases, signal: this.#work.signal }, run);
-  }
-
-  // -------------------------------------------------------------- parts
-
-  async #writer(): Promise<Writer> {
-    const { search, states } = this.#access;
-    const writer = copyWriter({
-      ...this.#source,
-      message: this.#message,
-      search,
-      alias: this.#versions.nextAlias,
-      deadLetters: this.#refused,
-      // The epochs of all versions of an index are one sequence, so that whoever goes on is above all that was written.
-      raiseEpoch: (above) => states.raiseEpoch(this.#alias, above),
-    });
-    writer.epoch = (await states.find(this.#alias))?.epoch ?? 0;
-    return writer;
-  }
-
-  /** The changes after a position. Where MongoDB no longer has them, all is read anew from here on. */
-  async #followed(position: Position): Promise<ChangeTail> {
-    const followed = { ...this.#source, id: this.#message.id };
-    if (position.token !== undefined) {
-      try {
-        return await ChangeTail.open(followed, position.token, waits.roundMs);
-      } catch (error) {
-        if (!isReason(error, "SEARCH_HISTORY_LOST")) throw error;
-      }
-    }
-    const tail = await ChangeTail.open(followed, undefined, waits.roundMs);
-    delete position.fill_after;
-    Object.assign(position, { token: tail.token, filled: 0, is_filled: false, is_compared: false });
-    this.#kept(position);
-    return tail;
   }
 
   #live(): Promise<string | undefined> {

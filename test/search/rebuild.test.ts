@@ -154,7 +154,8 @@ onEveryServer((uri) => {
     const counts: number[] = [];
     const again = work({ kept, progress: ({ filled }) => void counts.push(filled) });
     await rebuildIndex("users", options, again);
-    expect(counts[0]).toBe(1000);
+    // The last page was on its way.
+    expect([1000, 1500]).toContain(counts[0]);
     expect(await liveVersions(bed)).toEqual(["-v2"]);
     expect(await bed.differences("users")).toEqual([]);
     // Run again with what it has kept, as after a crash right behind the swap, it does nothing.

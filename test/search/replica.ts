@@ -13,8 +13,11 @@ const [mongodbUri, searchUri, prefix, domain, system, where] = process.argv.slic
 if (!mongodbUri || !searchUri || !prefix || !domain || !system)
   throw new Error("usage: replica.ts MONGODB SEARCH PREFIX DOMAIN SYSTEM bulk|swap");
 
+let isStopped = false;
 async function stop(): Promise<never> {
-  process.stdout.write("half-way\n");
+  // Nobody reads any more what is said later.
+  if (!isStopped) process.stdout.write("half-way\n");
+  isStopped = true;
   return new Promise<never>(() => undefined);
 }
 
@@ -28,10 +31,15 @@ const counted: Request = async (params, options) => {
   const isBulk = params.path.endsWith("_bulk");
   if (where === "bulk" && isBulk && bulks === 2) return stop();
   if (where === "swap" && params.path.endsWith("_aliases")) return stop();
-  const answer = await request(params, options);
-  // One that failed is sent again.
+  // Several are sent at once.
   if (isBulk) bulks += 1;
-  return answer;
+  try {
+    return await request(params, options);
+  } catch (error) {
+    // One that failed is sent again.
+    if (isBulk) bulks -= 1;
+    throw error;
+  }
 };
 // It is overloaded by what it returns, which only passes through here.
 transport.request = counted as typeof transport.request;
