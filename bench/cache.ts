@@ -15,6 +15,7 @@ import { runCommand } from "../local/project.ts";
 import { startRedis } from "../local/redis.ts";
 import { namedStores, startStores } from "../local/stores.ts";
 import { cpuMicros } from "./support/load.ts";
+import { keepApart } from "./support/processors.ts";
 import { type ServiceProcess, startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
 import { throwawayDatabases } from "./support/throwaway.ts";
@@ -58,6 +59,9 @@ const doWork: Record<Work, (cache: Client<typeof CacheService>, redis: Redis, co
  * percentile of its reads, against that of the same run while nothing is done. KEYS and one large DEL do the same beside. Then what reads of a user
  * by its copy cost, against those from MongoDB. Options: `--keys 1000000`, `--rounds 3`, `--reads 20000`.
  *
+ * Redis and its other client have half of the processors, the service and its caller the rest, as Redis has a machine of its own
+ * where it matters: what others compute is not the work that Redis is given. With `--together` they share all of them.
+ *
  * The title names the allocator of the server: one that was built with the C library's tidies up ten times a second, for some
  * milliseconds while keys are deleted, whoever deletes them. Redis as it is shipped has jemalloc, which does not: to measure
  * with that, put the `redis-server` of a distribution on the PATH.
@@ -68,6 +72,7 @@ await runCommand(async () => {
       keys: { type: "string", default: "1000000" },
       rounds: { type: "string", default: "3" },
       reads: { type: "string", default: "20000" },
+      together: { type: "boolean", default: false },
     },
   });
   const count = Number(values.keys);
@@ -89,6 +94,7 @@ await runCommand(async () => {
   });
   const cache = createClient(CacheService, service.transport);
   await using observer = observe(server.uri);
+  const isApart = !values.together && keepApart([server.pid, observer.pid], [service.pid, process.pid]);
   const rows: Record<Work, Figures[]> = {
     scan: [],
     flush: [],
@@ -129,7 +135,7 @@ await runCommand(async () => {
       middle("command").toFixed(1),
     ];
   };
-  printTable(`${count} keys, memory by ${allocator}; another client's reads`, [
+  printTable(`${count} keys, memory by ${allocator}${isApart ? ", Redis apart" : ""}; another client's reads`, [
     ["", "s", "p99 ms", "of undisturbed", "longest command ms"],
     ["nothing", "", median(quiet).toFixed(2), "1.00", ""],
     row("ScanKeys, all pages", "scan"),
@@ -150,6 +156,7 @@ interface Figures {
 }
 
 interface Observer extends AsyncDisposable {
+  readonly pid: number | undefined;
   /** How long its reads have taken since it was last asked, in ms. */
   taken(): Promise<number[]>;
 }
@@ -158,6 +165,7 @@ interface Observer extends AsyncDisposable {
 function observe(uri: string): Observer {
   const child = fork(fileURLToPath(new URL("support/cache-observer.ts", import.meta.url)), [uri]);
   return {
+    pid: child.pid,
     async taken() {
       const answered = once(child, "message");
       child.send("take");
