@@ -62,9 +62,8 @@ const doWork: Record<Work, (cache: Client<typeof CacheService>, redis: Redis, co
  * Redis and its other client have half of the processors, the service and its caller the rest, as Redis has a machine of its own
  * where it matters: what others compute is not the work that Redis is given. With `--together` they share all of them.
  *
- * The title names the allocator of the server: one that was built with the C library's tidies up ten times a second, for some
- * milliseconds while keys are deleted, whoever deletes them. Redis as it is shipped has jemalloc, which does not: to measure
- * with that, put the `redis-server` of a distribution on the PATH.
+ * The title names the allocator of the server. Redis as it is shipped has jemalloc: to measure with that, put the `redis-server`
+ * of a distribution on the PATH.
  */
 await runCommand(async () => {
   const { values } = parseArgs({

