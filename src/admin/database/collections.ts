@@ -1,5 +1,5 @@
 import type { ServiceImpl } from "@connectrpc/connect";
-import type { CreateCollectionOptions, Db, Document } from "mongodb";
+import type { CreateCollectionOptions, Db, Document, TimeSeriesCollectionOptions } from "mongodb";
 
 import { CollectionType } from "../../../gen/lucid/admin/v1/collection_pb.ts";
 import {
@@ -158,11 +158,21 @@ export function collectionAdmin({
         throw badRequest({ field: "new_collection", description: "must be another name" });
       }
       const look = cancellable(context);
-      await requireStored(at, look);
+      const info = await requireStored(at, look);
+      const isTimeSeries = typeOf(info) === CollectionType.TIME_SERIES;
       const there = await findInfo(target, look);
       if (there !== undefined && !dropTarget) throw collectionAlreadyExists(target);
       if (there?.type === "view") throw isView(target);
       const dropped = there === undefined ? {} : { dropped: await summarise(target, there, look) };
+      if (isTimeSeries) {
+        const timeseries = info.options?.["timeseries"] as TimeSeriesCollectionOptions; // as its type says
+        await tryOut(system, async (name) => {
+          await system.createCollection(name, { timeseries, ...deadlineOf(context) });
+          const renamed = `${name}-renamed`;
+          await told({ at, isTimeSeries }, () => rename(system, { from: name, to: renamed }, deadlineOf(context)));
+          await system.dropCollection(renamed, deadlineOf(context));
+        });
+      }
       if (validateOnly) return dropped;
       if (there !== undefined) {
         requireConfirmed("confirm_new_collection", request.confirmNewCollection, target.collection);
@@ -170,7 +180,9 @@ export function collectionAdmin({
       // What has come there since was not confirmed.
       const options = { dropTarget: there !== undefined, ...deadlineOf(context) };
       await carryOut(context, collectionResource(at), () =>
-        told({ at, target }, () => at.db.renameCollection(at.collection, target.collection, options)),
+        told({ at, target, isTimeSeries }, () =>
+          rename(at.db, { from: at.collection, to: target.collection }, options),
+        ),
       );
       return { collection: await describe(target, await requireInfo(target, look), look), ...dropped };
     },
@@ -199,6 +211,13 @@ export function collectionAdmin({
       return validated(await told({ at }, () => at.db.command(validate, { signal })));
     },
   };
+}
+
+/** Not by the driver's own call, which takes what is illegal for something else. */
+async function rename(db: Db, { from, to }: { from: string; to: string }, options: Document): Promise<void> {
+  const { databaseName, client } = db;
+  const names = { renameCollection: `${databaseName}.${from}`, to: `${databaseName}.${to}` };
+  await client.db("admin").command({ ...names, ...options });
 }
 
 function filterOf({ filter, estimated }: CountDocumentsRequest): Document | undefined {

@@ -32,6 +32,8 @@ interface About {
   readonly index?: string;
   /** Whether only a server that is no replica set's has the command; others know it, and call it illegal. */
   readonly onlyAlone?: boolean;
+  /** Whether it is about a time series: most servers take one for a view over what holds its documents. */
+  readonly isTimeSeries?: boolean;
   /** Whether it spreads a collection over shards. */
   readonly shards?: boolean;
 }
@@ -53,6 +55,7 @@ function commandFailure(error: unknown, about: About): unknown {
   const translated = translateStoreError(error);
   if (!(error instanceof MongoServerError)) return translated;
   const { code, codeName } = error;
+  const isNoneOfIts = about.isTimeSeries === true && (code === codes.isView || code === codes.illegalOperation);
   const named = codeName === undefined ? {} : { server_code_name: codeName };
   const metadata = {
     store: "mongodb",
@@ -61,6 +64,9 @@ function commandFailure(error: unknown, about: About): unknown {
     server_code: String(code),
     ...named,
   };
+  if (isNoneOfIts) {
+    return fail("MONGODB_FEATURE_MISSING", "This MongoDB cannot do that to a time series", { metadata, cause: error });
+  }
   if (at !== undefined && target !== undefined) {
     if (code === codes.collectionMissing) return collectionNotFound(at, error);
     if (code === codes.collectionThere) return collectionAlreadyExists(target, error);

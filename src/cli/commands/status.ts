@@ -42,7 +42,7 @@ async function showStatus(session: Session): Promise<void> {
   const [health, sync, backups, volumes] = await Promise.all([
     asked,
     found(session, session.client(SearchSyncService).getSyncStatus({}, call)),
-    found(session, session.client(BackupService).listBackups({ pageSize: 20 }, call)),
+    found(session, lastBackups(session)),
     found(session, session.client(VolumeService).listVolumes({ pageSize: 100 }, call)),
   ]);
   if (health.status !== HealthStatus.HEALTHY) session.ending = "found";
@@ -52,7 +52,7 @@ async function showStatus(session: Session): Promise<void> {
       sync: "value" in sync ? jsonOf(GetSyncStatusResponseSchema, sync.value) : { problem: sync.problem },
       backups:
         "value" in backups
-          ? { last: lastOf(backups.value.backups).map((backup) => jsonOf(BackupSchema, backup)) }
+          ? { last: backups.value.map((backup) => jsonOf(BackupSchema, backup)) }
           : { problem: backups.problem },
       volumes:
         "value" in volumes
@@ -65,8 +65,7 @@ async function showStatus(session: Session): Promise<void> {
   await section(session, "Stores", { value: health.stores }, (stores) => output.table(stores, storeColumns));
   const syncs = "value" in sync ? { value: sync.value.indices } : sync;
   await section(session, "Search follows MongoDB", syncs, (indices) => output.table(indices, syncColumns));
-  const last = "value" in backups ? { value: lastOf(backups.value.backups) } : backups;
-  await section(session, "Last backups", last, (all) => output.table(all, lastColumns));
+  await section(session, "Last backups", backups, (all) => output.table(all, lastColumns));
   const shown = "value" in volumes ? { value: volumes.value.volumes } : volumes;
   await section(session, "Volumes", shown, (all) => output.table(all, volumeColumns));
 }
@@ -94,10 +93,17 @@ async function section<T>(
   else await show(part.value);
 }
 
-/** The last one that succeeded, and what is newer than that. */
-function lastOf(backups: readonly Backup[]): readonly Backup[] {
-  const place = backups.findIndex(({ state }) => state === JobState.SUCCEEDED);
-  return place === -1 ? backups.slice(0, 1) : backups.slice(Math.max(0, place - 2), place + 1);
+/** The last one that succeeded, however long ago, and the newest ones since. */
+async function lastBackups(session: Session): Promise<readonly Backup[]> {
+  const client = session.client(BackupService);
+  const [newest, succeeded] = await Promise.all([
+    client.listBackups({ pageSize: 2 }, session.call()),
+    client.listBackups({ pageSize: 1, state: JobState.SUCCEEDED }, session.call()),
+  ]);
+  const [last] = succeeded.backups;
+  const place = newest.backups.findIndex(({ backupId }) => backupId === last?.backupId);
+  if (place !== -1) return newest.backups.slice(0, place + 1);
+  return [...newest.backups, ...succeeded.backups];
 }
 
 function healthStyle(status: HealthStatus): Style {

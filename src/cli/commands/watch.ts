@@ -198,7 +198,11 @@ async function follow<D extends DescMessage>(
       }
     } catch (error) {
       if (isOver()) return;
-      if (signal.aborted || !hasHeard || !mayPass(error)) throw error;
+      if (signal.aborted || !hasHeard || !mayPass(error)) {
+        // Scripts have it from the events.
+        if (!session.signal.aborted && !output.json && token !== "") output.note(`Go on with --resume ${token}`);
+        throw error;
+      }
       // A watch that was too slow is told where to go on, which may be further than what has arrived.
       token = infoOf(error)?.metadata["resume_token"] ?? token;
       if (waitMs === 100) output.note("The watch was cut off; trying to go on …");

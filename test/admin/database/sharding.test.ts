@@ -395,6 +395,27 @@ describe("a sharded cluster", () => {
     expect(planned.index?.definition).toMatchObject(definition);
   });
 
+  test.for([20, 166])(
+    "a time series that has to keep its name, by %i, is told before anything is done",
+    async (code) => {
+      const { admin, database, db } = service;
+      const [collection, newCollection] = [collectionName(), collectionName()];
+      await db.createCollection(collection, { timeseries: { timeField: "at" } });
+      also = (_, name) => (name === "renameCollection" ? { ok: 0, code, errmsg: "cannot rename it" } : undefined);
+      for (const validateOnly of [true, false]) {
+        const renaming = admin.renameCollection({ database, collection, newCollection, validateOnly });
+        expect(await refusalOf(renaming)).toMatchObject({
+          ...{ code: "FailedPrecondition", reason: "MONGODB_FEATURE_MISSING", metadata: { collection } },
+        });
+      }
+      also = () => undefined;
+      const renamed = await admin.renameCollection({ database, collection, newCollection });
+      expect(renamed).toMatchObject({ collection: { collection: newCollection } });
+      const left = await service.system.listCollections({ name: /^trial_/ }, { nameOnly: true }).toArray();
+      expect(left).toEqual([]);
+    },
+  );
+
   test("the deadline of a call is that of the server, too", async () => {
     const { admin, database, db } = service;
     await db.collection("limited").insertOne({ n: 1 });

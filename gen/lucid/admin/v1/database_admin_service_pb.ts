@@ -1737,7 +1737,8 @@ export const DatabaseAdminService: GenService<{
    * Gives a collection another name in the same database. With `drop_target` a collection of that name is dropped in the same step,
    * which needs `confirm_new_collection`. Fails with `NOT_FOUND` (`COLLECTION_NOT_FOUND`), `ALREADY_EXISTS`
    * (`COLLECTION_ALREADY_EXISTS`), `FAILED_PRECONDITION`: `CONFIRMATION_MISMATCH`, `COLLECTION_PROTECTED` for either name and
-   * for what holds secrets, a restored copy too; `COLLECTION_IS_VIEW` for either.
+   * for what holds secrets, a restored copy too; `COLLECTION_IS_VIEW` for either; `MONGODB_FEATURE_MISSING` for a time series, which
+   * only the newest servers rename.
    *
    * @generated from rpc lucid.admin.v1.DatabaseAdminService.RenameCollection
    */
