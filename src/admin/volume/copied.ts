@@ -30,7 +30,8 @@ export async function isEqual(
 }
 
 /**
- * Byte by byte: a hash of each would live until V8 looks at its old generation, and with many small files that takes a hundred megabytes.
+ * Byte by byte, and small files without a generator: what each file leaves of a hash or an asynchronous generator is kept until V8 looks
+ * at its old generation, which with many files takes a hundred megabytes.
  */
 async function isSameFile(
   source: Directory,
@@ -43,5 +44,7 @@ async function isSameFile(
   const copy = await readFileOf(copies, entry);
   if (typeof copy === "string") return false;
   await using compared = copy;
-  return (await compared.isContent(read.parts(signal))) && (await read.outcome()) === "read";
+  const whole = await read.whole();
+  const content = whole === undefined ? read.parts(signal) : [whole];
+  return (await compared.isContent(content)) && (await read.outcome()) === "read";
 }

@@ -2,7 +2,7 @@ import { VolumeEntryKind, type VolumeRecord } from "../../../gen/lucid/backup/v1
 import { DirectoryFinder, parentOf } from "../../stores/volumes/directory-finder.ts";
 import type { Directory, Name } from "../../stores/volumes/directory.ts";
 import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
-import { readFileOf } from "../../stores/volumes/file-reader.ts";
+import { type Parts, readFileOf } from "../../stores/volumes/file-reader.ts";
 import { allOf } from "../../stores/volumes/groups.ts";
 import { isSameTime } from "../../stores/volumes/tree-writer.ts";
 import type { OpenVolume } from "../../stores/volumes/volumes.ts";
@@ -20,7 +20,7 @@ export class PathReader implements AsyncDisposable {
     this.#finder = new DirectoryFinder(top);
   }
 
-  async isEqual(head: VolumeRecord, parts: AsyncIterable<Uint8Array>): Promise<boolean> {
+  async isEqual(head: VolumeRecord, parts: Parts): Promise<boolean> {
     const path = Buffer.from(head.path);
     if (path.length === 0) return head.kind === VolumeEntryKind.DIRECTORY;
     const directory = await this.#goTo(parentOf(path));
@@ -35,10 +35,7 @@ export class PathReader implements AsyncDisposable {
       done(false);
       return;
     }
-    const parts = async function* () {
-      yield head.content;
-    };
-    const compare = async (): Promise<void> => done(await isEqualIn(directory, path, { head, parts: parts() }));
+    const compare = async (): Promise<void> => done(await isEqualIn(directory, path, { head, parts: [head.content] }));
     this.#pending.push(compare());
     if (this.#pending.length >= mostBeside) await this.settle();
   }
@@ -63,7 +60,7 @@ export class PathReader implements AsyncDisposable {
 async function isEqualIn(
   directory: Directory,
   path: Name,
-  { head, parts }: { readonly head: VolumeRecord; readonly parts: AsyncIterable<Uint8Array> },
+  { head, parts }: { readonly head: VolumeRecord; readonly parts: Parts },
 ): Promise<boolean> {
   const name = path.subarray(path.lastIndexOf(0x2f) + 1);
   try {
@@ -80,7 +77,7 @@ async function isEqualIn(
   }
 }
 
-async function hasContent(directory: Directory, name: Name, parts: AsyncIterable<Uint8Array>): Promise<boolean> {
+async function hasContent(directory: Directory, name: Name, parts: Parts): Promise<boolean> {
   const file = await readFileOf(directory, { name });
   if (typeof file === "string") return false;
   await using opened = file;

@@ -11,6 +11,9 @@ export const partBytes = 256 * 1024;
 /** What becomes of a file that is read while others may write it. */
 export type ReadOutcome = "read" | "changed";
 
+/** Bytes in parts. */
+export type Parts = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+
 /** A file that is open for reading. */
 export interface ReadFile extends AsyncDisposable {
   /** What it was when it was opened. */
@@ -20,7 +23,7 @@ export interface ReadFile extends AsyncDisposable {
   /** Its content, part by part, the last one shorter than the others or empty; one buffer serves all of them. */
   parts(signal: AbortSignal): AsyncGenerator<Buffer>;
   /** Whether this is what it holds. */
-  isContent(parts: AsyncIterable<Uint8Array>): Promise<boolean>;
+  isContent(parts: Parts): Promise<boolean>;
   /** Whether it is still what it was when it was opened. To be asked when it has been read. */
   outcome(): Promise<ReadOutcome>;
 }

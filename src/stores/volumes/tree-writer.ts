@@ -3,6 +3,7 @@ import type { FileHandle } from "node:fs/promises";
 import { fail } from "../../errors.ts";
 import type { Directory, Name } from "./directory.ts";
 import { hasFileCode } from "./failures.ts";
+import type { Parts } from "./file-reader.ts";
 import { temporaryName } from "./own-files.ts";
 import { removeTree } from "./remove-tree.ts";
 import type { OpenVolume } from "./volumes.ts";
@@ -208,11 +209,7 @@ export class TreeWriter implements AsyncDisposable {
     }
   }
 
-  async #write(
-    place: Place,
-    content: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-    meta: EntryMeta,
-  ): Promise<boolean> {
+  async #write(place: Place, content: Parts, meta: EntryMeta): Promise<boolean> {
     const { own } = this.#volume;
     const [directory, name] = this.#isDirect ? [place.directory, place.name] : [own, temporaryName()];
     const file = this.#isDirect ? await this.#createAt(place) : await own.createFile(name);
@@ -300,11 +297,7 @@ async function setOwner(
 /** Parts at least this long that hold nothing but zeros become a hole: a file that has some may be larger than its volume. */
 const leastHoleBytes = 64 * 1024;
 
-async function fill(
-  file: FileHandle,
-  content: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-  signal: AbortSignal,
-): Promise<void> {
+async function fill(file: FileHandle, content: Parts, signal: AbortSignal): Promise<void> {
   let [written, end] = [0, 0];
   for await (const part of content) {
     signal.throwIfAborted();
