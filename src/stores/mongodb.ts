@@ -1,8 +1,9 @@
-import { type Db, MongoClient, type MongoClientOptions } from "mongodb";
+import { type Db, MongoClient, type MongoClientOptions, MongoServerError } from "mongodb";
 
 import type { Config } from "../config.ts";
 import type { LatencyRecorder } from "./latency.ts";
 import { measured } from "./measured-db.ts";
+import { pause } from "./waiting.ts";
 
 /** Databases of the server's own. */
 export const serverDatabases: ReadonlySet<string> = new Set(["admin", "config", "local"]);
@@ -43,6 +44,9 @@ const limits = {
   maxIdleTimeMS: 600_000,
 } satisfies MongoClientOptions;
 
+/** Between two tries of a first connection, in milliseconds; each has the time to find a server besides. */
+const reconnectMs = 500;
+
 /**
  * Opens the client. What the connection string names wins over the limits here. The driver retries a read or a write once
  * when a primary changes, which it can do safely (writes carry a number); nothing above it retries.
@@ -53,13 +57,43 @@ export function openMongodb(config: Config["mongodb"], options: { latency?: Late
   const unnamed = Object.entries(limits).filter(([name]) => !named.has(name.toLowerCase()));
   const client = new MongoClient(config.uri, { appName: "lucid-data", ...Object.fromEntries(unnamed) });
   const domain = client.db(config.database, { useBigInt64: true });
+  const closing = new AbortController();
+  const connected = connect(client, closing.signal);
   return {
     client,
     domain: options.latency === undefined ? domain : measured(domain, options.latency),
     system: client.db(config.systemDatabase),
     features: (signal) => featuresOf(client, signal),
-    [Symbol.asyncDispose]: () => client.close(),
+    async [Symbol.asyncDispose]() {
+      closing.abort();
+      await client.close();
+      await connected;
+    },
   };
+}
+
+/**
+ * Makes the first connection, however long that takes. Once there was one the driver connects anew by itself; but where the first
+ * cannot be made in time, all that the client is asked fails with "Topology is closed" from then on, also when the server is
+ * there (seen with 7.9.0): a service that starts before its store would never find it.
+ */
+async function connect(client: MongoClient, signal: AbortSignal): Promise<void> {
+  // Whoever asks the client for something is told why it is not connected.
+  let isConnected = await client
+    .db("admin")
+    .command({ ping: 1 })
+    .then(
+      () => true,
+      (error: unknown) => error instanceof MongoServerError, // a refusal comes over a connection
+    );
+  while (!isConnected) {
+    await pause(reconnectMs, signal);
+    if (signal.aborted) return;
+    isConnected = await client.connect().then(
+      () => true,
+      () => false,
+    );
+  }
 }
 
 /** A connection string with several hosts is no URL. */

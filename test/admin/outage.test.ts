@@ -9,11 +9,15 @@ import {
   MonitoringService,
   type WatchHealthResponse,
 } from "../../gen/lucid/admin/v1/monitoring_service_pb.ts";
+import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { startMongodb } from "../../local/mongodb.ts";
 import { startRedis } from "../../local/redis.ts";
 import { startSearch } from "../../local/search.ts";
 import { reasonOf } from "../../src/errors.ts";
+import { cuttable } from "../jobs/proxy.ts";
+import { newUser } from "../repository/support.ts";
 import { testApp } from "../support/app.ts";
+import { storeAddresses } from "../support/stores.ts";
 
 /** Each store of its own, so that it can be cut off. */
 const outages = [
@@ -98,4 +102,27 @@ test.concurrent("the service starts while all three stores are away, and says so
   expect(stores.map((store) => store.status)).toEqual([1, 2, 3].map(() => HealthStatus.UNHEALTHY));
   const first = await monitoring.watchHealth({})[Symbol.asyncIterator]().next();
   expect(first.value).toMatchObject({ status: HealthStatus.UNHEALTHY, heartbeat: false });
+});
+
+test("a service that starts before its stores serves once they are there", { timeout: 240_000 }, async () => {
+  await using stack = new AsyncDisposableStack();
+  const { mongodbUri, redisUri, searchUri } = storeAddresses();
+  const [mongodb, redis, search] = [await cuttable(mongodbUri), await cuttable(redisUri), await cuttable(searchUri)];
+  const wires = [mongodb, redis, search].map((wire) => stack.use(wire));
+  for (const wire of wires) wire.cut();
+  const app = stack.use(
+    await testApp({ LUCID_MONGODB_URI: mongodb.uri, LUCID_REDIS_URI: redis.uri, LUCID_SEARCH_URI: search.uri }),
+  );
+  const users = app.client(UserService);
+  const watch = app.client(MonitoringService).watchHealth({})[Symbol.asyncIterator]();
+  const isAway = ({ status }: { readonly status: HealthStatus }) => status === HealthStatus.UNHEALTHY;
+  await untilEvent(watch, ({ stores }) => stores.every(isAway));
+  // Whatever asks for a store first does not spoil its connection for the others.
+  for (let call = 0; call < 2; call++) {
+    await expect(users.getUser({ userId: "nobody" })).rejects.toMatchObject({ code: Code.Unavailable });
+  }
+  for (const wire of wires) wire.mend();
+  await untilEvent(watch, ({ stores }) => !stores.some(isAway));
+  const { userId } = await newUser(users);
+  expect((await users.getUser({ userId })).user?.userId).toBe(userId);
 });
