@@ -1,23 +1,16 @@
 import { randomUUID } from "node:crypto";
 
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
-import {
-  IndexBuildType,
-  type IndexDefinitionSchema,
-  IndexKeyType,
-} from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
-import type { WatchIndexBuildResponse } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
+import { IndexBuildType, IndexKeyType } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
 import { EnsuredState } from "../../../gen/lucid/admin/v1/monitoring_service_pb.ts";
 import { buildsOf } from "../../../src/admin/database/build-progress.ts";
 import { storedMessages } from "../../../src/repository/collections.ts";
 import { collectionOf } from "../../../src/schema/collection.ts";
 import { refusalOf } from "../../repository/support.ts";
-import { type AdminApp, adminApp, collectionName } from "./support.ts";
-
-type Definition = MessageInitShape<typeof IndexDefinitionSchema>;
+import { build, by, type Definition, eventsOf, indexesOf, newCollection } from "./index-support.ts";
+import { type AdminApp, adminApp } from "./support.ts";
 
 let service: AdminApp;
 beforeAll(async () => {
@@ -25,34 +18,7 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-const { ASCENDING, DESCENDING, TEXT, HASHED, GEO_2DSPHERE } = IndexKeyType;
-const by = (field: string, type: IndexKeyType = ASCENDING) => ({ field, type });
-
-/** A collection of an operator's with some documents. */
-async function newCollection(documents: readonly object[] = [{ n: 1 }, { n: 2 }]): Promise<string> {
-  const collection = collectionName();
-  await service.db.collection(collection).insertMany([...documents]);
-  return collection;
-}
-
-/** All events of a build. */
-async function eventsOf(
-  buildId: string,
-  { admin }: Pick<AdminApp, "admin"> = service,
-): Promise<WatchIndexBuildResponse[]> {
-  return Array.fromAsync(admin.watchIndexBuild({ buildId }));
-}
-
-/** Builds an index; gives the last event. */
-async function build(collection: string, definition: Definition): Promise<WatchIndexBuildResponse | undefined> {
-  const { admin, database } = service;
-  const made = await admin.createIndex({ database, collection, definition });
-  return (await eventsOf(made.build?.buildId ?? "")).at(-1);
-}
-
-async function indexesOf(collection: string): Promise<string[]> {
-  return (await service.db.collection(collection).indexes()).map(({ name }) => String(name));
-}
+const { DESCENDING, TEXT, HASHED, GEO_2DSPHERE } = IndexKeyType;
 
 test.for<[string, Definition, object]>([
   ["ordered", { keys: [by("b"), by("a", DESCENDING)] }, { name: "b_1_a_-1", key: { b: 1, a: -1 } }],
@@ -78,16 +44,16 @@ test.for<[string, Definition, object]>([
   ["of all fields", { keys: [by("w.$**")] }, { key: { "w.$**": 1 } }],
 ])("an index that is %s is built, and told as it is", async ([, definition, expected]) => {
   const { admin, overHttp, database, db } = service;
-  const collection = await newCollection();
+  const collection = await newCollection(service);
   const request = { database, collection, definition };
   const planned = await overHttp.createIndex({ ...request, validateOnly: true });
   expect(planned.build).toBeUndefined();
-  expect(await indexesOf(collection)).toEqual(["_id_"]);
+  expect(await indexesOf(service, collection)).toEqual(["_id_"]);
   const made = await admin.createIndex(request);
   expect(made.index).toEqual(planned.index);
   expect(made.build).toMatchObject({ type: IndexBuildType.CREATE, database, collection, indexes: [made.index] });
   const index = made.index?.definition?.index ?? "";
-  expect((await eventsOf(made.build?.buildId ?? "")).at(-1)).toMatchObject({
+  expect((await eventsOf(service, made.build?.buildId ?? "")).at(-1)).toMatchObject({
     state: JobState.SUCCEEDED,
     progress: { percent: 100, indexes: [{ collection, index, state: EnsuredState.CREATED }] },
   });
@@ -105,7 +71,7 @@ test.for([
   "a %s index is built where the server has them, and refused where it has not",
   async ([kind, type], context) => {
     const { admin, database, db } = service;
-    const collection = await newCollection([{ t: "some words" }]);
+    const collection = await newCollection(service, [{ t: "some words" }]);
     const has = await db
       .collection("asked")
       .createIndex({ t: kind })
@@ -127,54 +93,24 @@ test.for([
       }
       context.skip(`this server has no ${kind} indexes, and says so`);
     }
-    expect((await build(collection, request.definition))?.state).toBe(JobState.SUCCEEDED);
+    expect((await build(service, collection, request.definition))?.state).toBe(JobState.SUCCEEDED);
     const { index } = await admin.getIndex({ database, collection, index: `t_${kind}` });
     expect(index?.definition?.keys).toMatchObject([{ field: "t", type }]);
   },
 );
 
-test("an index that another one excludes is a conflict that is named, before anything is done", async () => {
-  const { admin, database, db } = service;
-  const collection = await newCollection();
-  await db.collection(collection).createIndex({ n: 1 }, { name: "first" });
-  for (const definition of [
-    { index: "first", keys: [by("other")] },
-    { index: "first", keys: [by("n")], unique: true },
-    { index: "second", keys: [by("n")] },
-  ]) {
-    for (const validateOnly of [true, false]) {
-      expect(await refusalOf(admin.createIndex({ database, collection, definition, validateOnly }))).toMatchObject({
-        code: "FailedPrecondition",
-        reason: "INDEX_CONFLICT",
-        metadata: { database, collection, index: definition.index },
-      });
-    }
-  }
-  expect(await indexesOf(collection)).toEqual(["_id_", "first"]);
-  const { builds } = await admin.listIndexBuilds({ pageSize: 1 });
-  expect(builds.filter((each) => each.collection === collection)).toEqual([]);
-});
-
-test("documents that do not let an index be unique end its build, and are not told", async () => {
-  const collection = await newCollection([{ n: "a secret" }, { n: "a secret" }]);
-  const last = await build(collection, { keys: [by("n")], unique: true });
-  expect(last).toMatchObject({ state: JobState.FAILED, error: { reason: "INDEX_DUPLICATE_VALUES" } });
-  expect(JSON.stringify(last?.error)).not.toContain("a secret");
-  expect(await indexesOf(collection)).toEqual(["_id_"]);
-});
-
 test("a build is made once for a request id, and found again", async () => {
   const { admin, overHttp, database } = service;
-  const collection = await newCollection();
+  const collection = await newCollection(service);
   const request = { database, collection, definition: { keys: [by("n")] }, requestId: randomUUID() };
   const first = await admin.createIndex(request);
   const buildId = first.build?.buildId ?? "";
-  await eventsOf(buildId);
+  await eventsOf(service, buildId);
   expect((await overHttp.createIndex(request)).build?.buildId).toBe(buildId);
   const other = { ...request, definition: { keys: [by("m")] } };
   expect(await refusalOf(admin.createIndex(other))).toMatchObject({ reason: "REQUEST_ID_REUSED" });
   expect((await overHttp.getIndexBuild({ buildId })).build).toMatchObject({ state: JobState.SUCCEEDED, collection });
-  await build(collection, { keys: [by("m")] });
+  await build(service, collection, { keys: [by("m")] });
   const pages: string[] = [];
   let pageToken = "";
   do {
@@ -187,7 +123,7 @@ test("a build is made once for a request id, and found again", async () => {
   const nothing = { buildId: randomUUID() };
   for (const call of [
     () => admin.getIndexBuild(nothing),
-    () => eventsOf(nothing.buildId),
+    () => eventsOf(service, nothing.buildId),
     () => admin.cancelIndexBuild(nothing),
   ]) {
     expect(await refusalOf(call())).toMatchObject({ code: "NotFound", reason: "INDEX_BUILD_NOT_FOUND" });
@@ -196,7 +132,7 @@ test("a build is made once for a request id, and found again", async () => {
 
 test("an index is dropped only where its name is said twice, and the one on _id never", async () => {
   const { admin, database, db } = service;
-  const collection = await newCollection();
+  const collection = await newCollection(service);
   await db.collection(collection).createIndex({ n: 1 });
   const names = { database, collection, index: "n_1" };
   expect((await admin.dropIndex({ ...names, validateOnly: true })).index).toMatchObject({ protected: false });
@@ -220,9 +156,9 @@ test("an index is dropped only where its name is said twice, and the one on _id 
     code: "NotFound",
     reason: "INDEX_NOT_FOUND",
   });
-  expect(await indexesOf(collection)).toEqual(["_id_", "n_1"]);
+  expect(await indexesOf(service, collection)).toEqual(["_id_", "n_1"]);
   await admin.dropIndex({ ...names, confirmIndex: "n_1" });
-  expect(await indexesOf(collection)).toEqual(["_id_"]);
+  expect(await indexesOf(service, collection)).toEqual(["_id_"]);
   expect(await refusalOf(admin.dropIndex({ ...names, confirmIndex: "n_1" }))).toMatchObject({
     reason: "INDEX_NOT_FOUND",
     metadata: { database, collection, index: "n_1" },
@@ -231,7 +167,7 @@ test("an index is dropped only where its name is said twice, and the one on _id 
 
 test("an index is changed, or the server says that it cannot", async (context) => {
   const { admin, database, db } = service;
-  const collection = await newCollection();
+  const collection = await newCollection(service);
   await db.collection(collection).createIndex({ at: 1 }, { expireAfterSeconds: 100 });
   const names = { database, collection, index: "at_1" };
   const planned = await admin.updateIndex({ ...names, expireAfterSeconds: 50, hidden: true, validateOnly: true });
@@ -283,7 +219,7 @@ test.for([
 
 test("statistics tell the size and the use of each index", async () => {
   const { admin, database, db } = service;
-  const collection = await newCollection();
+  const collection = await newCollection(service);
   await db.collection(collection).createIndex({ n: 1 });
   await db.collection(collection).find({ n: 1 }).toArray();
   const { indexes } = await admin.getIndexStatistics({ database, collection });
@@ -296,7 +232,7 @@ test("statistics tell the size and the use of each index", async () => {
 
 test("the server says whether a collection can be indexed anew", async () => {
   const { admin, database, db } = service;
-  const collection = await newCollection();
+  const collection = await newCollection(service);
   const knows = await db.command({ reIndex: collection }).then(
     () => true,
     () => false,
@@ -304,7 +240,7 @@ test("the server says whether a collection can be indexed anew", async () => {
   const request = { database, collection, confirmCollection: collection };
   if (knows) {
     const made = await admin.reindexCollection(request);
-    expect((await eventsOf(made.build?.buildId ?? "")).at(-1)?.state).toBe(JobState.SUCCEEDED);
+    expect((await eventsOf(service, made.build?.buildId ?? "")).at(-1)?.state).toBe(JobState.SUCCEEDED);
     return;
   }
   for (const validateOnly of [true, false]) {
@@ -342,7 +278,7 @@ test("the indexes of the domain are planned, built and found; what conflicts is 
     problem: expect.stringContaining("mine") as string,
   });
   expect(stateOf("username_1")?.state).toBe(EnsuredState.WAITING);
-  const last = (await eventsOf(made.build?.buildId ?? "", fresh)).at(-1);
+  const last = (await eventsOf(fresh, made.build?.buildId ?? "")).at(-1);
   expect(last?.state).toBe(JobState.SUCCEEDED);
   expect(last?.progress?.percent).toBe(100);
   const built = new Map(
@@ -359,7 +295,7 @@ test("the indexes of the domain are planned, built and found; what conflicts is 
     expect(dropped.index?.protected).toBe(false);
   }
   const rest = await admin.ensureIndexes({});
-  const ended = (await eventsOf(rest.build?.buildId ?? "", fresh)).at(-1);
+  const ended = (await eventsOf(fresh, rest.build?.buildId ?? "")).at(-1);
   expect(ended?.state).toBe(JobState.SUCCEEDED);
   const again = await admin.ensureIndexes({});
   const left = again.collections.flatMap(({ collection, things }) =>
@@ -370,114 +306,4 @@ test("the indexes of the domain are planned, built and found; what conflicts is 
     code: "NotFound",
     reason: "COLLECTION_NOT_FOUND",
   });
-});
-
-test("what the service itself needs of indexes stays as it is", async () => {
-  const { admin, domain, app } = service;
-  await admin.ensureCollections({ collections: ["users", "authentication"] });
-  const made = await admin.ensureIndexes({ collections: ["users"] });
-  if (made.build !== undefined) await eventsOf(made.build.buildId);
-  const names = { collection: "users", index: "email_1" };
-  const { indexes } = await admin.listIndexes({ collection: "users" });
-  expect(indexes.filter((each) => !each.protected)).toEqual([]);
-  const protectedIndex = [
-    () => admin.dropIndex({ ...names, confirmIndex: "email_1" }),
-    () => admin.dropIndex({ ...names, validateOnly: true }),
-    () => admin.updateIndex({ ...names, hidden: true }),
-    () => admin.createIndex({ collection: "users", definition: { index: "email_1", keys: [by("x")] } }),
-    () => admin.createIndex({ collection: "users", definition: { index: "mine", keys: [by("email")] } }),
-  ];
-  for (const call of protectedIndex) {
-    expect(await refusalOf(call())).toMatchObject({ code: "FailedPrecondition", reason: "INDEX_PROTECTED" });
-  }
-  const harmful = [
-    () => admin.createIndex({ collection: "users", definition: { keys: [by("status")], unique: true } }),
-    () => admin.createIndex({ collection: "users", definition: { keys: [by("x")], expireAfterSeconds: 1 } }),
-    () =>
-      admin.createIndex({
-        collection: "authentication",
-        definition: { keys: [by("x")], partialFilter: { password_hash: { $gt: "m" } } },
-      }),
-  ];
-  for (const call of harmful) {
-    expect(await refusalOf(call())).toMatchObject({ code: "FailedPrecondition", reason: "COLLECTION_PROTECTED" });
-  }
-  // One more that harms nothing is theirs.
-  const mine = await admin.createIndex({ collection: "users", definition: { keys: [by("profile.city")] } });
-  await eventsOf(mine.build?.buildId ?? "");
-  await admin.dropIndex({ collection: "users", index: "profile.city_1", confirmIndex: "profile.city_1" });
-  expect((await domain.collection("users").indexes()).length).toBe(indexes.length);
-  const { systemDatabase } = app.config.mongodb;
-  for (const database of ["admin", "local", systemDatabase]) {
-    const at = { database, collection: "jobs" };
-    for (const call of [
-      () => admin.listIndexes(at),
-      () => admin.createIndex({ ...at, definition: { keys: [by("x")] } }),
-      () => admin.dropIndex({ ...at, index: "x_1", confirmIndex: "x_1" }),
-      () => admin.updateIndex({ ...at, index: "x_1", hidden: true }),
-      () => admin.getIndexStatistics(at),
-      () => admin.reindexCollection({ ...at, confirmCollection: "jobs" }),
-    ]) {
-      expect(await refusalOf(call())).toMatchObject({ reason: "DATABASE_PROTECTED" });
-    }
-  }
-});
-
-test.for<[string, Definition, string]>([
-  ["no key", { keys: [] }, "definition.keys"],
-  ["too many keys", { keys: Array.from({ length: 33 }, (_, n) => by(`f${n}`)) }, "definition.keys"],
-  ["a field twice", { keys: [by("a"), by("a", DESCENDING)] }, "definition.keys"],
-  ["a field without a name", { keys: [by("")] }, "definition.keys[0].field"],
-  ["a NUL in a field", { keys: [by("a\0")] }, "definition.keys[0].field"],
-  ["an unknown kind", { keys: [by("a", 99 as IndexKeyType)] }, "definition.keys[0].type"],
-  ["the name of the index on _id", { index: "_id_", keys: [by("a")] }, "definition.index"],
-  ["the name that stands for all", { index: "*", keys: [by("a")] }, "definition.index"],
-  ["sparse and partial", { keys: [by("a")], sparse: true, partialFilter: { a: 1 } }, "definition.sparse"],
-  ["two keys that expire", { keys: [by("a"), by("b")], expireAfterSeconds: 1 }, "definition.expire_after_seconds"],
-  ["words that expire", { keys: [by("a", TEXT)], expireAfterSeconds: 1 }, "definition.expire_after_seconds"],
-  ["a time before now", { keys: [by("a")], expireAfterSeconds: -1 }, "definition.expire_after_seconds"],
-  ["JavaScript", { keys: [by("a")], partialFilter: { $where: "1" } }, "definition.partial_filter"],
-  ["a strange language", { keys: [by("a")], collation: { locale: "../x" } }, "definition.collation.locale"],
-])("an index with %s is refused", async ([, definition, field]) => {
-  const { admin, overHttp, database } = service;
-  const collection = "refused";
-  await service.db.collection(collection).updateOne({}, { $set: { a: 1 } }, { upsert: true });
-  for (const client of [admin, overHttp]) {
-    const call = client.createIndex({ database, collection, definition });
-    expect(await refusalOf(call)).toMatchObject({ code: "InvalidArgument", reason: "BAD_REQUEST", fields: [field] });
-  }
-  expect(await indexesOf(collection)).toEqual(["_id_"]);
-});
-
-test("a definition that only the server knows to be wrong is told without its words", async () => {
-  const { admin, database } = service;
-  const collection = await newCollection();
-  const filter = { keys: [by("a")], partialFilter: { a: { $nothing: "a secret" } } };
-  const refusal = await refusalOf(admin.createIndex({ database, collection, definition: filter }));
-  expect(["INDEX_DEFINITION_INVALID", "INDEX_NOT_POSSIBLE"]).toContain(refusal.reason);
-  expect(JSON.stringify(refusal)).not.toContain("secret");
-});
-
-test("a view has no indexes, and what is not there has none either", async () => {
-  const { admin, database, db } = service;
-  const view = collectionName();
-  await db.createCollection(view, { viewOn: "any", pipeline: [] });
-  for (const [collection, reason] of [
-    [view, "COLLECTION_IS_VIEW"],
-    ["none", "COLLECTION_NOT_FOUND"],
-  ] as const) {
-    const at = { database, collection };
-    for (const call of [
-      () => admin.listIndexes(at),
-      () => admin.getIndex({ ...at, index: "_id_" }),
-      () => admin.createIndex({ ...at, definition: { keys: [by("a")] } }),
-      () => admin.createIndex({ ...at, definition: { keys: [by("a")] }, validateOnly: true }),
-      () => admin.updateIndex({ ...at, index: "a_1", hidden: true }),
-      () => admin.dropIndex({ ...at, index: "a_1", confirmIndex: "a_1" }),
-      () => admin.getIndexStatistics(at),
-      () => admin.reindexCollection({ ...at, confirmCollection: collection }),
-    ]) {
-      expect(await refusalOf(call())).toMatchObject({ reason });
-    }
-  }
 });
