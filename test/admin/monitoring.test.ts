@@ -12,7 +12,7 @@ import { startRedis } from "../../local/redis.ts";
 import { reasonOf } from "../../src/errors.ts";
 import { openRedis } from "../../src/stores/redis.ts";
 import { openSearch } from "../../src/stores/search.ts";
-import { type TestApp, testApp } from "../support/app.ts";
+import { patient, type TestApp, testApp } from "../support/app.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
 const everyStore = [Store.MONGODB, Store.REDIS, Store.SEARCH];
@@ -58,7 +58,7 @@ async function ownDocuments(client: MongoClient, { config }: TestApp): Promise<b
 test("statistics count what was written", async () => {
   await using mongodb = await startMongodb();
   await using redis = await startRedis();
-  await using app = await testApp({ LUCID_MONGODB_URI: mongodb.uri, LUCID_REDIS_URI: redis.uri });
+  await using app = await testApp({ LUCID_MONGODB_URI: patient(mongodb.uri), LUCID_REDIS_URI: redis.uri });
   await using data = await MongoClient.connect(mongodb.uri);
   await using cache = openRedis({ uri: redis.uri, mode: "single" });
   await using search = openSearch({ uri: storeAddresses().searchUri });

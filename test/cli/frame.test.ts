@@ -9,7 +9,7 @@ import { allCommands } from "../../src/cli/command-tree.ts";
 import { buildProgram } from "../../src/cli/program.ts";
 import { openSession } from "../../src/cli/session.ts";
 import { type TestApp, testApp } from "../support/app.ts";
-import { lucid, type Lucid, program } from "./support.ts";
+import { lucid, type Lucid, program, lucidInside } from "./support.ts";
 
 let app: TestApp;
 let command: Lucid;
@@ -58,7 +58,7 @@ test.for([
   [["backup", "create", "--namespace", "x\u0001y", "--store", "mongodb"], 2, /mongodb_namespaces/],
   [["backup", "show", "\u001b[2Jnobody"], 3, /There is no backup \\x1b\[2Jnobody \(BACKUP_NOT_FOUND\)/],
 ] as const)("%j ends with %i and says why", async ([args, exitCode, says]) => {
-  const { code, stdout, stderr } = await command.run(...args);
+  const { code, stdout, stderr } = await lucidInside(app.grpcAddress).run(...args);
   expect([code, stdout]).toEqual([exitCode, ""]);
   expect(stderr).toMatch(says);
   expect(stderr).not.toContain("\u001b");

@@ -13,7 +13,7 @@ const cuts = array(
   record({
     which: integer({ min: 0, max: 1 }),
     calmMs: integer({ min: 50, max: 400 }),
-    cutMs: integer({ min: 50, max: 2500 }),
+    cutMs: integer({ min: 50, max: 4000 }),
   }),
   {
     minLength: 4,
