@@ -7,7 +7,7 @@ import type { RefusedCopies } from "./refused-copies.ts";
 import type { Source, SyncAccess } from "./sync/access.ts";
 import { compare } from "./sync/compare.ts";
 import { inOrder } from "./sync/in-order.ts";
-import { fillPages } from "./sync/pages.ts";
+import { fillPages, sectionEnd } from "./sync/pages.ts";
 import { ChangeTail } from "./sync/tail.ts";
 import { copyWriter, type Writer } from "./sync/writer.ts";
 
@@ -40,8 +40,8 @@ export interface VersionCopyOptions {
   readonly compared: (count: number) => void;
 }
 
-/** How long changes wait while a collection is read, and waits for changes, in milliseconds. */
-const sectionMs = 5000;
+/** How long changes are taken between two sections of reading, and waits for changes, in milliseconds. */
+const takeMs = 5000;
 const waits = { idleMs: 1000, roundMs: 200 };
 const pingMs = 5000;
 /** Pages that are on their way at once. */
@@ -79,7 +79,7 @@ export class VersionCopy implements AsyncDisposable {
   async fill(): Promise<void> {
     while (!this.position.is_filled) {
       if (await this.#section()) this.position.is_filled = true;
-      await this.#takeChanges(sectionMs);
+      await this.#takeChanges(takeMs);
       this.#options.signal.throwIfAborted();
     }
   }
@@ -139,7 +139,8 @@ export class VersionCopy implements AsyncDisposable {
   async #section(): Promise<boolean> {
     const { signal } = this.#options;
     const { db } = this.#source;
-    const untilMs = performance.now() + sectionMs;
+    const beganMs = performance.now();
+    let untilMs: number | undefined;
     await using session = db.client.startSession({ causalConsistency: true });
     await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
     const pieces = inOrder(mostAtOnce);
@@ -151,6 +152,7 @@ export class VersionCopy implements AsyncDisposable {
         await pieces.begin(write, () =>
           this.#moved({ fill_after: last, filled: this.position.filled + documents.length }),
         );
+        untilMs ??= sectionEnd(beganMs);
         isOver = performance.now() <= untilMs;
         if (!isOver) break;
       }

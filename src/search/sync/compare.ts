@@ -115,17 +115,11 @@ function difference(document: Item | undefined, copy: Item | undefined): Found |
 
 async function* documentsOf({ db, collection, message, signal }: CompareOptions): AsyncGenerator<Item> {
   const projection = { [message.id]: 1, revision: 1 };
-  for (let after = ""; ;) {
-    const filter = { [message.id]: { $gt: after } };
-    const found = await db
-      .collection(collection, majority)
-      .find(filter, { projection, sort: { [message.id]: 1 }, limit: pageSize, useBigInt64: true, signal })
-      .toArray();
-    for (const document of found) yield itemOf(document, message);
-    const last = found.at(-1);
-    if (last === undefined || found.length < pageSize) return;
-    after = String(last[message.id]);
-  }
+  const order = { sort: { [message.id]: 1 }, batchSize: pageSize } as const;
+  const found = db
+    .collection(collection, majority)
+    .find({ [message.id]: { $gt: "" } }, { projection, ...order, useBigInt64: true, signal });
+  for await (const document of found) yield itemOf(document, message);
 }
 
 function itemOf(document: Document, { id }: SearchedMessage): Item {

@@ -8,7 +8,7 @@ import { requestMs } from "../../stores/search/requests.ts";
 import type { EnsuredIndex, SearchIndices } from "../indices.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import { type InOrder, inOrder } from "./in-order.ts";
-import { copiesAfter, type FillPage, fillPages } from "./pages.ts";
+import { copiesAfter, type FillPage, fillPages, sectionEnd } from "./pages.ts";
 import type { ResyncReason, SyncState, SyncStates } from "./state.ts";
 import { ChangeTail } from "./tail.ts";
 import { epochOf } from "./version.ts";
@@ -36,7 +36,7 @@ export interface FollowRight {
   readonly holder: string;
 }
 
-/** How long changes wait while a collection is read, and how often an idle index is looked at, in milliseconds. */
+/** How long changes wait while copies are looked at, and how often an idle index is looked at, in milliseconds. */
 const sectionMs = 5000;
 const lookMs = 5000;
 /** How often is looked whether a rebuild waits for the index, in milliseconds. */
@@ -242,7 +242,8 @@ class Run {
   async #fill(): Promise<boolean> {
     const { db } = this.#options;
     const { signal } = this.#right;
-    const untilMs = performance.now() + sectionMs;
+    const beganMs = performance.now();
+    let untilMs: number | undefined;
     const after = this.#mark.fillAfter;
     await using session = db.client.startSession({ causalConsistency: true });
     await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
@@ -250,6 +251,7 @@ class Run {
       const write = () => this.#writer.write(page.documents, signal);
       await this.#pieces.begin(write, () => this.#filled(page));
       await this.#checkpoint();
+      untilMs ??= sectionEnd(beganMs);
       if (performance.now() > untilMs || signal.aborted) return false;
     }
     return true;

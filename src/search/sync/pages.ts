@@ -14,6 +14,18 @@ export interface FillPage {
   readonly last: unknown;
 }
 
+/** How long changes wait while a collection is read, in milliseconds: at least, and at most. */
+const sectionMs = { least: 5000, most: 60_000 };
+
+/**
+ * When to end a section of reading that was begun at `beganMs` and whose first page has come now, by `performance.now()`. A server
+ * that is slow to begin gets a longer one, so that beginning takes no more than a fifth of the time.
+ */
+export function sectionEnd(beganMs: number): number {
+  const nowMs = performance.now();
+  return nowMs + Math.min(sectionMs.most, Math.max(sectionMs.least, 4 * (nowMs - beganMs)));
+}
+
 /**
  * Reads a whole collection in the order of `_id`, after one of them, as it is at the time of the session or later. The order holds
  * for `_id`s of all types together.

@@ -4,10 +4,12 @@ import { startMongodb } from "../../../local/mongodb.ts";
 import { startSearch } from "../../../local/search.ts";
 import { messageOf, searchIndices } from "../../../src/search/indices.ts";
 import { syncAccess } from "../../../src/search/sync/access.ts";
+import { changesAfter } from "../../../src/search/sync/tail.ts";
 import { openSearch } from "../../../src/stores/search.ts";
 import { cuttable } from "../../jobs/proxy.ts";
 import { onEveryServer } from "../../support/search-servers.ts";
 import { storeAddresses } from "../../support/stores.ts";
+import { refusingProxy } from "../refusing-proxy.ts";
 import { change, kill, newUser, startReplica, syncBed } from "./support.ts";
 
 const messages = [messageOf("users")];
@@ -42,6 +44,31 @@ onEveryServer((uri) => {
     expect((await access.states.find(bed.indices.alias("users")))?.resyncs).toBe(1);
     await expect.poll(status, { timeout: 60_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
   });
+
+  test("a search server that has no room for documents is asked again, and none of them is a dead letter", async () => {
+    await using bed = await syncBed(uri);
+    await using proxy = await refusingProxy(uri);
+    await using search = openSearch({ uri: proxy.uri });
+    const { domain, system, prefix } = bed;
+    const users = domain.collection("users");
+    await users.insertOne(newUser());
+    const access = syncAccess({ search, indices: searchIndices({ search, prefix }), domain, system });
+    bed.start({ access, messages });
+    await bed.settled("users");
+    const error = { type: "rejected_execution_exception", reason: "queue" };
+    const answers = [
+      { status: 429, body: { error: { root_cause: [error], ...error }, status: 429 } },
+      // Of one document alone.
+      { status: 200, body: { errors: true, items: [{ index: { status: 429, error } }] } },
+      { status: 503, body: {} },
+    ];
+    proxy.refuses = (_, path) => (path.includes("/_bulk") ? answers.shift() : undefined);
+    await users.insertOne(newUser());
+    await bed.settled("users");
+    expect(answers).toEqual([]);
+    expect(await access.deadLetters.count("users")).toBe(0);
+    expect(await access.states.find(bed.indices.alias("users"))).toMatchObject({ resyncs: 1, phase: "following" });
+  }, 120_000);
 
   test("where the process that keeps an index is killed, another goes on", async () => {
     const leaseMs = 2500;
@@ -99,24 +126,31 @@ test.concurrent("a search server that is killed and comes back has everything, h
   expect(await bed.access.states.find(alias)).toMatchObject({ resyncs: before?.resyncs, phase: "following" });
 });
 
-test.concurrent("a history that MongoDB no longer has is noticed, and the index is filled anew", async () => {
+test.concurrent("a history that MongoDB has lost while search was away is noticed, and the index is filled anew", async () => {
   await using server = await startMongodb({ history: 50 });
-  await using bed = await syncBed(storeAddresses().searchUri, undefined, { mongodbUri: server.uri });
+  const { searchUri } = storeAddresses();
+  await using bed = await syncBed(searchUri, undefined, { mongodbUri: server.uri });
+  await using wire = await cuttable(searchUri);
+  await using search = openSearch({ uri: wire.uri });
+  const { domain, system, prefix } = bed;
+  const access = syncAccess({ search, indices: searchIndices({ search, prefix }), domain, system });
   const users = bed.domain.collection("users");
   const all = Array.from({ length: 20 }, () => newUser());
   await users.insertMany(all);
-  const first = bed.start({ messages });
+  bed.start({ access, messages });
   await bed.settled("users");
-  await first[Symbol.asyncDispose]();
+  wire.cut();
   await users.deleteOne({ user_id: all[0]?.["user_id"] as string });
-  const others = bed.domain.collection("others");
-  const problem = async () => {
-    await others.insertMany(Array.from({ length: 1000 }, (_, number) => ({ number })));
-    return (await bed.access.status("users", AbortSignal.timeout(30_000))).problem;
+  const alias = bed.indices.alias("users");
+  const { token = {} } = (await access.states.find(alias)) ?? {};
+  const lost = async () => {
+    await domain.collection("others").insertMany(Array.from({ length: 1000 }, (_, number) => ({ number })));
+    const signal = AbortSignal.timeout(30_000);
+    await changesAfter({ db: domain, collection: "users", id: "user_id" }, token, { most: 1, limit: signal, signal });
   };
-  await vi.waitFor(async () => expect(await problem()).toContain("no longer has the changes"), soon);
-  bed.start({ messages });
+  await vi.waitFor(() => expect(lost()).rejects.toThrow("no longer has the changes"), soon);
+  wire.mend();
   await bed.settled("users");
-  const state = await bed.access.states.find(bed.indices.alias("users"));
+  const state = await access.states.find(alias);
   expect(state).toMatchObject({ resync_reason: "HISTORY_LOST", resyncs: 2 });
 });
