@@ -20,16 +20,26 @@ beforeAll(async () => {
 });
 afterAll(() => app[Symbol.asyncDispose]());
 
+/** How status ends: the search server, which all tests share, may have replicas that nobody takes, which makes it yellow. */
+const endings = new Map([
+  ["is healthy", 0],
+  ["is degraded", 4],
+]);
+
 test("status shows every part, and says so by its exit code", async () => {
   const [{ code, stdout, stderr }, { objects }] = await Promise.all([command.run("status"), command.json("status")]);
-  expect([code, stderr]).toEqual([0, ""]);
-  for (const part of ["is healthy", "MongoDB", "Redis", "search", "Search follows MongoDB", "Last backups"]) {
+  const [, told = ""] = /(is \w+)/.exec(stdout) ?? [];
+  expect([code, stderr]).toEqual([endings.get(told), ""]);
+  for (const part of ["MongoDB", "Redis", "search", "Search follows MongoDB", "Last backups"]) {
     expect(stdout).toContain(part);
   }
   expect(stdout).not.toContain("\u001b");
   expect(objects).toMatchObject([
     {
-      health: { status: "HEALTH_STATUS_HEALTHY", stores: [{ store: "STORE_MONGODB" }, {}, {}] },
+      health: {
+        status: expect.stringMatching(/^HEALTH_STATUS_(HEALTHY|DEGRADED)$/) as unknown,
+        stores: [{ store: "STORE_MONGODB", status: "HEALTH_STATUS_HEALTHY" }, {}, {}],
+      },
       sync: { indices: expect.any(Array) as unknown },
       backups: { last: [] },
     },
@@ -125,7 +135,7 @@ test.for([
 test("colours are only for terminals, and only where they are wanted", async () => {
   const painted = async (lucidThere: Lucid, ...args: string[]) => {
     await using terminal = lucidThere.inTerminal(["status", ...args]);
-    expect(await terminal.ended()).toBe(0);
+    expect([...endings.values()]).toContain(await terminal.ended());
     return terminal.screen.isPainted;
   };
   const unpainted = lucid(app.grpcAddress, { NO_COLOR: "1" });
