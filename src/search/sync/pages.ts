@@ -43,13 +43,19 @@ export async function* fillPages(
   // Not $gt: that knows values of one type only. What it begins with has been read, unless it has gone.
   if (after !== undefined) cursor.min({ _id: after });
   let before = after === undefined ? undefined : documentKey(serialize({ _id: after }));
-  for await (const documents of groups(cursor)) {
-    const last = documents.at(-1);
-    if (last === undefined) return;
-    const known = before;
-    before = undefined;
-    const rest = known === undefined ? documents : documents.filter((one) => documentKey(one) !== known);
-    yield { documents: rest, last: deserialize(last)["_id"] as unknown };
+  try {
+    for await (const documents of groups(cursor)) {
+      const last = documents.at(-1);
+      if (last === undefined) return;
+      const known = before;
+      before = undefined;
+      const rest = known === undefined ? documents : documents.filter((one) => documentKey(one) !== known);
+      yield { documents: rest, last: deserialize(last)["_id"] as unknown };
+    }
+  } catch (error) {
+    // The driver closes the cursor then, and what was read ahead may fail by that first.
+    signal.throwIfAborted();
+    throw error;
   }
 }
 
