@@ -39,6 +39,8 @@ export interface Refusal {
 /** Documents whose copies were refused, in `search_dead_letters` of the service's own database. */
 export interface DeadLetters {
   record(index: string, refusals: readonly Refusal[]): Promise<void>;
+  /** To be called when this process begins to keep an index: another one that kept it may have recorded some. */
+  lookAgain(index: string): void;
   /** Forgets those of documents whose copies are in the index now, or which have gone. */
   clear(index: string, keys: readonly string[]): Promise<void>;
   /** Those of an index, or all, after an id, in the order of their ids. */
@@ -93,6 +95,10 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
       await letters.bulkWrite(operations, { ordered: false, ...bounded });
     },
 
+    lookAgain(index) {
+      mayHave.delete(index);
+    },
+
     async clear(index, keys) {
       if (keys.length === 0 || mayHave.get(index) === false) return;
       if (!mayHave.has(index)) {
@@ -114,7 +120,11 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
       return letters.find(filter, { sort: { _id: 1 }, limit, ...bounded }).toArray();
     },
 
-    find: (ids) => letters.find({ _id: { $in: [...ids] } }, bounded).toArray(),
+    async find(ids) {
+      const found = await letters.find({ _id: { $in: [...ids] } }, bounded).toArray();
+      for (const { index } of found) mayHave.set(index, true);
+      return found;
+    },
 
     async among(index, keys) {
       const filter = { _id: { $in: keys.map((key) => idOf(index, key)) } };

@@ -135,7 +135,8 @@ class Run {
     this.#state = state;
     this.#ensured = ensured;
     this.#mark = markOf(state);
-    const { states, indices } = options;
+    const { states, indices, deadLetters, message } = options;
+    deadLetters.lookAgain(message.name);
     const raiseEpoch = async (above: number): Promise<number> => {
       const epoch = await states.raiseEpoch(this.#alias, above);
       await indices.setEpoch(this.#ensured, epoch, right.signal);
