@@ -36,12 +36,15 @@ interface Place {
 export class ChunkReader implements RecordSource {
   readonly #place: Place;
   readonly #backupId: string;
+  readonly #packs: ReadonlySet<string> | undefined;
   readonly #seals = new Map<string, Seal>();
   #elsewhere: Promise<ChunkTable> | undefined;
 
-  constructor(place: Place, backupId: string) {
+  /** With `packs`, in hex, a chunk that stands in none of them makes the manifest a damaged one. */
+  constructor(place: Place, backupId: string, packs?: ReadonlySet<string>) {
     this.#place = place;
     this.#backupId = backupId;
+    this.#packs = packs;
   }
 
   async *records(stream: Stream, signal: AbortSignal): AsyncGenerator<readonly Uint8Array[]> {
@@ -60,6 +63,7 @@ export class ChunkReader implements RecordSource {
     const namesHash = createHash("sha256");
     let chunkCount = 0n;
     for await (const reference of this.#listed(stream, signal)) {
+      if (this.#packs?.has(hex(reference.pack)) === false) throw this.#disagreement();
       namesHash.update(reference.name);
       chunkCount++;
       yield reference;
