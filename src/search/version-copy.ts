@@ -7,7 +7,7 @@ import type { RefusedCopies } from "./refused-copies.ts";
 import type { Source, SyncAccess } from "./sync/access.ts";
 import { compare } from "./sync/compare.ts";
 import { inOrder } from "./sync/in-order.ts";
-import { fillPages, sectionEnd } from "./sync/pages.ts";
+import { fillPages, sectionEnd, sessionFromNow } from "./sync/pages.ts";
 import { ChangeTail } from "./sync/tail.ts";
 import { copyWriter, type Writer } from "./sync/writer.ts";
 
@@ -43,7 +43,6 @@ export interface VersionCopyOptions {
 /** How long changes are taken between two sections of reading, and waits for changes, in milliseconds. */
 const takeMs = 5000;
 const waits = { idleMs: 1000, roundMs: 200 };
-const pingMs = 5000;
 /** Pages that are on their way at once. */
 const mostAtOnce = 3;
 
@@ -111,8 +110,7 @@ export class VersionCopy implements AsyncDisposable {
   /** Takes all changes that have happened by now. */
   async passNow(): Promise<void> {
     const { db } = this.#source;
-    await using session = db.client.startSession({ causalConsistency: true });
-    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
+    await using session = await sessionFromNow(db);
     const now = session.operationTime;
     const { rounds } = this.#tail;
     for (;;) {
@@ -141,8 +139,7 @@ export class VersionCopy implements AsyncDisposable {
     const { db } = this.#source;
     const beganMs = performance.now();
     let untilMs: number | undefined;
-    await using session = db.client.startSession({ causalConsistency: true });
-    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
+    await using session = await sessionFromNow(db);
     const pieces = inOrder(mostAtOnce);
     let isOver = true;
     try {

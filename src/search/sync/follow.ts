@@ -8,7 +8,7 @@ import { requestMs } from "../../stores/search/requests.ts";
 import type { EnsuredIndex, SearchIndices } from "../indices.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import { type InOrder, inOrder } from "./in-order.ts";
-import { copiesAfter, type FillPage, fillPages, sectionEnd } from "./pages.ts";
+import { copiesAfter, type FillPage, fillPages, sectionEnd, sessionFromNow } from "./pages.ts";
 import type { ResyncReason, SyncState, SyncStates } from "./state.ts";
 import { ChangeTail } from "./tail.ts";
 import { epochOf } from "./version.ts";
@@ -56,8 +56,6 @@ const sweepSize = 1000;
  */
 const tombstoneMs = 86_400_000;
 const tidyMs = 600_000;
-/** How long MongoDB may take to tell its time, in milliseconds. */
-const pingMs = 5000;
 
 /**
  * Keeps an index equal to its collection, for as long as the right lasts. Goes on where the last holder of the right ended. Only
@@ -246,8 +244,7 @@ class Run {
     const beganMs = performance.now();
     let untilMs: number | undefined;
     const after = this.#mark.fillAfter;
-    await using session = db.client.startSession({ causalConsistency: true });
-    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
+    await using session = await sessionFromNow(db);
     for await (const page of fillPages(this.#options, { after, session, signal })) {
       const write = () => this.#writer.write(page.documents, signal);
       await this.#pieces.begin(write, () => this.#filled(page));

@@ -26,6 +26,21 @@ export function sectionEnd(beganMs: number): number {
   return nowMs + Math.min(sectionMs.most, Math.max(sectionMs.least, 4 * (nowMs - beganMs)));
 }
 
+/** How long MongoDB may take to tell its time, in milliseconds. */
+const pingMs = 5000;
+
+/** A session whose reads see all that was written before now, which is its `operationTime`. */
+export async function sessionFromNow(db: Db): Promise<ClientSession> {
+  const session = db.client.startSession({ causalConsistency: true });
+  try {
+    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
+    return session;
+  } catch (error) {
+    await session.endSession();
+    throw error;
+  }
+}
+
 /**
  * Reads a whole collection in the order of `_id`, after one of them, as it is at the time of the session or later. The order holds
  * for `_id`s of all types together.
