@@ -1,5 +1,6 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough, type Readable, type Writable } from "node:stream";
 import { text } from "node:stream/consumers";
@@ -46,8 +47,9 @@ export interface InTerminal extends AsyncDisposable {
 
 /** `lucid` as a process of its own. */
 export function lucid(address: string, environment: Readonly<Record<string, string>> = {}): Lucid {
-  const { NO_COLOR: _no, FORCE_COLOR: _force, ...others } = process.env;
-  const env = { ...others, LUCID_ADDRESS: address, ...environment };
+  // All else that a machine sets may say something of colours: `CI` and `NODE_DISABLE_COLORS` do.
+  const { PATH = "", HOME = "", TMPDIR = tmpdir() } = process.env;
+  const env = { PATH, HOME, TMPDIR, LUCID_ADDRESS: address, ...environment };
   const start = (...args: readonly string[]) =>
     spawn(process.execPath, [program, ...args], { env, stdio: ["pipe", "pipe", "pipe"] });
   const run = async (...args: readonly string[]): Promise<Ended> => {

@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { createServer, request } from "node:http";
+import { createServer, type IncomingMessage, request, type ServerResponse } from "node:http";
 
 /** What a server answers that refuses something. */
 export interface Refusing {
@@ -7,28 +7,32 @@ export interface Refusing {
   readonly body: unknown;
 }
 
-/** A server that refuses some requests, as `refuses` says by method and path, and passes the others on to the real one. */
+/**
+ * A server that refuses some requests, as `refuses` says by method and path, and passes the others on to the real one. What
+ * `refuses` takes its time for is held back meanwhile.
+ */
 export interface RefusingProxy extends AsyncDisposable {
   readonly uri: string;
-  refuses: (method: string, path: string) => Refusing | undefined;
+  refuses: (method: string, path: string) => Promise<Refusing | undefined> | Refusing | undefined;
 }
 
 export async function refusingProxy(uri: string): Promise<RefusingProxy> {
-  const server = createServer((incoming, outgoing) => {
+  const answer = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {
     const { method = "", url = "", headers } = incoming;
-    const refusing = proxy.refuses(method, url);
+    const refusing = await proxy.refuses(method, url);
     if (refusing !== undefined) {
       incoming.resume();
       outgoing.writeHead(refusing.status, { "content-type": "application/json" }).end(JSON.stringify(refusing.body));
       return;
     }
-    const onward = request(new URL(url, uri), { method, headers }, (answer) => {
-      outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
-      answer.pipe(outgoing);
+    const onward = request(new URL(url, uri), { method, headers }, (answered) => {
+      outgoing.writeHead(answered.statusCode ?? 502, answered.headers);
+      answered.pipe(outgoing);
     });
     onward.on("error", () => outgoing.destroy());
     incoming.pipe(onward);
-  });
+  };
+  const server = createServer((incoming, outgoing) => void answer(incoming, outgoing));
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const address = server.address();

@@ -5,7 +5,7 @@ import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import { SearchRecordSchema, type Stream, type UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { type Hit, PointInTime } from "../../stores/search/point-in-time.ts";
-import { namesInPaths, property, requestMs } from "../../stores/search/requests.ts";
+import { namesInPaths, property, requestMs, withPatience } from "../../stores/search/requests.ts";
 import { readSlice, sliceCount } from "../../stores/search/slice-reader.ts";
 import type { RecordSink, Source, SourceRun, Work } from "../contracts.ts";
 import { each } from "../together.ts";
@@ -32,7 +32,7 @@ export function searchSource(options: {
 }): Source {
   const { search, isDerived = () => false } = options;
   const namesOf = async (selection: Selection, signal: AbortSignal): Promise<string[]> => {
-    const names = await selectedNames(search.client, selection.searchIndices, signal);
+    const names = await withPatience(signal, () => selectedNames(search.client, selection.searchIndices, signal));
     return names.filter((name) => !isDerived(name));
   };
   return {
@@ -42,7 +42,7 @@ export function searchSource(options: {
       const signal = AbortSignal.any([work.signal, stop.signal]);
       // What cannot be backed up is found before anything is written, though what is there is only fixed by the cut.
       for (const name of await namesOf(selection, signal)) {
-        const { documents } = await describeIndex(search.client, name, signal);
+        const { documents } = await described(search, name, signal);
         work.meter.plan(Store.SEARCH, name, documents);
       }
       return new SearchRun({ search, selection, namesOf, sink, work, stop, signal });
@@ -85,16 +85,20 @@ class SearchRun implements SourceRun {
     const names = await namesOf(selection, signal);
     // Before the refresh: what has a number by then is in what is read.
     const searchSequenceNumbers = await this.#sequenceNumbers(names);
-    for (const index of namesInPaths(names)) await search.client.indices.refresh({ index }, this.#limits);
+    for (const index of namesInPaths(names)) {
+      await withPatience(signal, () => search.client.indices.refresh({ index }, this.#limits));
+    }
     const points = await this.#openAll(names);
     const open: OpenIndex[] = [];
     for (const pointInTime of points) {
       // Mappings only grow, so that those of now have all fields of the documents of then.
-      const index = await describeIndex(search.client, pointInTime.index, signal);
+      const index = await described(search, pointInTime.index, signal);
       open.push({ index, pointInTime, streams: [], records: 0, bytes: 0 });
     }
     this.#open = open;
-    if (selection.searchIndices.length === 0) this.#templates = await readTemplates(search.client, signal);
+    if (selection.searchIndices.length === 0) {
+      this.#templates = await withPatience(signal, () => readTemplates(search.client, signal));
+    }
     for (const { index } of this.#open) work.meter.plan(Store.SEARCH, index.name, index.documents);
     return { searchSequenceNumbers };
   }
@@ -123,11 +127,12 @@ class SearchRun implements SourceRun {
   }
 
   async #sequenceNumbers(names: readonly string[]): Promise<Record<string, bigint>> {
+    const { search, signal } = this.#options;
     const numbers: Record<string, bigint> = {};
     for (const index of namesInPaths(names)) {
-      const { indices = {} } = await this.#options.search.client.indices.stats(
-        { index, level: "shards", filter_path: "indices.*.shards.*.seq_no,indices.*.shards.*.routing" },
-        this.#limits,
+      const filter = "indices.*.shards.*.seq_no,indices.*.shards.*.routing";
+      const { indices = {} } = await withPatience(signal, () =>
+        search.client.indices.stats({ index, level: "shards", filter_path: filter }, this.#limits),
       );
       for (const [name, { shards = {} }] of Object.entries(indices)) {
         const primaries = Object.values(shards).flatMap((copies) =>
@@ -145,7 +150,8 @@ class SearchRun implements SourceRun {
     const { search, signal, stop } = this.#options;
     const points: PointInTime[] = [];
     await each(names, { atOnce: openedAtOnce, stop }, async (name) => {
-      points.push(this.#stack.use(await PointInTime.open(search, name, { signal, failures })));
+      const point = await withPatience(signal, () => PointInTime.open(search, name, { signal, failures }));
+      points.push(this.#stack.use(point));
     });
     signal.throwIfAborted();
     return points.toSorted((one, other) => (one.index < other.index ? -1 : 1));
@@ -208,6 +214,11 @@ class SearchRun implements SourceRun {
       recordBytes: BigInt(bytes),
     };
   }
+}
+
+/** A shard of an index that was made just now may not have started yet: the server has no room for it then. */
+function described({ client }: SearchStore, name: string, signal: AbortSignal): Promise<SelectedIndex> {
+  return withPatience(signal, () => describeIndex(client, name, signal));
 }
 
 function recordOf(hit: Hit): Uint8Array {

@@ -217,10 +217,9 @@ class Run {
     // What comes while there is no room is taken together then.
     await this.#pieces.room();
     const batch = await tail.next(ms, signal);
-    const alone = [...batch.changed.values()].some(({ isRemoved }) => isRemoved);
     const work = async () => (batch.changed.size > 0 ? this.#writer.bring(batch, signal) : undefined);
     const done = () => this.#reached({ token: batch.token }, batch.events > 0);
-    await this.#pieces.begin(work, done, { alone });
+    await this.#pieces.begin(work, done, batch);
     await this.#checkpoint();
   }
 

@@ -23,6 +23,11 @@ export interface Batch {
   /** By their `_id` as text; each once. */
   readonly changed: ReadonlyMap<string, Changed>;
   readonly events: number;
+  /**
+   * Whether one of them has not raised its document's revision, as a removal, a restore or another program does it. Copies of the
+   * same version come in any order, so that nothing may be taken beside this batch.
+   */
+  readonly alone: boolean;
   /** Where to go on after them. */
   readonly token: Document;
   /** When the last one happened. */
@@ -60,6 +65,7 @@ interface Told {
   readonly documentKey?: { readonly _id: unknown };
   /** Of documents that were created or replaced; others are read afterwards, many at once, and as they are by then. */
   readonly fullDocument?: Document;
+  readonly updateDescription?: { readonly updatedFields?: Document };
   readonly clusterTime?: Timestamp;
 }
 
@@ -70,6 +76,7 @@ interface Event {
   /** Undefined where it is of the whole collection. */
   readonly key: { readonly _id: unknown } | undefined;
   readonly isRemoval: boolean;
+  readonly raisesRevision: boolean;
   readonly id: string | undefined;
   readonly document: Uint8Array | undefined;
 }
@@ -132,7 +139,8 @@ export class ChangeTail implements AsyncDisposable {
     if (this.#ahead.length === 0 && this.#failure === undefined && ms > 0) await pause(ms, signal, this.#waiting);
     signal.throwIfAborted();
     const changed = new Map<string, Changed>();
-    let [events, bytes, over, time]: [number, number, boolean, Timestamp | undefined] = [0, 0, false, undefined];
+    let [events, bytes, over, alone]: [number, number, boolean, boolean] = [0, 0, false, false];
+    let time: Timestamp | undefined;
     while (events < mostTogether.events && bytes < mostTogether.bytes && !over) {
       const event = this.#ahead.shift();
       if (event === undefined) break;
@@ -140,6 +148,7 @@ export class ChangeTail implements AsyncDisposable {
       bytes += event.document?.byteLength ?? 0;
       this.#token = event.token;
       time = event.time ?? time;
+      alone ||= !event.raisesRevision;
       if (event.key === undefined) over = true;
       else note(changed, event, event.key._id);
     }
@@ -147,7 +156,7 @@ export class ChangeTail implements AsyncDisposable {
     for (const wake of this.#waitingForRoom) wake();
     if (over) throw replaced();
     if (events === 0 && this.#failure !== undefined) throw lostOr(this.#failure.error);
-    return { changed, events, token: this.#token, time };
+    return { changed, events, alone, token: this.#token, time };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -265,13 +274,15 @@ const movedRecord = {
 };
 
 function kept(told: Told, idName: string): Event {
+  const { operationType, updateDescription } = told;
   const id: unknown = told.fullDocument?.[idName];
   const bytes = told.fullDocument && bytesOf(told.fullDocument);
   return {
     token: told._id,
     time: told.clusterTime,
     key: told.documentKey,
-    isRemoval: told.operationType === "delete",
+    isRemoval: operationType === "delete",
+    raisesRevision: operationType === "insert" || Object.hasOwn(updateDescription?.updatedFields ?? {}, "revision"),
     id: typeof id === "string" ? id : undefined,
     document: bytes && bytes.byteLength <= mostDocumentBytes ? bytes : undefined,
   };

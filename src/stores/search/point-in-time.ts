@@ -108,7 +108,7 @@ export class PointInTime implements AsyncDisposable {
     // Not with the signal of the work: what has ended early has to be given back too.
     const signal = AbortSignal.timeout(requestMs);
     const dialect = await this.#search.dialect(signal);
-    await dialect.closePointInTime(this.#id, { signal, requestTimeout: requestMs });
+    await withPatience(signal, () => dialect.closePointInTime(this.#id, { signal, requestTimeout: requestMs }));
   }
 
   async #ask(body: string, mostBytes: number): Promise<Buffer> {

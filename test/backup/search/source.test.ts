@@ -4,6 +4,8 @@ import { expect, test } from "vitest";
 import { ConflictPolicy } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { readTemplates, templatesUnit } from "../../../src/backup/search/templates.ts";
+import { openSearch } from "../../../src/stores/search.ts";
+import { refusingProxy } from "../../search/refusing-proxy.ts";
 import { onEveryServer } from "../../support/search-servers.ts";
 import { memoryStreams, quietWork } from "../mongodb/memory.ts";
 import { failureOf } from "../repository/support.ts";
@@ -49,6 +51,25 @@ onEveryServer((uri) => {
       { equal: true, remark: "", equalItems: 50_000n },
     ]);
     expect(await contents(cluster, `${name}-copy`)).toEqual(expected);
+  });
+
+  test("a server that turns each request away once is asked again", async () => {
+    await using cluster = await clusterAt(uri);
+    const name = `${cluster.prefix}-away`;
+    await cluster.request("PUT", `/${name}`, { settings });
+    await index(cluster, name, 3000);
+    await using proxy = await refusingProxy(uri);
+    await using search = openSearch({ uri: proxy.uri });
+    const seen = new Set<string>();
+    proxy.refuses = (method, path) => {
+      const request = `${method} ${path.replace(/\?.*/, "")}`;
+      if (seen.has(request)) return undefined;
+      seen.add(request);
+      return { status: 503, body: { status: 503 } };
+    };
+    const backup = await backedUp({ ...cluster, search }, [name]);
+    expect(backup.units).toMatchObject([{ name, recordCount: 3000n }]);
+    expect(seen.size).toBeGreaterThan(6);
   });
 
   test("indices are selected by name, pattern and alias; hidden ones only by their name", async () => {

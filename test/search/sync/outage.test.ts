@@ -1,3 +1,6 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
+import type { Document } from "bson";
 import { expect, test, vi } from "vitest";
 
 import { startMongodb } from "../../../local/mongodb.ts";
@@ -69,6 +72,41 @@ onEveryServer((uri) => {
     expect(await access.deadLetters.count("users")).toBe(0);
     expect(await access.states.find(bed.indices.alias("users"))).toMatchObject({ resyncs: 1, phase: "following" });
   }, 120_000);
+
+  test("what was sent first does not arrive last where a document is replaced by one of the same revision", async () => {
+    await using bed = await syncBed(uri);
+    await using proxy = await refusingProxy(uri);
+    await using search = openSearch({ uri: proxy.uri });
+    const { domain, system, prefix } = bed;
+    const users = domain.collection("users");
+    await users.insertOne(newUser({ user_id: "u1" }));
+    const access = syncAccess({ search, indices: searchIndices({ search, prefix }), domain, system });
+    bed.start({ access, messages });
+    await bed.settled("users");
+    const [first, second] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    let sent = 0;
+    proxy.refuses = async (_, path) => {
+      if (!path.includes("/_bulk")) return undefined;
+      sent += 1;
+      if (sent === 1) {
+        first.resolve();
+        // The second one is not to come before this has its answer.
+        await Promise.race([second.promise, sleep(1500)]);
+        await sleep(200);
+      } else {
+        second.resolve();
+      }
+      return undefined;
+    };
+    const replaceBy = (more: Document) => users.replaceOne({ user_id: "u1" }, newUser({ user_id: "u1", ...more }));
+    await replaceBy({ status: "BANNED" });
+    await first.promise;
+    await replaceBy({ status: "SUSPENDED" });
+    await second.promise;
+    const status = () => access.status("users", AbortSignal.timeout(30_000));
+    await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0 }), soon);
+    expect(await bed.differences("users")).toEqual([]);
+  });
 
   test("where the process that keeps an index is killed, another goes on", async () => {
     const leaseMs = 2500;
