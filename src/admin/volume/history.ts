@@ -7,7 +7,9 @@ import {
   type VolumeUsage,
 } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { VolumeWindow } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
+import { isReason } from "../../errors.ts";
 import type { Directory } from "../../stores/volumes/directory.ts";
+import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
 import { readOwnFile, writeOwnFile } from "../../stores/volumes/own-files.ts";
 
 /** One measure of the past. */
@@ -41,9 +43,21 @@ const mostBytes = 256 * 1024;
 
 /** Reads what is stored of a volume. What cannot be read counts as nothing: measures come again, and nothing else rests on it. */
 export async function readHistory(own: Directory): Promise<History> {
-  const bytes = await readOwnFile(own, fileName, { mostBytes }).catch(() => undefined);
+  return await storedHistory(own).catch(() => nothing);
+}
+
+const nothing: History = { newest: undefined, samples: [] };
+
+/** The same for who writes over it: what only could not be read now is not lost. */
+async function storedHistory(own: Directory): Promise<History> {
+  const bytes = await readOwnFile(own, fileName, { mostBytes }).catch((error: unknown) => {
+    // No file, or none of ours.
+    if (isReason(error, "VOLUME_DAMAGED") || isReason(error, "VOLUME_PATH_REFUSED") || isChangedMeanwhile(error))
+      return;
+    throw error;
+  });
   const stored = bytes === undefined ? undefined : decoded(bytes);
-  if (stored === undefined) return { newest: undefined, samples: [] };
+  if (stored === undefined) return nothing;
   const samples = stored.timesMs.map((timeMs, index) => ({
     timeMs: Number(timeMs),
     usedBytes: stored.usedBytes[index] ?? 0n,
@@ -60,9 +74,12 @@ function decoded(bytes: Buffer): StoredVolumeUsage | undefined {
   }
 }
 
-/** Stores one measure more. Where two processes do at once, one of the two may be lost, and no other. */
+/**
+ * Stores one measure more. Where two processes do at once, one of the two may be lost, and no other. Where nothing can be written, it
+ * is told all the same: a volume whose storage is full is the very one that somebody looks at.
+ */
 export async function addToHistory(own: Directory, newest: VolumeUsage, sample: Sample): Promise<History> {
-  const { samples: before } = await readHistory(own);
+  const { samples: before } = await storedHistory(own);
   const samples = thinned([...before.filter(({ timeMs }) => timeMs < sample.timeMs), sample], sample.timeMs);
   const init: MessageInitShape<typeof StoredVolumeUsageSchema> = {
     newest,
@@ -71,7 +88,9 @@ export async function addToHistory(own: Directory, newest: VolumeUsage, sample: 
     fileCounts: samples.map(({ fileCount }) => fileCount),
   };
   const bytes = toBinary(StoredVolumeUsageSchema, create(StoredVolumeUsageSchema, init));
-  await writeOwnFile(own, fileName, bytes, { ifAbsent: false });
+  await writeOwnFile(own, fileName, bytes, { ifAbsent: false }).catch((error: unknown) => {
+    if (!hasFileCode(error, "ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")) throw error;
+  });
   return { newest, samples };
 }
 

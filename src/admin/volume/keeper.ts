@@ -1,7 +1,7 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 
 import { isReason } from "../../errors.ts";
-import { removeStaleFiles } from "../../stores/volumes/own-files.ts";
+import { removeLeftovers } from "../../stores/volumes/own-files.ts";
 import type { Volumes } from "../../stores/volumes/volumes.ts";
 import { readHistory } from "./history.ts";
 import type { Measures } from "./measures.ts";
@@ -31,7 +31,7 @@ export function volumeKeeper(options: {
   const measureOne = async (name: string): Promise<void> => {
     const newest = await (async () => {
       await using volume = await volumes.open(name);
-      await removeStaleFiles(volume.own, Date.now() - staleMs);
+      await removeLeftovers(volume.own, { beforeMs: Date.now() - staleMs, signal: closing.signal });
       return (await readHistory(volume.own)).newest?.measureTime;
     })();
     if (newest !== undefined && Date.now() - timestampMs(newest) < everyMs * 0.9) return;

@@ -15,6 +15,7 @@ import type { Jobs } from "../../jobs/jobs.ts";
 import type { JobEvent, JobRecord } from "../../jobs/record.ts";
 import type { JobContext } from "../../jobs/runner.ts";
 import { toldEvent, toldJob, toldProgress } from "../../jobs/told.ts";
+import { isSame } from "../../stores/volumes/directory.ts";
 import type { OpenVolume, Volumes } from "../../stores/volumes/volumes.ts";
 import type { MigrationProgress } from "./migration-run.ts";
 import { abandon, migrate } from "./migration.ts";
@@ -23,7 +24,13 @@ import { abandon, migrate } from "./migration.ts";
 export const volumeJobKind = "volume-migration";
 
 /** Has this process take up migrations. Each goes on where its process died. */
-export function volumeJobs({ jobs, volumes }: { readonly jobs: Jobs; readonly volumes: Volumes }): void {
+export function volumeJobs({
+  jobs,
+  volumes,
+}: {
+  readonly jobs: Pick<Jobs, "handle">;
+  readonly volumes: Volumes;
+}): void {
   jobs.handle(volumeJobKind, { onOwnerLost: "rerun", run: (job, context) => run(job, context, volumes) });
 }
 
@@ -40,7 +47,10 @@ async function run(job: JobRecord, context: JobContext, volumes: Volumes): Promi
       ...migration,
       move: mode === MigrationMode.MOVE,
       signal: context.signal,
-      prove: () => context.prove(),
+      prove: async () => {
+        await context.prove();
+        for (const volume of [from, to]) await requireStillThere(volumes, volume);
+      },
       progress: (progress) => context.report({ percent: percentOf(progress), detail: detailOf(progress) }),
     });
   } catch (error) {
@@ -65,6 +75,17 @@ async function openTarget(volumes: Volumes, { stored }: OpenVolume, name: string
   Object.assign(volume, { name, createTime: now, updateTime: now });
   await volumes.create({ name, stored: create(StoredVolumeSchema, { formatVersion: 1, volume }), adopt: false });
   return await volumes.open(name);
+}
+
+/**
+ * A volume that is deleted or replaced goes on being read and filled by whoever has it open. Deletion is refused while a job works on
+ * a volume, but the two may meet, and nobody asks before a directory is renamed by hand.
+ */
+async function requireStillThere(volumes: Volumes, { name, top }: OpenVolume): Promise<void> {
+  await using now = await volumes.open(name);
+  if (isSame(now.top.stat, top.stat)) return;
+  const message = `Another volume ${name} was put in the place of the one that is migrated`;
+  throw fail("VOLUME_CHANGED", message, { metadata: { volume: name } });
 }
 
 /** Of a hundred, what copying and comparing take, and where a run that goes on from a later phase begins. */

@@ -25,7 +25,7 @@ export interface Migration {
   readonly move: boolean;
   /** Ends it, but for the moment in which what was copied gets its place. */
   readonly signal: AbortSignal;
-  /** Resolves when the right to go on has just been proved. */
+  /** Resolves when the right to go on has just been proved: the job is ours, and both volumes are still what was opened. */
   readonly prove: () => Promise<void>;
   readonly progress: (progress: MigrationProgress) => void;
   /** Called before each thing that is done; for tests, which end the process there. */

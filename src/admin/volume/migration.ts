@@ -1,9 +1,8 @@
 import { fail } from "../../errors.ts";
 import { DirectoryFinder } from "../../stores/volumes/directory-finder.ts";
-import { type Directory, type Entry, isSame } from "../../stores/volumes/directory.ts";
+import { type Directory, type Entry, isSame, type Name } from "../../stores/volumes/directory.ts";
 import { hasFileCode, isChangedMeanwhile, unlessChanged } from "../../stores/volumes/failures.ts";
-import { readOwnFile, removeOwnFile, writeOwnFile } from "../../stores/volumes/own-files.ts";
-import { removeTree } from "../../stores/volumes/remove-tree.ts";
+import { discard, readOwnFile, removeOwnFile, writeOwnFile } from "../../stores/volumes/own-files.ts";
 import { isOwn, type OpenVolume } from "../../stores/volumes/volumes.ts";
 import { joinPath, shownPath, walk } from "../../stores/volumes/walk.ts";
 import { isCopied } from "./copied.ts";
@@ -20,6 +19,8 @@ import {
 
 const markerName = "migration";
 const mostMarkerBytes = 4096;
+/** How often a folder is gone through until it is empty. */
+const mostRounds = 100;
 
 /**
  * Copies or moves all that is in a volume into an empty one. Four steps, each of which may be repeated from its beginning:
@@ -49,7 +50,10 @@ export async function migrate(migration: Migration): Promise<void> {
     await mark(work, "deleting");
   }
   signal.throwIfAborted();
-  if (migration.move) await removeMoved(work);
+  if (migration.move) {
+    await migration.prove();
+    await removeMoved(work);
+  }
   work.step?.("forget");
   await removeOwnFile(to.own, markerName);
 }
@@ -61,7 +65,7 @@ export async function abandon(migration: Pick<Migration, "id" | "to">, signal: A
   // Half of it may be in its place: that can only be brought to its end.
   if (phase === "switching") return;
   if (phase !== undefined) await removeOwnFile(to.own, markerName);
-  await removeTree(to.own, stagingName(id), signal);
+  await discard(to.own, stagingName(id), signal);
 }
 
 // ---------------------------------------------------------------- what a run has left behind
@@ -92,21 +96,31 @@ async function putInPlace(work: MigrationRun): Promise<void> {
   const { to, id, step } = work;
   begin(work, "switching");
   const place = stagingName(id);
-  try {
-    await using staging = await to.own.open(place);
-    for await (const entries of staging.entries()) {
-      for (const entry of entries) {
-        step?.(`place ${shownPath(entry.name)}`);
-        await placeOne(staging, entry, to);
-      }
+  for (let round = 1; ; round++) {
+    try {
+      await placeAll(work, place);
+      await to.top.sync();
+      step?.("remove the empty folder");
+      await to.own.removeDirectory(place);
+      return;
+    } catch (error) {
+      // Another run has come to its end here.
+      if (hasFileCode(error, "ENOENT")) break;
+      // A directory that changes while it is read need not tell of everything in it.
+      if (!hasFileCode(error, "ENOTEMPTY", "EEXIST") || round === mostRounds) throw error;
     }
-  } catch (error) {
-    // Another run has come to its end here.
-    if (!hasFileCode(error, "ENOENT")) throw error;
   }
   await to.top.sync();
-  step?.("remove the empty folder");
-  await removeTree(to.own, place, new AbortController().signal);
+}
+
+async function placeAll({ to, step }: MigrationRun, place: Name): Promise<void> {
+  await using staging = await to.own.open(place);
+  for await (const entries of staging.entries()) {
+    for (const entry of entries) {
+      step?.(`place ${shownPath(entry.name)}`);
+      await placeOne(staging, entry, to);
+    }
+  }
 }
 
 /** Nothing that somebody has put there meanwhile is overwritten. May be repeated, also by a process that was stalled. */
@@ -134,13 +148,13 @@ async function removeMoved(work: MigrationRun): Promise<void> {
   const kept: string[] = [];
   await using copies = new DirectoryFinder(to.top);
   for await (const step of walk(from.top, { signal, enters: (path) => !isOwn(path) })) {
+    if (step.type === "skipped" && step.why !== "changed") addExample(kept, step.path);
     if (step.type === "end" && step.parent !== undefined) {
       work.step?.(`delete ${shownPath(step.path)}`);
-      const isGone = await step.parent.removeDirectory(step.name).then(
-        () => true,
-        (error: unknown) => unlessKept(error),
-      );
-      if (isGone) told.deleted++;
+      const outcome = await step.parent.removeDirectory(step.name).then(() => "removed" as const, unlessKept);
+      if (outcome === "removed") told.deleted++;
+      // Where nothing in it was kept, somebody has put something there when it had been gone through.
+      else if (outcome === "kept" && kept.length === 0) addExample(kept, step.path);
       work.progress(told);
     }
     if (step.type !== "entries") continue;
@@ -166,7 +180,8 @@ async function removeCopied(directory: Directory, entry: Entry, copies: Director
   return true;
 }
 
-function unlessKept(error: unknown): false {
-  if (isChangedMeanwhile(error) || hasFileCode(error, "ENOTEMPTY", "EEXIST", "EBUSY")) return false;
+function unlessKept(error: unknown): "kept" | "gone" {
+  if (hasFileCode(error, "ENOTEMPTY", "EEXIST", "EBUSY")) return "kept";
+  if (isChangedMeanwhile(error)) return "gone";
   throw error;
 }

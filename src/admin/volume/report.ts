@@ -54,6 +54,7 @@ export async function reportOf(
       complete = false;
       break;
     }
+    if (step.type === "skipped" && step.why !== "changed") complete = false;
     if (step.type !== "entries") continue;
     const [above = ""] = step.path.toString("latin1").split("/", 1);
     for (const entry of step.entries) {

@@ -14,6 +14,7 @@ import type { CarryOut } from "../../schema/audited-call.ts";
 import { maskedPaths } from "../../schema/field-mask.ts";
 import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
 import { badRequest } from "../../schema/refusals.ts";
+import { fileFailure } from "../../stores/volumes/failures.ts";
 import { digestOf, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
 import { globOf } from "./glob.ts";
 import { growthOf } from "./growth.ts";
@@ -273,16 +274,10 @@ async function toldAnyway(volumes: Volumes, name: string): Promise<Volume | unde
     return await told(await volumes.open(name));
   } catch (error) {
     if (isReason(error, "VOLUME_NOT_FOUND")) return undefined;
-    const problem = reasonOf(error)?.reason ?? codeOf(error);
+    const problem = reasonOf(error) ?? (error instanceof Error ? reasonOf(fileFailure(error)) : undefined);
     if (problem === undefined) throw error;
-    return create(VolumeSchema, { name, problem });
+    return create(VolumeSchema, { name, problem: problem.reason });
   }
-}
-
-/** What a file system's own error is told as. */
-function codeOf(error: unknown): string | undefined {
-  const isDenied = error instanceof Error && "code" in error && ["EACCES", "EPERM"].includes(String(error.code));
-  return isDenied ? "VOLUME_ACCESS_DENIED" : undefined;
 }
 
 async function withVolume<T>(volumes: Volumes, name: string, use: (volume: OpenVolume) => Promise<T>): Promise<T> {

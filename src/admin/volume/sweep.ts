@@ -39,12 +39,14 @@ export async function sweep({ top }: Pick<OpenVolume, "top">, options: SweepOpti
   const untilMs = performance.now() + options.budgetMs;
   /** How many entries are left in each directory that is under way. */
   const left = new Map<string, number>();
+  let isWhole = true;
   for await (const step of walk(top, { signal: options.signal, enters: (path) => !isOwn(path) })) {
     if (step.type === "entries") await sweepEntries(step, { ...options, swept, left });
     else if (step.type === "end") await sweepDirectory(step, { ...options, swept, left });
+    else if (step.why !== "changed") isWhole = false;
     if (performance.now() > untilMs) return swept;
   }
-  return { ...swept, complete: true };
+  return { ...swept, complete: isWhole };
 }
 
 interface Sweeping extends SweepOptions {

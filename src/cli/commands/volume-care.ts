@@ -151,7 +151,8 @@ export function defineMeasures(volume: Command, session: Session): void {
         const response = await client().getVolumeReport(request, session.call());
         if (session.output.json) return session.output.message(GetVolumeReportResponseSchema, response);
         await session.output.line(`${counted(response.fileCount, "file")}, ${bytes(response.bytes)}`);
-        if (!response.complete) session.output.note("Time ran out before all was seen.");
+        if (!response.complete)
+          session.output.note("Not all was seen: time ran out, or something may not be looked into.");
         for (const [title, entries] of [
           ["Largest files", response.largestFiles],
           ["Largest directories", response.largestDirectories],
@@ -197,7 +198,10 @@ export function defineCare(volume: Command, session: Session): void {
         const response = dryRun ? would : await client().cleanUpVolume({ ...asked, confirmName: name }, session.call());
         if (session.output.json) return session.output.message(CleanUpVolumeResponseSchema, response);
         session.output.note(`${dryRun ? "It would remove" : "Removed"} ${amount(response)}.`);
-        if (!response.complete) session.output.note("Time ran out; repeat it to go on.");
+        if (!response.complete)
+          session.output.note(
+            "Not all was gone through: time ran out, so repeat it, or something may not be looked into.",
+          );
         if (dryRun && response.examples.length > 0) await showEntries(session, "Some of them", response.examples);
       }),
     "lucid volume clean-up recordings --older-than 30d --glob '*.log' --dry-run",
@@ -225,7 +229,10 @@ export function defineCare(volume: Command, session: Session): void {
           : await client().optimiseVolume({ ...asked, confirmName: name }, session.call());
         if (session.output.json) return session.output.message(OptimiseVolumeResponseSchema, response);
         session.output.note(`${dryRun ? "It would remove" : "Removed"} ${amount(response)}.`);
-        if (!response.complete) session.output.note("Time ran out; repeat it to go on.");
+        if (!response.complete)
+          session.output.note(
+            "Not all was gone through: time ran out, so repeat it, or something may not be looked into.",
+          );
         if (dryRun && response.examples.length > 0) await showEntries(session, "Some of them", response.examples);
       }),
     "lucid volume optimise recordings --dry-run",

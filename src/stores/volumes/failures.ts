@@ -18,11 +18,15 @@ const reasons: Readonly<Record<string, readonly [Reason, string]>> = {
   EIO: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored cannot be read or written"],
   ESTALE: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
   ENODEV: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
+  ENOTCONN: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
   ENXIO: ["VOLUME_STORAGE_UNAVAILABLE", "Where the volume is stored is away"],
 };
 
 /** What others have done meanwhile, where it is about a name in an open directory. */
 const changed = new Set(["ENOENT", "EEXIST", "ENOTEMPTY", "EISDIR", "EBUSY"]);
+
+/** This process, or the machine, has as many files open as it may. */
+const tooManyOpen = new Set(["EMFILE", "ENFILE"]);
 
 /** System calls of sockets have some of these codes too. */
 const socketCalls = new Set(["connect", "listen", "bind", "accept", "read", "write", "getaddrinfo", "spawn", "kill"]);
@@ -32,8 +36,13 @@ const ofFilesOnly = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTAL
 export function fileFailure(error: Error): unknown {
   if (!("syscall" in error) || !("code" in error) || typeof error.code !== "string") return undefined;
   const options = { metadata: { file_error: error.code }, cause: error };
-  if (changed.has(error.code) && "path" in error && String(error.path).startsWith(openFiles)) {
-    return fail("VOLUME_CHANGED", "Something in the volume was changed meanwhile", options);
+  if ("path" in error && String(error.path).startsWith(openFiles)) {
+    if (changed.has(error.code)) {
+      return fail("VOLUME_CHANGED", "Something in the volume was changed meanwhile", options);
+    }
+    if (tooManyOpen.has(error.code)) {
+      return fail("VOLUME_STORAGE_UNAVAILABLE", "There are too many files open", options);
+    }
   }
   const told = reasons[error.code];
   if (told === undefined || (socketCalls.has(String(error.syscall)) && !ofFilesOnly.has(error.code))) return undefined;

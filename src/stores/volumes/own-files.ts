@@ -4,9 +4,12 @@ import type { FileHandle } from "node:fs/promises";
 import { fail } from "../../errors.ts";
 import type { Directory, Name } from "./directory.ts";
 import { hasFileCode } from "./failures.ts";
+import { removeTree } from "./remove-tree.ts";
 
 /** What files are called that are being written. */
 const temporaryPrefix = "tmp-";
+/** What directories are called that are not wanted any more. */
+const discardedPrefix = "discarded-";
 
 /**
  * Writes a file of the service's own: it is there whole or not at all, also after a crash. With `ifAbsent` it returns false and
@@ -66,12 +69,35 @@ export async function readOwnFile(
   }
 }
 
-/** Removes what processes that died have left of files that were being written. */
-export async function removeStaleFiles(own: Directory, beforeMs: number): Promise<void> {
+/**
+ * Removes a directory of the service's own with all that is in it. It loses its name first, so that `removeLeftovers` goes on with what
+ * is left of it where this comes to no end. One that is not there is no failure.
+ */
+export async function discard(own: Directory, name: Name, signal: AbortSignal): Promise<void> {
+  const discarded = Buffer.from(`${discardedPrefix}${randomUUID()}`);
+  try {
+    await own.rename(name, own, discarded);
+  } catch (error) {
+    if (hasFileCode(error, "ENOENT")) return;
+    throw error;
+  }
+  await removeTree(own, discarded, signal);
+}
+
+/**
+ * Removes what is left of discarded directories, and files that processes which died were writing before a time. By when they were last
+ * touched in any way: what is restored has the time of its original already while it is still under its temporary name.
+ */
+export async function removeLeftovers(
+  own: Directory,
+  { beforeMs, signal }: { readonly beforeMs: number; readonly signal: AbortSignal },
+): Promise<void> {
   for await (const entries of own.entries()) {
     for (const { name, stat } of entries) {
-      const isTemporary = stat.isFile() && name.toString("latin1").startsWith(temporaryPrefix);
-      if (isTemporary && Number(stat.mtimeMs) < beforeMs) await removeOwnFile(own, name.toString());
+      const text = name.toString("latin1");
+      if (stat.isDirectory()) {
+        if (text.startsWith(discardedPrefix)) await removeTree(own, name, signal);
+      } else if (text.startsWith(temporaryPrefix) && Number(stat.ctimeMs) < beforeMs) await removeOwnFile(own, text);
     }
   }
 }

@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -15,14 +16,17 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { VolumeSchema, VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
-import { MigrationMode, VolumeJobPhase } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
+import { MigrationMode, VolumeJobPhase, VolumeJobSchema } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
+import { volumeJobs } from "../../../src/admin/volume/migration-jobs.ts";
 import { abandon, migrate } from "../../../src/admin/volume/migration.ts";
 import { reasonOf } from "../../../src/errors.ts";
+import type { JobRecord } from "../../../src/jobs/record.ts";
+import type { JobHandler } from "../../../src/jobs/runner.ts";
 import { openVolumes } from "../../../src/stores/volumes/volumes.ts";
 import { refusalOf } from "../../repository/support.ts";
 import { temporaryFolder } from "../../stores/volumes/support.ts";
@@ -229,6 +233,53 @@ test("a damaged copy is noticed and made anew, and a move leaves what was change
   expect(readFileSync(join(two.to, "small"), "utf8")).toBe("small");
   expect(readFileSync(join(two.from, "a", "b", "c"), "utf8")).toBe("clate");
   expect(told(two.from).map((line) => line.split(" ")[0])).toEqual(["a", "a/b", "a/b/c"]);
+});
+
+test("a move says so where something was put into a folder that it had gone through", async () => {
+  const two = await twoVolumes();
+  await using _ = two.folder;
+  const moving = goOn(two, {
+    move: true,
+    step(what) {
+      if (what === "delete empty") writeFileSync(join(two.from, "empty", "late"), "late");
+    },
+  });
+  expect(reasonOf(await moving.catch((error: unknown) => error))).toMatchObject({
+    reason: "VOLUME_CHANGED",
+    metadata: { paths: "empty" },
+  });
+  expect(told(two.from).map((line) => line.split(" ")[0])).toEqual(["empty", "empty/late"]);
+});
+
+test.for(["from", "to"] as const)("nothing is moved when the volume %s has another's name", async (replaced) => {
+  for (const isDeleted of [true, false]) {
+    const two = await twoVolumes();
+    await using _ = two.folder;
+    const before = told(two.from);
+    let handler: JobHandler | undefined;
+    volumeJobs({ jobs: { handle: (_kind, given) => (handler = given) }, volumes: two.volumes });
+    const spec = create(VolumeJobSchema, { name: "from", targetName: "to", mode: MigrationMode.MOVE });
+    let proofs = 0;
+    const context = {
+      signal: new AbortController().signal,
+      attempt: 1,
+      report() {},
+      keep() {},
+      // As a deletion does that did not see the job yet.
+      async prove() {
+        if (++proofs > 1) return;
+        renameSync(two[replaced], `${two[replaced]}-away`);
+        if (isDeleted) return;
+        const volume = create(VolumeSchema, { name: replaced, type: VolumeType.LOGS, declaredBytes: 1n });
+        await two.volumes.create({ name: replaced, stored: { formatVersion: 1, volume }, adopt: false });
+      },
+    };
+    const job = { jobId: "the-job", spec: toBinary(VolumeJobSchema, spec) } as JobRecord; // all that is read of it
+    const error: unknown = await handler?.run(job, context).catch((cause: unknown) => cause);
+    expect(reasonOf(error)?.reason).toBe(isDeleted ? "VOLUME_NOT_FOUND" : "VOLUME_CHANGED");
+    expect(told(replaced === "from" ? `${two.from}-away` : two.from)).toEqual(before);
+    expect(told(replaced === "to" ? `${two.to}-away` : two.to)).toEqual([]);
+  }
 });
 
 let there: VolumeApp;

@@ -841,7 +841,8 @@ export type CleanUpVolumeResponse = Message<"lucid.admin.v1.CleanUpVolumeRespons
   keptCount: bigint;
 
   /**
-   * Whether the whole volume was gone through. False where the time did not suffice: call again.
+   * Whether the whole volume was gone through. False where the time did not suffice: call again; or where a directory may not be looked
+   * into, is too deep, or has another file system mounted on it.
    *
    * @generated from field: bool complete = 5;
    */
@@ -953,7 +954,8 @@ export type OptimiseVolumeResponse = Message<"lucid.admin.v1.OptimiseVolumeRespo
   keptCount: bigint;
 
   /**
-   * Whether the whole volume was gone through. False where the time did not suffice: call again.
+   * Whether the whole volume was gone through. False where the time did not suffice: call again; or where a directory may not be looked
+   * into, is too deep, or has another file system mounted on it.
    *
    * @generated from field: bool complete = 6;
    */
