@@ -42,7 +42,7 @@ const systemName = "bench_backup_system";
 const nowhere = "127.0.0.1:1";
 
 /** Where a repository stands and what unlocks it. */
-type RepositoryPlace = Required<RepositoryOptions>;
+type RepositoryPlace = Pick<Required<RepositoryOptions>, "dir" | "keyFile">;
 
 /** Documents, and their bytes as BSON. */
 interface Data {

@@ -132,7 +132,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const stores = { mongodb, redis, search, searchConcern: () => lag.concern() };
   const monitor = parts.use(healthMonitor({ check: (signal) => checkStores(stores, signal) }));
   const systemDatabase = config.mongodb.systemDatabase;
-  const repository = parts.use(lazyRepository(config.backup));
+  const repository = parts.use(lazyRepository(config.backup, log));
   const jobs = parts.use(openJobs({ db: mongodb.system, ...config.jobs, log, translate: translateStoreError }));
   const volumes = openVolumes(config.volumes);
   const measures = parts.use(openMeasures(volumes));

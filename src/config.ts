@@ -155,6 +155,11 @@ export const settings = {
       "",
       "File whose content unlocks the repository's key, at least 32 bytes. A repository that is made without one is not encrypted.",
     ),
+    oldKeyFile: text(
+      "LUCID_BACKUP_OLD_KEY_FILE",
+      "",
+      "The key file of before. A repository that it unlocks takes that of LUCID_BACKUP_KEY_FILE in its place when the service starts.",
+    ),
     parallelism: integer(
       "LUCID_BACKUP_PARALLELISM",
       4,
@@ -266,6 +271,10 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
   ]);
   // The entries were made from the table that the type is made from.
   const config = Object.fromEntries(groups) as Config;
+  if (wrong.length === 0 && config.backup.oldKeyFile !== "" && config.backup.keyFile === "") {
+    const { keyFile, oldKeyFile } = settings.backup;
+    wrong.push(`${oldKeyFile.name} needs ${keyFile.name}, which takes its place`);
+  }
   if (wrong.length === 0 && config.server.exposure === "loopback") {
     for (const { host, name } of [
       { host: config.grpc.host, name: settings.grpc.host.name },

@@ -43,3 +43,8 @@ test.for(["0.0.0.0", "::", "192.0.2.1", "example.com", "127.example.com"])(
     expect(readConfig({ LUCID_GRPC_HOST: host, LUCID_EXPOSURE: "open" }).grpc.host).toBe(host);
   },
 );
+
+test("an old key file needs a new one that takes its place", () => {
+  const read = () => readConfig({ LUCID_BACKUP_OLD_KEY_FILE: "/old" });
+  expect(read).toThrow("LUCID_BACKUP_OLD_KEY_FILE needs LUCID_BACKUP_KEY_FILE");
+});

@@ -67,7 +67,8 @@ const advices: Readonly<Record<string, string>> = {
   COMPARISON_NOT_FOUND: "`lucid index comparison ls` shows what there is.",
   SEARCH_INDEX_PROTECTED: "The service keeps this index by itself; `lucid index rebuild` makes it anew.",
   BACKUP_REPOSITORY_NOT_CONFIGURED: "Set LUCID_BACKUP_DIR for the service and start it again.",
-  BACKUP_REPOSITORY_WRONG_KEY: "Give the service the key that the repository was made with, in LUCID_BACKUP_KEY_FILE.",
+  BACKUP_REPOSITORY_WRONG_KEY:
+    "Give the service the key file that the repository wants, in LUCID_BACKUP_KEY_FILE; its log names the id of each that it had.",
   BACKUP_IN_USE: "Wait until the job that works on it has ended, or cancel that.",
   BACKUP_NOT_COMPLETE: "Only a backup that has succeeded has anything to read.",
   RESTORE_CONFLICT: "Restore under another name with --rename, or say with --conflict what becomes of what is there.",

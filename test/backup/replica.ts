@@ -13,7 +13,7 @@ if (!uri || !jobsDatabase || !database || !dir || !keyFile)
 const client = await MongoClient.connect(uri);
 const log = { info() {}, warn() {}, error() {} };
 const jobs = openJobs({ db: client.db(jobsDatabase), leaseMs: 8000, concurrency: 2, log, translate: (error) => error });
-const repository = lazyRepository({ dir, keyFile });
+const repository = lazyRepository({ dir, keyFile, oldKeyFile: "" }, log);
 const half = gate();
 const sources = [gatedSource(plainSource(client.db(database)), half, { first: Number(first ?? 1) })];
 const targets = [gatedTarget(plainTarget(client), half)];

@@ -100,8 +100,8 @@ export async function backupRig(): Promise<BackupRig> {
           ? new MongoClient(storeAddresses().mongodbUri)
           : new MongoClient(mongodbUri, { serverSelectionTimeoutMS: 1000 });
       stack.defer(() => connection.close());
-      const lazy = stack.use(lazyRepository(repository));
       const log = { info() {}, warn() {}, error() {} };
+      const lazy = stack.use(lazyRepository({ ...repository, oldKeyFile: "" }, log));
       const jobs = openJobs({
         db: connection.db(database),
         leaseMs,

@@ -14,7 +14,7 @@ import { hex, objectNames } from "./names.ts";
 import { PackWriter } from "./pack-writer.ts";
 import { announce, type Presence } from "./presence.ts";
 import { boundariesOf, chunkSizes, listChunkSizes } from "./record-cutter.ts";
-import { FORMAT_VERSION } from "./secret.ts";
+import { FORMAT_VERSION } from "./repository-config.ts";
 import { Slots } from "./slots.ts";
 import type { ObjectStorage } from "./storage.ts";
 import { ChunkedStreamWriter, type ChunkSink } from "./stream-writer.ts";

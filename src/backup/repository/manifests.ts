@@ -5,8 +5,8 @@ import { fail } from "../../errors.ts";
 import { REFERENCE_BYTES } from "./chunk-reference.ts";
 import { type Keys, NotAuthentic } from "./keys.ts";
 import { CHUNK_NAME_BYTES, objectNames } from "./names.ts";
+import { FORMAT_VERSION } from "./repository-config.ts";
 import { openMessage, sealMessage } from "./sealed-object.ts";
-import { FORMAT_VERSION } from "./secret.ts";
 import type { ObjectStorage } from "./storage.ts";
 
 /** Stands in place of the manifest of a backup that was deleted or given up, so that no writer can put one there any more. */

@@ -8,7 +8,7 @@ import { ChunkReader } from "./chunk-reader.ts";
 import { collect, deleteBackup, type Freed } from "./collection.ts";
 import { openLocalStorage } from "./local-storage.ts";
 import { backupIds, readManifest } from "./manifests.ts";
-import { openKeys } from "./secret.ts";
+import { type KeyFiles, openKeys } from "./secret.ts";
 import type { ObjectStorage } from "./storage.ts";
 import { type Verified, type VerifyOptions, verifyBackup } from "./verification.ts";
 
@@ -24,6 +24,10 @@ export type ListedBackup =
 export interface BackupRepository extends AsyncDisposable {
   /** Whether what is stored is encrypted. */
   readonly encrypted: boolean;
+  /** Tells the key file from others; undefined where the repository is not encrypted. */
+  readonly keyId: string | undefined;
+  /** Of the key file that opened it before, where it has just taken the new one. That one opens it no more. */
+  readonly formerKeyId: string | undefined;
   /**
    * Begins a backup. `backupId`: 1 to 128 letters, digits, `.`, `_`, `-`, the first one a letter or digit. The signal holds for
    * all of the backup. Fails with `BACKUP_ALREADY_EXISTS` and `JOB_LEASE_LOST`, see `BackupWriter.seal`.
@@ -47,29 +51,29 @@ export interface BackupRepository extends AsyncDisposable {
 }
 
 /** Where a repository stands and what unlocks it. */
-export interface RepositoryOptions {
+export interface RepositoryOptions extends KeyFiles {
   /** The folder; made on first use. */
   readonly dir: string;
-  /** File whose content unlocks the key, at least 32 bytes. A repository that is made without one is not encrypted. */
-  readonly keyFile?: string;
 }
 
 /**
- * Opens a repository, or makes it where there is none. Fails with `BACKUP_REPOSITORY_WRONG_KEY`, `BACKUP_REPOSITORY_DAMAGED`,
+ * Opens a repository, or makes it where there is none; takes it from the old key file where that is the one that fits. Fails with `BACKUP_REPOSITORY_WRONG_KEY`, `BACKUP_REPOSITORY_DAMAGED`,
  * `BACKUP_FORMAT_UNKNOWN`, `BACKUP_REPOSITORY_UNAVAILABLE`.
  */
-export async function openRepository({ dir, keyFile }: RepositoryOptions): Promise<BackupRepository> {
-  return await openRepositoryIn(await openLocalStorage(dir), keyFile);
+export async function openRepository({ dir, ...files }: RepositoryOptions): Promise<BackupRepository> {
+  return await openRepositoryIn(await openLocalStorage(dir), files);
 }
 
 /** The same in any storage. */
-export async function openRepositoryIn(storage: ObjectStorage, keyFile?: string): Promise<BackupRepository> {
+export async function openRepositoryIn(storage: ObjectStorage, files: KeyFiles = {}): Promise<BackupRepository> {
   const closing = new AbortController();
-  const keys = await openKeys(storage, keyFile, closing.signal);
+  const { keys, keyId, formerKeyId } = await openKeys(storage, files, closing.signal);
   const place = { storage, keys };
   const until = (signal: AbortSignal) => AbortSignal.any([signal, closing.signal]);
   return {
     encrypted: keys.encrypted,
+    keyId,
+    formerKeyId,
     begin: (backupId, signal) => beginBackup(place, backupId, until(signal)),
     async *list(signal, before) {
       for (const backupId of await backupIds(storage, until(signal))) {

@@ -5,37 +5,11 @@ import { expect, test } from "vitest";
 
 import { openLocalStorage } from "../../../src/backup/repository/local-storage.ts";
 import { openRepository, openRepositoryIn } from "../../../src/backup/repository/repository.ts";
-import type { ObjectStorage } from "../../../src/backup/repository/storage.ts";
+import { dying } from "./dying-storage.ts";
 import { idsIn, intercepted, makeRecords, never, newFolder, objectsIn, readBackup, takeBackup } from "./support.ts";
 
 /** More than two packs that do not compress. */
 const RECORDS = Array.from({ length: 200 }, () => randomBytes(100_000));
-
-/** A storage whose process dies at its call number `calls`: that one is made or not, and nothing happens after it. */
-function dying(
-  storage: ObjectStorage,
-  calls: number,
-  lastIsMade: boolean,
-): ObjectStorage & { readonly dead: () => boolean } {
-  let left = calls;
-  let dead = false;
-  const count = (call: string) => {
-    if (dead) throw new Error("The process is dead");
-    if (call === "put" || call === "delete") dead = left-- === 0;
-    if (dead && !lastIsMade) throw new Error("The process died before the call");
-  };
-  const wrapped = intercepted(storage, count);
-  const after = <T>(value: T): T => {
-    if (dead) throw new Error("The process died after the call");
-    return value;
-  };
-  return {
-    ...wrapped,
-    put: async (name, bytes, options) => after(await wrapped.put(name, bytes, options)),
-    delete: async (name, signal) => after(await wrapped.delete(name, signal)),
-    dead: () => dead,
-  };
-}
 
 test.for([{ lastIsMade: false }, { lastIsMade: true }])(
   "a backup that dies at any write leaves nothing half, and the next one sends nothing again (made: $lastIsMade)",

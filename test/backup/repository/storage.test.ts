@@ -1,12 +1,14 @@
+import { execFile } from "node:child_process";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
+import { promisify } from "node:util";
 
 import { describe, expect, test } from "vitest";
 
 import { openLocalStorage } from "../../../src/backup/repository/local-storage.ts";
 import type { ObjectStorage } from "../../../src/backup/repository/storage.ts";
 import { memoryStorage } from "./memory-storage.ts";
-import { failureOf, never, newFolder } from "./support.ts";
+import { failureOf, never, newFolder, objectsIn } from "./support.ts";
 
 const implementations = {
   local: async () => {
@@ -114,6 +116,24 @@ test("puts and deletes in one folder at once lose nothing", async () => {
     }),
   );
   expect(await Array.fromAsync(storage.list("packs/", never))).toEqual([]);
+});
+
+test("a replacement that stops before any of its file operations leaves the old object or the new one, whole", async () => {
+  await using folder = await newFolder();
+  const script = join(import.meta.dirname, "stopped-put.ts");
+  const { stdout } = await promisify(execFile)(process.execPath, [script, folder.dir]);
+  const found = stdout
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { operation?: string; found: string });
+  const written = ["open", "writeFile", "datasync", "mkdir", "rename"];
+  const renamed = ["open", "sync", "unlink"];
+  expect(found).toEqual([
+    ...written.map((operation) => ({ operation, found: "old" })),
+    ...renamed.map((operation) => ({ operation, found: "new" })),
+    { found: "new" },
+  ]);
+  expect(await objectsIn(folder.dir)).toEqual([join(folder.dir, "config")]);
 });
 
 test("an aborted signal and a folder that cannot be used are told apart", async () => {
