@@ -91,6 +91,7 @@ import { validationInterceptor } from "./server/interceptors/validation.ts";
 import type { Listener } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
 import { serve } from "./server/registration.ts";
+import { requestRefusals } from "./server/request-refusals.ts";
 import { translateStoreError } from "./stores/errors.ts";
 import { healthMonitor } from "./stores/health-monitor.ts";
 import { checkStores, problemOf } from "./stores/health.ts";
@@ -336,7 +337,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
     metrics: async () => ({ type: metrics.contentType, text: await metrics.metrics() }),
   };
   const { maxMessageBytes, maxConnectionAgeMs, defaultDeadlineMs } = config.server;
-  const common = { registrations, interceptors, maxMessageBytes, defaultDeadlineMs, log };
+  const refusals = requestRefusals(maxMessageBytes);
+  const common = { registrations, interceptors, maxMessageBytes, refusals, defaultDeadlineMs, log };
   const grpc = parts.use(await grpcListener({ ...common, ...config.grpc, maxConnectionAgeMs }));
   const http = parts.use(await httpListener({ ...common, ...config.http, pages }));
   jobs.start();

@@ -14,6 +14,7 @@ import { grpcListener } from "../../src/server/grpc.ts";
 import { errorInterceptor } from "../../src/server/interceptors/errors.ts";
 import { measurementInterceptor } from "../../src/server/interceptors/measurement.ts";
 import { validationInterceptor } from "../../src/server/interceptors/validation.ts";
+import { requestRefusals } from "../../src/server/request-refusals.ts";
 import { translateStoreError } from "../../src/stores/errors.ts";
 import { latencyRecorder } from "../../src/stores/latency.ts";
 import type { WireKind } from "./wire-kinds.ts";
@@ -31,7 +32,12 @@ const log = {
   error: (facts: object, message: string) => process.stderr.write(`${message} ${JSON.stringify(facts)}\n`),
 };
 const common = { registrations: [registration], host: "127.0.0.1", port: 0, maxMessageBytes: 4 * 1024 * 1024, log };
-const listen = { ...common, defaultDeadlineMs: 30_000, maxConnectionAgeMs: 3_600_000 };
+const listen = {
+  ...common,
+  refusals: requestRefusals(common.maxMessageBytes),
+  defaultDeadlineMs: 30_000,
+  maxConnectionAgeMs: 3_600_000,
+};
 
 process.stdout.write(`${await serve()}\n`);
 

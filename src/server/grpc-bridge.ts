@@ -17,6 +17,7 @@ import { encodedBytes } from "../schema/encoded.ts";
 import { type Arrival, GrpcCall } from "./grpc-call.ts";
 import type { ErrorLog } from "./listener.ts";
 import { methodsOf, type Registration } from "./registration.ts";
+import { unreadable } from "./request-refusals.ts";
 
 /** Begins a call of one method; @grpc/grpc-js has done no more for it than read its headers. */
 export type Route = (wire: ServerInterceptingCallInterface, arrival: Arrival) => void;
@@ -181,14 +182,7 @@ function parse(schema: DescMessage, bytes: Uint8Array): Message {
   try {
     return fromBinary(schema, bytes);
   } catch (cause) {
-    // As the HTTP listener says it.
-    throw new ConnectError(
-      `The request is not a ${schema.typeName}`,
-      Code.InvalidArgument,
-      undefined,
-      undefined,
-      cause,
-    );
+    throw unreadable(schema, cause);
   }
 }
 

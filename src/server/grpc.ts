@@ -10,6 +10,8 @@ import { bridgedMethods, type BridgedMethod, type Route } from "./grpc-bridge.ts
 import type { Arrival, GrpcCall } from "./grpc-call.ts";
 import { interrupted } from "./interceptors/interruption.ts";
 import type { Listener, ListenerOptions } from "./listener.ts";
+import { statusOf } from "./metadata.ts";
+import type { RequestRefusals } from "./request-refusals.ts";
 
 /** What only the gRPC listener takes. */
 export interface GrpcOptions {
@@ -32,11 +34,12 @@ interface Connection {
  * classes but behind a server interceptor, which is handed each call while it is cheap: a stream and its headers.
  */
 export async function grpcListener(options: ListenerOptions & GrpcOptions): Promise<Listener> {
-  const { registrations, interceptors, host, port, maxMessageBytes, defaultDeadlineMs, log } = options;
+  const { registrations, interceptors, host, port, maxMessageBytes, refusals, defaultDeadlineMs, log } = options;
   const routes = new Map<string, Route>();
   const connections = new Map<ServerHttp2Session, Connection>();
   /** Where the call comes from that @grpc/grpc-js is about to hand to the interceptor, in the same turn. */
   let arrival: Arrival | undefined;
+  const sendExplained = refusals === undefined ? undefined : explained(refusals);
 
   const server = new grpc.Server({
     "grpc.max_receive_message_length": maxMessageBytes,
@@ -50,6 +53,7 @@ export async function grpcListener(options: ListenerOptions & GrpcOptions): Prom
       ({ path }, call) => {
         const route = routes.get(path);
         if (route === undefined || arrival === undefined) return new grpc.ServerInterceptingCall(call);
+        if (sendExplained !== undefined) call.sendStatus = sendExplained;
         route(call, arrival);
         return taken;
       },
@@ -139,6 +143,27 @@ function connectionOf(session: ServerHttp2Session, defaultDeadlineMs: number): C
   const identity = { calls, defaultDeadlineMs, gzip: false };
   const other = { ...identity, refusal: unknownEncoding() };
   return { session, calls, arrivals: { identity, deflate: identity, gzip: { ...identity, gzip: true }, other } };
+}
+
+type PartialStatus = Parameters<grpc.ServerInterceptingCallInterface["sendStatus"]>[0];
+
+/**
+ * Gives a reason to what @grpc/grpc-js refuses by itself, in the midst of reading a request. It calls the method of its call for that, as
+ * the bridge does, so that takes the place of the method: one function for all calls.
+ */
+function explained(refusals: RequestRefusals): (status: PartialStatus) => void {
+  const explanationOf = ({ code, details, metadata }: PartialStatus): ConnectError | undefined => {
+    // What the bridge sends has metadata, but for a call that went well.
+    if (metadata || code === grpc.status.OK) return undefined;
+    if (code === grpc.status.RESOURCE_EXHAUSTED) return refusals.tooLarge();
+    return details === "Failed to decompress message" ? refusals.notCompressed() : undefined;
+  };
+  return function sendStatus(this: grpc.ServerInterceptingCallInterface, status) {
+    const explanation = explanationOf(status);
+    // The prototype of the call has the method that this one hides.
+    const hidden = Object.getPrototypeOf(this) as grpc.ServerInterceptingCallInterface;
+    hidden.sendStatus.call(this, explanation === undefined ? status : statusOf(explanation, undefined));
+  };
 }
 
 const encodings = new Set(["identity", "deflate", "gzip"]);

@@ -23,6 +23,7 @@ import { farewellMs, goAway, settled } from "./connections.ts";
 import { decoding, type Interruption, interruption } from "./interceptors/interruption.ts";
 import type { Listener, ListenerOptions } from "./listener.ts";
 import { peerAddress, plainAddress } from "./peer.ts";
+import { reading } from "./reading.ts";
 
 /** What plain HTTP callers can ask. */
 export interface HttpPages {
@@ -105,14 +106,23 @@ function rpcHandler(
   calls: Interruption,
   shutdownSignal: AbortSignal,
 ): (request: IncomingMessage, response: ServerResponse) => boolean {
-  const { registrations, interceptors, maxMessageBytes, defaultDeadlineMs, log } = options;
+  const { registrations, interceptors, maxMessageBytes, refusals, defaultDeadlineMs, log } = options;
+  const requests = refusals === undefined ? undefined : reading(refusals);
   const router = createConnectRouter({
-    interceptors: [calls.interceptor, ...interceptors, decoding],
+    ...(requests === undefined ? {} : { requestGate: requests.requestGate }),
+    interceptors: [
+      ...(requests === undefined ? [] : [requests.interceptor]),
+      calls.interceptor,
+      ...interceptors,
+      decoding,
+    ],
     readMaxBytes: maxMessageBytes,
     // Not Brotli, which at its usual level costs more than it saves.
     acceptCompression: [compressionGzip],
-    // Messages that are packed into an Any can be written as JSON only where their type is known.
     jsonOptions: {
+      // A filter, or `validateOnly`, whose name is mistyped would else be as good as none.
+      ignoreUnknownFields: false,
+      // Messages that are packed into an Any can be written as JSON only where their type is known.
       registry: createRegistry(file_google_rpc_error_details, ...registrations.map(({ service }) => service.file)),
     },
     shutdownSignal,
@@ -127,7 +137,8 @@ function rpcHandler(
       try {
         const values = createContextValues().set(peerAddress, plainAddress(request.socket.remoteAddress));
         // Throws where the authority of the request is none.
-        const answer = await handler(universalRequestFromNodeRequest(request, response, undefined, values));
+        const call = universalRequestFromNodeRequest(request, response, undefined, values);
+        const answer = await (requests === undefined ? handler(call) : requests.answer(handler, call));
         await universalResponseToNodeResponse(answer, response);
       } catch (error) {
         const { code } = ConnectError.from(error);

@@ -1,6 +1,7 @@
 import type { Interceptor } from "@connectrpc/connect";
 
 import type { Registration } from "./registration.ts";
+import type { RequestRefusals } from "./request-refusals.ts";
 
 /** A listener that serves. Disposing it cuts off what still runs. */
 export interface Listener extends AsyncDisposable {
@@ -28,6 +29,8 @@ export interface ListenerOptions {
   readonly port: number;
   /** Largest request message in bytes, after decompression. */
   readonly maxMessageBytes: number;
+  /** What is said of requests that cannot be read; without, it is what the libraries below say. */
+  readonly refusals?: RequestRefusals;
   /** Deadline in milliseconds of a unary call that brings none; Infinity for none. */
   readonly defaultDeadlineMs: number;
   readonly log: ErrorLog;
