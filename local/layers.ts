@@ -8,16 +8,17 @@ import { dirname, join, relative, sep } from "node:path";
 const allowed: Readonly<Record<string, readonly string[]>> = {
   main: ["app", "config", "errors", "log"],
   app: ["admin", "backup", "config", "errors", "jobs", "repository", "schema", "search", "server", "stores"],
-  // A client of the contracts, as anybody else.
-  cli: [],
+  // A client of the contracts, as anybody else; what it checks by itself, it checks as the service does.
+  cli: ["proofs"],
   server: ["config", "errors", "schema"],
   admin: ["config", "errors", "jobs", "schema", "stores"],
   backup: ["config", "errors", "jobs", "schema", "stores"],
-  repository: ["config", "errors", "jobs", "schema", "stores"],
+  repository: ["config", "errors", "jobs", "proofs", "schema", "stores"],
   search: ["config", "errors", "jobs", "schema", "stores"],
   jobs: ["config", "errors", "schema", "stores"],
   stores: ["config", "errors"],
   schema: ["config", "errors"],
+  proofs: [],
   log: ["config"],
   errors: [],
   config: [],

@@ -67,6 +67,7 @@ test.skipIf(grpcurl === undefined)(
       expect(stdout).toContain('"type": "WATCH_EVENT_TYPE_EXISTING"');
       expect(stdout).toContain("MANIFEST_VALIDATION_STATUS_VALID");
       expect(stdout).toContain('{"valid":true}');
+      expect(stdout.match(/^The proof holds/gm)?.length).toBe(3);
       expect(stdout.match(/"rootHash": "[0-9a-f]{64}"/g)?.length).toBe(4);
       expect(stdout).not.toContain("JOB_STATE_FAILED");
       expect(stdout).toMatch(/succeeded .* from the command line/);

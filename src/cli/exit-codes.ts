@@ -16,6 +16,10 @@ export const exitCodes = {
     meaning:
       "It was done, and what it looked at is not as it should be: a store is not healthy, an index differs, a log is not whole.",
   },
+  forged: {
+    code: 5,
+    meaning: "A proof does not hold: what the service, or whoever kept the proof, says is not what was committed to.",
+  },
   interrupted: {
     code: 130,
     meaning: "Ctrl-C. What the service has begun goes on, unless the last line says otherwise.",

@@ -69,6 +69,11 @@ const groups: readonly Group[] = [
     summary: "Show who changed what, and prove that the log is whole",
     load: () => import("./commands/audit.ts"),
   },
+  {
+    name: "proof",
+    summary: "Prove, without trusting the service, what manifests and the audit log hold",
+    load: () => import("./commands/proof.ts"),
+  },
   { name: "call", summary: "Make any call of the contracts", load: () => import("./commands/call.ts") },
   {
     name: "completion",

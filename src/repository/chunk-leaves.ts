@@ -5,9 +5,9 @@ import type { Db } from "mongodb";
 
 import { ChunkSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { fail } from "../errors.ts";
+import { merkleTree } from "../proofs/merkle.ts";
 import { cancellable } from "../schema/call-options.ts";
 import { collectionOf } from "../schema/collection.ts";
-import { merkleTree } from "./merkle.ts";
 
 /** What a Merkle tree and its manifest need of a chunk. */
 export interface ChunkLeaf {

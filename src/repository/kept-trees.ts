@@ -1,5 +1,5 @@
+import { hex, type InclusionProof, leafHash, pathSpans, verifyInclusion } from "../proofs/merkle.ts";
 import { type CellTable, cellsOf, cellTable, growingCells, spanHash } from "./merkle-cells.ts";
-import { hex, type InclusionProof, leafHash, pathSpans, verifyInclusion } from "./merkle.ts";
 
 /** What proves a leaf that holds `leaf`. */
 export interface ProvenLeaf {

@@ -5,11 +5,12 @@ import type { Manifest } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import type { ManifestService } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { fail } from "../errors.ts";
+import { isGrown, isIncluded } from "../proofs/checks.ts";
+import { hex, proveConsistency, proveInclusion } from "../proofs/merkle.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { chunkLeaves, chunkLeavesAt } from "./chunk-leaves.ts";
 import { keptTrees, type Place, type ProvenLeaf } from "./kept-trees.ts";
 import { needKnownTree } from "./manifest-validation.ts";
-import { hex, leafHash, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from "./merkle.ts";
 
 const algorithm = MerkleAlgorithm.RFC6962_SHA256;
 
@@ -86,15 +87,11 @@ export function manifestProofs(
     },
 
     verifyInclusionProof({ proof, chunkHash, merkleRoot }) {
-      const { leafIndex = 0n, treeSize = 0n, hashes = [] } = proof ?? {};
-      const sent = { index: Number(leafIndex), size: Number(treeSize), hashes: hashes.map(bytes) };
-      return { valid: verifyInclusion(sent, { leaf: leafHash(bytes(chunkHash)), root: bytes(merkleRoot) }) };
+      return { valid: isIncluded(proof, { data: chunkHash, root: merkleRoot }) };
     },
 
     verifyConsistencyProof({ proof, firstRoot, secondRoot }) {
-      const { firstSize = 0n, secondSize = 0n, hashes = [] } = proof ?? {};
-      const sent = { firstSize: Number(firstSize), secondSize: Number(secondSize), hashes: hashes.map(bytes) };
-      return { valid: verifyConsistency(sent, { firstRoot: bytes(firstRoot), secondRoot: bytes(secondRoot) }) };
+      return { valid: isGrown(proof, { first: firstRoot, second: secondRoot }) };
     },
   };
 }

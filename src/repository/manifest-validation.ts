@@ -4,9 +4,9 @@ import type { Db } from "mongodb";
 import type { Manifest } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { MerkleAlgorithm, MerkleAlgorithmSchema } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { fail, reasonOf } from "../errors.ts";
+import { hex } from "../proofs/merkle.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { chunkCount, type ChunkTree, chunkTree } from "./chunk-leaves.ts";
-import { hex } from "./merkle.ts";
 
 /** Fails with `MERKLE_ALGORITHM_NOT_SUPPORTED` where a manifest's tree is one that the service cannot make. */
 export function needKnownTree({ manifestId, merkleAlgorithm }: Manifest): void {

@@ -6,6 +6,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { type Manifest, ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { fail } from "../errors.ts";
+import { hex } from "../proofs/merkle.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestIdKey } from "../schema/collection.ts";
 import { requestMark, type RequestMark } from "../schema/create-once.ts";
@@ -19,7 +20,6 @@ import type { Repositories } from "./collections.ts";
 import { documentOf, filterOf, isComputed, prepared } from "./manifest-document.ts";
 import { manifestProofs } from "./manifest-proofs.ts";
 import { differences, needKnownTree } from "./manifest-validation.ts";
-import { hex } from "./merkle.ts";
 
 const codec = codecFor(ManifestSchema);
 

@@ -1,4 +1,4 @@
-import { emptyRoot, leftSize, nodeHash, type Span } from "./merkle.ts";
+import { emptyRoot, leftSize, nodeHash, type Span } from "../proofs/merkle.ts";
 
 /*
  * Which nodes of a tree are kept, so that no proof reads all leaves. A cell is a node above 1, 64, 64², … leaves, side by side from

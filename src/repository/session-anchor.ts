@@ -14,6 +14,7 @@ import {
 } from "../../gen/lucid/repository/v1/session_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { fail, isReason } from "../errors.ts";
+import { hex, treeHeight } from "../proofs/merkle.ts";
 import { hasItems } from "../schema/bson-reader.ts";
 import { codecFor } from "../schema/codec.ts";
 import { documentResponse } from "../schema/document-response.ts";
@@ -24,7 +25,6 @@ import { badRequest } from "../schema/refusals.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { announcedKey, type ChunkCounters } from "./chunk-counters.ts";
 import { chunkCount, chunkTree } from "./chunk-leaves.ts";
-import { hex, treeHeight } from "./merkle.ts";
 import { sessionStates } from "./session-states.ts";
 
 const codec = codecFor(SessionSchema);

@@ -9,9 +9,9 @@ import type {
   SessionStatisticsSchema,
 } from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { fail } from "../errors.ts";
+import { hex } from "../proofs/merkle.ts";
 import { cancellable } from "../schema/call-options.ts";
 import { chunkCount, chunkLeaves } from "./chunk-leaves.ts";
-import { hex } from "./merkle.ts";
 
 /** What the aggregation below returns of the chunks in one state. */
 interface OfStatus {

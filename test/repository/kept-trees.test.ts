@@ -3,9 +3,9 @@ import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 
+import { merkleRoot, proveInclusion } from "../../src/proofs/merkle.ts";
 import { keptTrees } from "../../src/repository/kept-trees.ts";
 import { fanOut } from "../../src/repository/merkle-cells.ts";
-import { merkleRoot, proveInclusion } from "../../src/repository/merkle.ts";
 
 /** More than one cell of the second level. */
 const most = fanOut ** 2 + 3 * fanOut + 5;

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { type Manifest, ManifestValidationStatus } from "../../gen/lucid/repository/v1/manifest_pb.ts";
-import { merkleRoot } from "../../src/repository/merkle.ts";
+import { merkleRoot } from "../../src/proofs/merkle.ts";
 import { runs, within } from "../support/sequences.ts";
 import { hashOf, type ManifestsApp, manifestsApp, storeChunks, upTo } from "./manifest-support.ts";
 import { refusalOf } from "./support.ts";

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { ManifestValidationStatus } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import type { ManifestFilterSchema } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
-import { merkleRoot } from "../../src/repository/merkle.ts";
+import { merkleRoot } from "../../src/proofs/merkle.ts";
 import {
   hashOf,
   manifestInit,

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 
+import { leafHash, merkleTree, pathSpans, proofSpans, type Span } from "../../src/proofs/merkle.ts";
 import {
   type Cell,
   cellsOf,
@@ -11,7 +12,6 @@ import {
   type HashedCell,
   spanHash,
 } from "../../src/repository/merkle-cells.ts";
-import { leafHash, merkleTree, pathSpans, proofSpans, type Span } from "../../src/repository/merkle.ts";
 
 /** More than one cell of the second level. */
 const count = 2 * fanOut ** 2 + 3 * fanOut + 5;

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { ChunkStatus } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
-import { merkleRoot } from "../../src/repository/merkle.ts";
+import { merkleRoot } from "../../src/proofs/merkle.ts";
 import { chunkInit, newSession, sessionIn, type SessionsApp, sessionsApp, someTree } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
 

@@ -7,9 +7,9 @@ import {
 } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { MerkleAlgorithm } from "../../../gen/lucid/repository/v1/merkle_pb.ts";
 import { fail } from "../../errors.ts";
+import { hex } from "../../proofs/merkle.ts";
 import { documentResponse } from "../../schema/document-response.ts";
 import { badRequest } from "../../schema/refusals.ts";
-import { hex } from "../merkle.ts";
 import type { AuditLog } from "./log.ts";
 import type { AuditRelay } from "./relay.ts";
 import { isAsWritten } from "./verify.ts";

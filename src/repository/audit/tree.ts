@@ -1,10 +1,6 @@
 import { type Collection, type Db, MongoBulkWriteError } from "mongodb";
 
 import { fail } from "../../errors.ts";
-import { duplicateKey } from "../../schema/create-once.ts";
-import { isDuplicate } from "../../schema/create-once.ts";
-import { abortable } from "../../stores/waiting.ts";
-import { type Cell, cellsOf, fanOut, growingCells, type HashedCell, spanHash } from "../merkle-cells.ts";
 import {
   type ConsistencyProof,
   hex,
@@ -15,7 +11,11 @@ import {
   type Span,
   verifyConsistency,
   verifyInclusion,
-} from "../merkle.ts";
+} from "../../proofs/merkle.ts";
+import { duplicateKey } from "../../schema/create-once.ts";
+import { isDuplicate } from "../../schema/create-once.ts";
+import { abortable } from "../../stores/waiting.ts";
+import { type Cell, cellsOf, fanOut, growingCells, type HashedCell, spanHash } from "../merkle-cells.ts";
 
 /*
  * The Merkle tree over the log needs no lock and no leader. Its cells (see `merkle-cells.ts`) follow from the records, which

@@ -15,7 +15,7 @@ import {
   treeHeight,
   verifyConsistency,
   verifyInclusion,
-} from "../../src/repository/merkle.ts";
+} from "../../src/proofs/merkle.ts";
 
 const sha256 = (...parts: readonly Uint8Array[]) => createHash("sha256").update(Buffer.concat(parts)).digest();
 

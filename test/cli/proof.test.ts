@@ -1,0 +1,223 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+
+import type { Client } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { AuditLogService } from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
+import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
+import { recordHash } from "../../src/proofs/checks.ts";
+import { hex, merkleRoot } from "../../src/proofs/merkle.ts";
+import { ownFolder } from "../local/support.ts";
+import {
+  hashOf,
+  manifestsApp,
+  type ManifestsApp,
+  newManifest,
+  newSession,
+  upTo,
+} from "../repository/manifest-support.ts";
+import { newUser } from "../repository/support.ts";
+import { lucid, lucidInside, type Lucid } from "./support.ts";
+
+const folder = ownFolder();
+let there: ManifestsApp;
+let command: Lucid;
+let audit: Client<typeof AuditLogService>;
+beforeAll(async () => {
+  there = await manifestsApp();
+  command = lucidInside(there.app.grpcAddress);
+  audit = there.app.client(AuditLogService);
+});
+afterAll(async () => {
+  await there?.[Symbol.asyncDispose]();
+  folder[Symbol.dispose]();
+});
+
+/** A manifest of so many chunks, with the root that they make. */
+async function manifestOf(chunkCount: number) {
+  const sessionId = await newSession(there.db, upTo(chunkCount));
+  const rootOf = async (size: number) =>
+    hex((await merkleRoot(upTo(size).map((index) => Buffer.from(hashOf(index), "hex")))).root);
+  const root = await rootOf(chunkCount);
+  const totalSize = BigInt(upTo(chunkCount).reduce((sum, index) => sum + index + 1, 0));
+  const init = { sessionId, merkleRoot: root, chunkCount: BigInt(chunkCount), totalSize };
+  const { manifestId } = await newManifest(there.manifests, init);
+  return { manifestId, root, rootOf };
+}
+
+/** Another hexadecimal digit in the place of the first. */
+const forge = (hash: string) => `${hash.startsWith("0") ? "1" : "0"}${hash.slice(1)}`;
+
+/** Calls `lucid proof check` with what became of a proof. */
+async function checkOf(proof: object, ...args: readonly string[]) {
+  const file = join(folder.path, "proof.json");
+  writeFileSync(file, JSON.stringify(proof));
+  return await command.run("proof", "check", `@${file}`, ...args);
+}
+
+/** Every way to change one text or number in a JSON value. */
+function* changes(value: unknown, put: (changed: unknown) => unknown): Generator {
+  if (typeof value === "string") {
+    if (/^[0-9a-f]{64}$/.test(value)) yield put(forge(value));
+    else if (/^\d+$/.test(value)) yield put(String(Number(value) + 1));
+  } else if (Array.isArray(value)) {
+    if (value.length > 0) yield put(value.slice(1));
+    yield put([...(value as unknown[]), "0".repeat(64)]);
+    for (const [index, item] of value.entries()) yield* changes(item, (changed) => put(value.with(index, changed)));
+  } else if (typeof value === "object" && value !== null) {
+    for (const [name, item] of Object.entries(value)) {
+      yield* changes(item, (changed) => put({ ...value, [name]: changed }));
+    }
+  }
+}
+
+test("a chunk of a manifest is proved here, and a proof that was changed anywhere is refused", async () => {
+  const { manifestId, root } = await manifestOf(5);
+  const asked = ["proof", "chunk", manifestId, "3"];
+  const held = await command.run(...asked, "--head", `5:${root}`, "--hash", hashOf(3));
+  expect(held).toMatchObject({ code: 0, stderr: "" });
+  expect(held.stdout).toContain("The proof holds: the tree of this size and root has this chunk in this place.");
+  expect((await command.run(...asked)).stderr).toContain("give one that you kept with --head");
+  for (const args of [
+    ["--head", `5:${forge(root)}`],
+    ["--head", `6:${root}`],
+    ["--hash", hashOf(4)],
+  ]) {
+    const { code, stderr } = await command.run(...asked, ...args);
+    expect([code, stderr]).toEqual([5, expect.stringContaining("lucid: The proof does not hold:")]);
+  }
+  expect(await command.run("proof", "chunk", manifestId, "5")).toMatchObject({ code: 3 });
+
+  const [proof = {}] = (await command.json(...asked)).objects;
+  expect(await checkOf(proof, "--head", `5:${root}`, "--hash", hashOf(3))).toMatchObject({ code: 0 });
+  const forged = [...changes(proof, (changed) => changed)] as object[];
+  expect(forged.length).toBeGreaterThan(7);
+  for (const one of forged)
+    expect(await checkOf(one, "--head", `5:${root}`), JSON.stringify(one)).toMatchObject({ code: 5 });
+});
+
+test("a manifest is proved to have grown from a smaller tree", async () => {
+  const { manifestId, root, rootOf } = await manifestOf(7);
+  const trusted = ["--first", `3:${await rootOf(3)}`, "--head", `7:${root}`];
+  const grow = (first: string, ...args: readonly string[]) =>
+    command.run("proof", "growth", manifestId, first, ...args);
+  const held = await grow(`3:${await rootOf(3)}`, "--head", `7:${root}`);
+  expect(held).toMatchObject({ code: 0, stderr: "" });
+  expect(held.stdout).toContain("the second tree starts with all chunks of the first");
+  expect((await grow("3")).stderr).toContain("give one that you kept");
+  expect(await grow("3", "--head", `6:${root}`)).toMatchObject({ code: 5 });
+  expect(await grow(`3:${await rootOf(2)}`)).toMatchObject({ code: 5 });
+  expect(await grow("3:abc")).toMatchObject({ code: 2 });
+
+  const [proof = {}] = (await command.json("proof", "growth", manifestId, "3")).objects;
+  expect(await checkOf(proof, ...trusted)).toMatchObject({ code: 0 });
+  for (const one of changes(proof, (changed) => changed)) {
+    expect(await checkOf(one as object, ...trusted), JSON.stringify(one)).toMatchObject({ code: 5 });
+  }
+});
+
+test("the audit log is proved to have only grown since the head that a file remembers", async () => {
+  const heads = join(folder.path, "heads");
+  const prove = () => command.run("proof", "log", "--heads", heads);
+  await newUser(there.app.client(UserService));
+  expect(await prove()).toMatchObject({
+    code: 0,
+    stdout: expect.stringMatching(/^Head: \d+:[0-9a-f]{64}\n$/) as unknown,
+  });
+  const { userId } = await newUser(there.app.client(UserService));
+  const grown = await prove();
+  expect(grown).toMatchObject({ code: 0, stderr: "" });
+  expect(grown.stdout).toContain("the log has only grown from the first head to the second");
+  const lines = readFileSync(heads, "utf8").trimEnd().split("\n");
+  expect(lines).toHaveLength(2);
+  // Nothing new is remembered where nothing was added.
+  expect(await prove()).toMatchObject({ code: 0 });
+  expect(readFileSync(heads, "utf8").trimEnd().split("\n")).toEqual(lines);
+
+  const { records } = await audit.listAuditRecords({ filter: { resourceType: "User", resourceName: userId } });
+  const auditId = records[0]?.auditId ?? "";
+  const record = await command.run("proof", "record", auditId, "--heads", heads);
+  expect(record).toMatchObject({ code: 0, stderr: "" });
+  const [proof = {}] = (await command.json("proof", "record", auditId)).objects;
+  for (const one of changes(proof, (changed) => changed)) {
+    expect(await checkOf(one as object), JSON.stringify(one)).toMatchObject({ code: 5 });
+  }
+  const told = { ...(proof["record"] as object), rpc: "lucid.repository.v1.UserService/DeleteUser" };
+  expect(await checkOf({ ...proof, record: told })).toMatchObject({ code: 5 });
+
+  // A log that was written anew, or cut off, is another than the one that was remembered.
+  const [size = "", root = ""] = (lines[1] ?? "").split(":");
+  for (const [line, says] of [
+    [`${size}:${forge(root)}`, "does not start with the records that it had"],
+    ["1000000:" + root, "The audit log had 1000000 records, and has"],
+    [`${lines[1]}\n${size}:${forge(root)}`, "remembers two different trees"],
+  ] as const) {
+    writeFileSync(heads, `${line}\n`);
+    const { code, stderr } = await prove();
+    expect([code, stderr]).toEqual([5, expect.stringContaining(says)]);
+    expect(readFileSync(heads, "utf8")).toBe(`${line}\n`);
+  }
+  writeFileSync(heads, "no head\n");
+  expect(await prove()).toMatchObject({ code: 2, stderr: expect.stringContaining("line 1 of") as unknown });
+});
+
+test("the hash of every record is computed here as it is in the service", async () => {
+  const users = there.app.client(UserService);
+  const { userId } = await newUser(users);
+  await users.updateUser({ user: { userId, profile: { bio: "new" } }, updateMask: { paths: ["profile"] } });
+  const odd = 'Ä \u2028 "\\ 😀';
+  await users.deleteUser({ userId: odd }).catch(() => undefined);
+  const { records } = await audit.listAuditRecords({ pageSize: 1000 });
+  expect(records.length).toBeGreaterThan(3);
+  expect(records.map(({ resource }) => resource?.name)).toContain(odd);
+  for (const record of records) expect(recordHash(record), record.auditId).toBe(record.hash);
+});
+
+test("a service that lies is found out by a process of its own", async () => {
+  await newUser(there.app.client(UserService));
+  await using liar = await lyingService(audit);
+  const heads = join(folder.path, "heads-of-a-liar");
+  const { treeHead } = await audit.getAuditTreeHead({ treeSize: 1n });
+  writeFileSync(heads, `1:${treeHead?.rootHash}\n`);
+  const honest = lucid(there.app.grpcAddress).run("proof", "log", "--heads", heads);
+  expect(await honest).toMatchObject({ code: 0, stderr: "" });
+  writeFileSync(heads, `1:${treeHead?.rootHash}\n`);
+  const { code, stdout, stderr } = await lucid(liar.address).json("proof", "log", "--heads", heads);
+  expect(code).toBe(5);
+  expect(JSON.parse(stderr)).toMatchObject({
+    error: { message: expect.stringContaining("does not hold") as unknown },
+    exitCode: 5,
+  });
+  // What it said is the evidence.
+  expect(JSON.parse(stdout)).toMatchObject({ second: { rootHash: liar.rootHash } });
+  expect(readFileSync(heads, "utf8")).toBe(`1:${treeHead?.rootHash}\n`);
+});
+
+/** A service whose audit log is another one than it was. */
+async function lyingService(honest: Client<typeof AuditLogService>) {
+  const rootHash = "f".repeat(64);
+  const adapter = connectNodeAdapter({
+    routes: (router) =>
+      router.service(AuditLogService, {
+        async getAuditConsistencyProof(request) {
+          const response = await honest.getAuditConsistencyProof(request);
+          if (response.second !== undefined) response.second.rootHash = rootHash;
+          return response;
+        },
+      }),
+  });
+  const server = createServer(adapter);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo; // it listens
+  return {
+    address: `127.0.0.1:${port}`,
+    rootHash,
+    async [Symbol.asyncDispose]() {
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
