@@ -1,4 +1,3 @@
-import { clone } from "@bufbuild/protobuf";
 import type { Document } from "bson";
 
 import {
@@ -30,7 +29,7 @@ export const statuses: StateMachine = stateMachine(BlockStatusSchema, {
 
 /** The new block that is stored for what a caller sent: counts of what it holds, defaults where nothing is set. */
 export function prepared(sent: Block): Block {
-  const block = clone(BlockSchema, onlyWritable(BlockSchema, sent));
+  const block = onlyWritable(BlockSchema, sent);
   if (block.version === 0) block.version = 1;
   if (block.consensusInfo?.algorithm === ConsensusAlgorithm.UNSPECIFIED) {
     block.consensusInfo.algorithm = ConsensusAlgorithm.POOT;

@@ -1,4 +1,3 @@
-import { clone } from "@bufbuild/protobuf";
 import type { Document } from "bson";
 
 import {
@@ -38,9 +37,8 @@ export function isComputed(sent: Manifest): boolean {
   return sent.merkleRoot === "";
 }
 
-/** The new manifest that is stored for what a caller sent. */
-export function prepared(sent: Manifest): Manifest {
-  const manifest = clone(ManifestSchema, sent);
+/** Makes a manifest, a copy of what a caller sent, the new one that is stored. */
+export function prepared(manifest: Manifest): Manifest {
   if (manifest.merkleAlgorithm === MerkleAlgorithm.UNSPECIFIED)
     manifest.merkleAlgorithm = MerkleAlgorithm.RFC6962_SHA256;
   manifest.validationStatus = ManifestValidationStatus.PENDING;

@@ -1,6 +1,5 @@
 import { randomUUIDv7 } from "node:crypto";
 
-import { clone } from "@bufbuild/protobuf";
 import { timestampFromDate, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Document } from "bson";
@@ -52,7 +51,7 @@ export function policyViolations(
     async recordPolicyViolation(request, context) {
       const { policyViolation: sent } = request;
       if (sent === undefined) throw badRequest({ field: "policy_violation", description: "must be set" });
-      const violation = clone(PolicyViolationSchema, onlyWritable(PolicyViolationSchema, sent));
+      const violation = onlyWritable(PolicyViolationSchema, sent);
       const { version } = await policyOf(violation.policyId, context);
       violation.violationId = randomUUIDv7();
       violation.policyVersion = version;

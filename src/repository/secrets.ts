@@ -1,4 +1,4 @@
-import { clone, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import { type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Document } from "bson";
 import { type Db, MongoServerError } from "mongodb";
@@ -56,7 +56,7 @@ export function secretsOf<D extends DescMessage>(
   const kept = new Set(["created_at", "updated_at", "revision"]);
 
   const encode = (owner: Document, sent: MessageShape<D>): Document => {
-    const document = codec.encode(clone(schema, onlyWritable(schema, sent)), name);
+    const document = codec.encode(onlyWritable(schema, sent), name);
     for (const field of kept) delete document[field];
     return { ...document, ...owner };
   };

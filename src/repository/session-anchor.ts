@@ -1,4 +1,4 @@
-import { clone, create } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Document } from "bson";
 import type { Db } from "mongodb";
@@ -108,7 +108,7 @@ export function anchorRpcs({
       if (sent === undefined) throw badRequest({ field: "merkle_tree", description: "must be set" });
       const now = new Date();
       const session = await readyForTree(sessionId, context);
-      const tree = clone(SessionMerkleTreeSchema, onlyWritable(SessionMerkleTreeSchema, sent));
+      const tree = onlyWritable(SessionMerkleTreeSchema, sent);
       if (tree.algorithm === MerkleAlgorithm.UNSPECIFIED) tree.algorithm = MerkleAlgorithm.RFC6962_SHA256;
       const count = Number(tree.leafCount);
       const there = await chunkCount(db, sessionId, context);

@@ -1,4 +1,3 @@
-import { clone } from "@bufbuild/protobuf";
 import type { Document } from "bson";
 
 import { type Session, SessionSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
@@ -9,9 +8,8 @@ const codec = codecFor(SessionSchema);
 
 export const defaultMaxSizeBytes = 100n * 1024n ** 3n;
 
-/** The session that is stored for what a caller sent: defaults where nothing is set. */
-export function prepared(sent: Session): Session {
-  const session = clone(SessionSchema, sent);
+/** Makes a session, a copy of what a caller sent, the one that is stored: defaults where nothing is set. */
+export function prepared(session: Session): Session {
   session.maxSizeBytes ??= defaultMaxSizeBytes;
   session.storageProvider ??= "local";
   return session;

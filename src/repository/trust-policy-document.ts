@@ -1,4 +1,3 @@
-import { clone } from "@bufbuild/protobuf";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import type { Document } from "bson";
 
@@ -19,9 +18,8 @@ const codec = codecFor(TrustPolicySchema);
 /** What is counted elsewhere and added when a policy is read. */
 export const counterFields = ["applications_count", "violations_count", "last_applied"] as const;
 
-/** The policy that is stored for what a caller sent: defaults where nothing is set. */
-export function prepared(sent: TrustPolicy): TrustPolicy {
-  const policy = clone(TrustPolicySchema, sent);
+/** Makes a policy, a copy of what a caller sent, the one that is stored: defaults where nothing is set. */
+export function prepared(policy: TrustPolicy): TrustPolicy {
   if (policy.enforcementLevel === EnforcementLevel.UNSPECIFIED) policy.enforcementLevel = EnforcementLevel.MODERATE;
   if (policy.status === TrustPolicyStatus.UNSPECIFIED) policy.status = TrustPolicyStatus.DRAFT;
   return policy;

@@ -1,6 +1,5 @@
 import { randomUUIDv7 } from "node:crypto";
 
-import { clone } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromDate, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Document } from "bson";
@@ -134,7 +133,7 @@ export function trustRelationships({ db, collections, pageTokens }: Repositories
 
 /** The document of a relationship, with what it is found by. */
 function documentOf(sent: TrustRelationship): Document {
-  const relationship = clone(TrustRelationshipSchema, onlyWritable(TrustRelationshipSchema, sent));
+  const relationship = onlyWritable(TrustRelationshipSchema, sent);
   const { subject, target, bidirectional, expiresAt } = relationship;
   if (subject === undefined || target === undefined) {
     throw badRequest({ field: "trust_relationship", description: "must have a subject and a target" });

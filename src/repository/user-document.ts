@@ -1,4 +1,4 @@
-import { clone, create } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import type { Document } from "bson";
 
 import {
@@ -13,9 +13,9 @@ import { badRequest, tooLarge, type WrongField } from "../schema/refusals.ts";
 import { isTronAddress } from "../schema/tron-address.ts";
 
 const codec = codecFor(UserSchema);
-/** The user that is stored for what a caller sent: keys in lower case, defaults where nothing is set. */
-export function prepared(sent: User): User {
-  const user = clone(UserSchema, sent);
+
+/** Makes a user, a copy of what a caller sent, the one that is stored: keys in lower case, defaults where nothing is set. */
+export function prepared(user: User): User {
   user.email = user.email.toLowerCase();
   if (user.username !== undefined) user.username = user.username.toLowerCase();
   if (user.role === UserRole.UNSPECIFIED) user.role = UserRole.USER;

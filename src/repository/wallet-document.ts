@@ -1,4 +1,3 @@
-import { clone } from "@bufbuild/protobuf";
 import type { Document } from "bson";
 
 import { type HardwareDevice, HardwareDeviceSchema } from "../../gen/lucid/repository/v1/hardware_device_pb.ts";
@@ -12,11 +11,10 @@ const walletCodec = codecFor(WalletSchema);
 const deviceCodec = codecFor(HardwareDeviceSchema);
 
 /**
- * The document of a wallet that a caller sent. Fails with `BAD_REQUEST` where what is needed is missing or a value is none that
+ * The document of a wallet, a copy of what a caller sent, with defaults where nothing is set. Fails with `BAD_REQUEST` where what is needed is missing or a value is none that
  * can be stored; `isStored` says which top fields are, so that an update is not held to fields that it does not change.
  */
-export function walletDocument(sent: Wallet, isStored: (name: string) => boolean): Document {
-  const wallet = clone(WalletSchema, sent);
+export function walletDocument(wallet: Wallet, isStored: (name: string) => boolean): Document {
   if (wallet.walletType === WalletType.UNSPECIFIED) wallet.walletType = WalletType.SOFTWARE;
   const document = walletCodec.encode(wallet, "wallet");
   refuse(

@@ -1,8 +1,8 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 
 import { createBase58check } from "@scure/base";
 
-const base58check = createBase58check((bytes: Uint8Array) => createHash("sha256").update(bytes).digest());
+const base58check = createBase58check((bytes: Uint8Array) => hash("sha256", bytes, "buffer"));
 
 /** First byte of every TRON address of the main network, before its encoding. */
 const tronVersion = 0x41;
