@@ -9,30 +9,35 @@ export interface Refusing {
 
 /**
  * A server that refuses some requests, as `refuses` says by method and path, and passes the others on to the real one. What
- * `refuses` takes its time for is held back meanwhile.
+ * `refuses` takes its time for is held back meanwhile, and arrives though its sender has gone.
  */
 export interface RefusingProxy extends AsyncDisposable {
   readonly uri: string;
   refuses: (method: string, path: string) => Promise<Refusing | undefined> | Refusing | undefined;
+  /** Is told when the real server has answered what was passed on. */
+  answered: (path: string) => void;
 }
 
 export async function refusingProxy(uri: string): Promise<RefusingProxy> {
   const answer = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {
     const { method = "", url = "", headers } = incoming;
+    const body = Buffer.concat(await incoming.toArray());
     const refusing = await proxy.refuses(method, url);
     if (refusing !== undefined) {
-      incoming.resume();
       outgoing.writeHead(refusing.status, { "content-type": "application/json" }).end(JSON.stringify(refusing.body));
       return;
     }
     const onward = request(new URL(url, uri), { method, headers }, (answered) => {
+      proxy.answered(url);
       outgoing.writeHead(answered.statusCode ?? 502, answered.headers);
       answered.pipe(outgoing);
     });
     onward.on("error", () => outgoing.destroy());
-    incoming.pipe(onward);
+    onward.end(body);
   };
-  const server = createServer((incoming, outgoing) => void answer(incoming, outgoing));
+  const server = createServer((incoming, outgoing) => {
+    answer(incoming, outgoing).catch(() => outgoing.destroy());
+  });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const address = server.address();
@@ -40,6 +45,7 @@ export async function refusingProxy(uri: string): Promise<RefusingProxy> {
   const proxy: RefusingProxy = {
     uri: `http://127.0.0.1:${address.port}`,
     refuses: () => undefined,
+    answered: () => undefined,
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
       server.close();

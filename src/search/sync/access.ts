@@ -88,13 +88,22 @@ export function syncAccess(options: {
     async retry(name, wanted, signal) {
       const made = await writer(name, signal);
       const start = `${indices.alias(name)}/`.length;
-      const changed = new Map(
-        wanted.map(({ _id, source_id, document_id }) => {
-          const id = document_id === "" ? undefined : document_id;
-          return [_id.slice(start), { _id: source_id, isRemoved: true, id }] as const;
-        }),
+      const all = wanted.map(({ _id, source_id, document_id }) => ({
+        key: _id.slice(start),
+        source_id,
+        id: document_id,
+      }));
+      await made.mend(
+        all.filter(({ id }) => id !== ""),
+        signal,
       );
-      await made.bring({ changed, time: undefined }, signal);
+      // Of these only the `_id` is known.
+      const changed = new Map(
+        all
+          .filter(({ id }) => id === "")
+          .map(({ key, source_id }) => [key, { _id: source_id, isRemoved: true, id: undefined }] as const),
+      );
+      await made.bring({ changed, time: undefined, rewrites: false }, signal);
       const left = await letters.find(wanted.map(({ _id }) => _id));
       return left.map(({ _id }) => _id);
     },

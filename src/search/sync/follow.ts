@@ -11,7 +11,6 @@ import { type InOrder, inOrder } from "./in-order.ts";
 import { copiesAfter, type FillPage, fillPages, sectionEnd, sessionFromNow } from "./pages.ts";
 import type { ResyncReason, SyncState, SyncStates } from "./state.ts";
 import { ChangeTail } from "./tail.ts";
-import { epochOf } from "./version.ts";
 import { copyWriter, type Writer } from "./writer.ts";
 
 /** What one index is kept equal with, and how. */
@@ -183,10 +182,11 @@ class Run {
   /** Takes changes, and fills beside it; returns why it has to be begun anew, or nothing where another is to have the index. */
   async goOn(followed: Parameters<typeof ChangeTail.open>[0]): Promise<ResyncReason | undefined> {
     const { signal } = this.#right;
+    const isResumed = this.#tail === undefined;
     this.#tail ??= await ChangeTail.open(followed, this.#mark.token);
     const tail = this.#tail;
     // Who filled before may have sent what is gone by now, and it may arrive only now.
-    if (this.#state.phase === "filling" && this.#mark.fillAfter !== undefined && !this.#state.needs_sweep) {
+    if (isResumed && this.#state.phase === "filling" && !this.#state.needs_sweep) {
       this.#state = await this.#options.states.save(this.#alias, this.#right.fence, { needs_sweep: true });
     }
     while (!signal.aborted && !(await this.#isToYield())) {
@@ -258,7 +258,7 @@ class Run {
     this.#reached({ fillAfter: last, filled: this.#mark.filled + documents.length }, true);
   }
 
-  /** Looks for a while at copies of older epochs: those that the fill has not written, as it found no document. */
+  /** Looks for a while whether the documents of all copies are there: of others, the fill has found nothing. */
   async #sweep(): Promise<boolean> {
     const { search, message } = this.#options;
     const { signal } = this.#right;
@@ -269,8 +269,10 @@ class Run {
     while (performance.now() < untilMs && !signal.aborted) {
       const walk = { after: this.#swept, size: sweepSize, signal };
       const copies = await copiesAfter(search, { alias: this.#alias, message }, walk);
-      const old = copies.filter(({ version, isRemoved }) => !isRemoved && epochOf(version) < this.#writer.epoch);
-      await this.#writer.mend(old, signal);
+      await this.#writer.prune(
+        copies.filter(({ isRemoved }) => !isRemoved),
+        signal,
+      );
       this.#swept = copies.at(-1)?.id ?? "";
       if (copies.length < sweepSize) return true;
     }

@@ -79,8 +79,6 @@ export interface IndexedCopy {
   readonly id: string;
   readonly key: string;
   readonly revision: bigint;
-  /** External version; exact up to 2^53. */
-  readonly version: number;
   readonly isRemoved: boolean;
 }
 
@@ -107,7 +105,6 @@ export async function copiesAfter(
       query,
       size,
       sort: [{ [message.id]: "asc" }],
-      version: true,
       track_total_hits: false,
       allow_partial_search_results: false,
       _source: [keyField, removedField, "revision"],
@@ -115,11 +112,10 @@ export async function copiesAfter(
     { signal, requestTimeout: requestMs },
   );
   if (_shards.failed > 0) throw new Error(`The search server could not read all shards of ${alias}`);
-  return hits.hits.map(({ _id = "", _version = 0, _source = {} }) => ({
+  return hits.hits.map(({ _id = "", _source = {} }) => ({
     id: _id,
     key: String(_source[keyField]),
     revision: BigInt(Number(_source["revision"] ?? 1)),
-    version: _version,
     isRemoved: _source[removedField] === true,
   }));
 }

@@ -23,10 +23,9 @@ export interface Batch {
   /** By their `_id` as text; each once. */
   readonly changed: ReadonlyMap<string, Changed>;
   readonly events: number;
-  /**
-   * Whether one of them has not raised its document's revision, as a removal, a restore or another program does it. Copies of the
-   * same version come in any order, so that nothing may be taken beside this batch.
-   */
+  /** Whether one of them makes another state of a revision that a document had before, as a restore or another program does it. */
+  readonly rewrites: boolean;
+  /** Whether one does that, or removes a document. Copies of one version come in any order, so that nothing may be taken beside this batch. */
   readonly alone: boolean;
   /** Where to go on after them. */
   readonly token: Document;
@@ -139,7 +138,7 @@ export class ChangeTail implements AsyncDisposable {
     if (this.#ahead.length === 0 && this.#failure === undefined && ms > 0) await pause(ms, signal, this.#waiting);
     signal.throwIfAborted();
     const changed = new Map<string, Changed>();
-    let [events, bytes, over, alone]: [number, number, boolean, boolean] = [0, 0, false, false];
+    let [events, bytes, over, rewrites, alone] = [0, 0, false, false, false];
     let time: Timestamp | undefined;
     while (events < mostTogether.events && bytes < mostTogether.bytes && !over) {
       const event = this.#ahead.shift();
@@ -148,6 +147,7 @@ export class ChangeTail implements AsyncDisposable {
       bytes += event.document?.byteLength ?? 0;
       this.#token = event.token;
       time = event.time ?? time;
+      rewrites ||= !event.raisesRevision && !event.isRemoval;
       alone ||= !event.raisesRevision;
       if (event.key === undefined) over = true;
       else note(changed, event, event.key._id);
@@ -156,7 +156,7 @@ export class ChangeTail implements AsyncDisposable {
     for (const wake of this.#waitingForRoom) wake();
     if (over) throw replaced();
     if (events === 0 && this.#failure !== undefined) throw lostOr(this.#failure.error);
-    return { changed, events, alone, token: this.#token, time };
+    return { changed, events, rewrites, alone, token: this.#token, time };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,7 +2,6 @@ import { deserialize, type Timestamp } from "bson";
 import type { Collection, Db, Document } from "mongodb";
 
 import { fail, reasonOf } from "../../errors.ts";
-import { stringIn } from "../../schema/bson-reader.ts";
 import { documentKey, type SearchCopy, searchCopier } from "../../schema/search-copy.ts";
 import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
 import type { SearchStore } from "../../stores/search.ts";
@@ -27,18 +26,21 @@ export interface WriterOptions {
   readonly raiseEpoch: (above: number, signal: AbortSignal) => Promise<number>;
 }
 
-/** Brings copies to what their documents are. Every call may be repeated, and two may run at once but for `bring`. */
+/** Brings copies to what their documents are. Every call may be repeated. */
 export interface Writer {
-  /** The age of the copies that it writes. */
+  /** The age of the copies that it writes. Only rises. */
   epoch: number;
-  /** Writes copies of documents as they were read, raw. */
+  /** Writes copies of documents as they were just read, raw. */
   write(documents: readonly Uint8Array[], signal: AbortSignal): Promise<void>;
-  /** Reads the documents that have changed, where that is needed, and writes or buries their copies. Where it buries, nothing else may run beside it. */
-  bring(batch: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void>;
-  /** Buries copies of documents that have gone, by the documents' `_id`s as text. */
-  bury(gone: readonly Gone[], signal: AbortSignal): Promise<void>;
-  /** Makes the copies with these ids what their documents are, or buries them where these have gone. */
+  /**
+   * Reads the documents that have changed, where that is needed, and writes or buries their copies. Batches are begun in the order of
+   * the changes; nothing else runs beside one that is to be alone.
+   */
+  bring(batch: Pick<Batch, "changed" | "time" | "rewrites">, signal: AbortSignal): Promise<void>;
+  /** Makes the copies with these ids what their documents are, or buries them where these have gone. Others may write meanwhile. */
   mend(copies: readonly Known[], signal: AbortSignal): Promise<void>;
+  /** Buries those of these copies whose documents have gone. Others may write meanwhile. */
+  prune(copies: readonly Known[], signal: AbortSignal): Promise<void>;
   /** Removes tombstones of before a time, some thousands at once. */
   tidy(before: Date, signal: AbortSignal): Promise<void>;
   /** What the index holds under some ids. Unlike a search, it sees what was written last. */
@@ -63,8 +65,9 @@ const most = { documents: 1000, bytes: 4 * 1024 * 1024 };
 /** What is read cannot be rolled back: no change would tell of that. */
 export const majority = { readPreference: "primary", readConcern: { level: "majority" } } as const;
 
-/** Rounds in which copies are written again that an older epoch was in the way of. */
+/** Rounds in which copies are written again that an older epoch was in the way of, or whose documents have changed meanwhile. */
 const mostRounds = 4;
+const mostMeanwhile = 10;
 
 /** Pages of tombstones that are removed at once. */
 const mostTidied = 20;
@@ -76,10 +79,19 @@ export function copyWriter(options: WriterOptions): Writer {
   const { client } = search;
   const copier = searchCopier(message);
   const collection: Collection = db.collection(name, majority);
+  /** Whether something may arrive yet that was sent in this epoch: by who wrote before, or by a request that nobody heard of again. */
+  let mayComeLate = true;
+
+  const raise = async (above: number, signal: AbortSignal): Promise<void> => {
+    const epoch = await raiseEpoch(above, signal);
+    // Two pieces of work may do so at once.
+    writer.epoch = Math.max(writer.epoch, epoch);
+  };
 
   const send = async (items: readonly BulkItem[], signal: AbortSignal): Promise<readonly BulkResult[]> => {
     try {
       const results = await bulk(client, alias, items, { signal, requireAlias: true });
+      mayComeLate ||= results.some(({ repeated }) => repeated);
       if (results.some(({ status, type }) => status === 404 && type === "index_not_found_exception")) {
         throw fail("SEARCH_INDEX_REPLACED", `The search index ${alias} has vanished`, { metadata: { index: alias } });
       }
@@ -87,7 +99,10 @@ export function copyWriter(options: WriterOptions): Writer {
     } catch (error) {
       // One item can make a server refuse all: it is too large, or its id is.
       const status = statusOf(error);
-      if (status !== 400 && status !== 413) throw error;
+      if (status !== 400 && status !== 413) {
+        mayComeLate = true;
+        throw error;
+      }
       const [first] = items;
       if (first === undefined) return [];
       if (items.length === 1) {
@@ -98,8 +113,8 @@ export function copyWriter(options: WriterOptions): Writer {
     }
   };
 
-  const item = (id: string, revision: bigint, json: string): BulkItem => ({
-    action: `{"index":{"_id":${JSON.stringify(id)},"version":${versionOf(writer.epoch, revision)},"version_type":"external_gte"}}`,
+  const item = (id: string, version: bigint, json: string): BulkItem => ({
+    action: `{"index":{"_id":${JSON.stringify(id)},"version":${version},"version_type":"external_gte"}}`,
     source: Buffer.from(json),
   });
 
@@ -125,44 +140,53 @@ export function copyWriter(options: WriterOptions): Writer {
     }
   };
 
-  const read = async (filter: Document, signal: AbortSignal): Promise<Uint8Array[]> =>
-    collection.find<Uint8Array>(filter, { raw: true, signal, maxTimeMS: readMs }).toArray();
+  const withIds = (ids: readonly string[]): Document => ({ [message.id]: { $in: ids } });
+
+  /** Documents of one epoch: whatever was sent in it before was read before. */
+  const read = async (ids: readonly string[], signal: AbortSignal): Promise<Sent> => {
+    const { epoch } = writer;
+    const reading = { raw: true, signal, maxTimeMS: readMs } as const;
+    return { documents: await collection.find<Uint8Array>(withIds(ids), reading).toArray(), epoch };
+  };
 
   /**
    * The index has something newer than what was sent. Either the document has changed again meanwhile, or what is there is of a
    * document that is no more, or of a state that a restore has undone: only then a new epoch lets the copy in.
    */
-  const overtaken = async (copies: readonly SearchCopy[], signal: AbortSignal): Promise<Uint8Array[]> => {
+  const overtaken = async (copies: readonly SearchCopy[], signal: AbortSignal): Promise<Sent> => {
     const ids = copies.map(({ id }) => id);
     const there = await stored(ids, signal);
     // Read after that: what is older now than what the index had was taken back.
-    const documents = await read({ [message.id]: { $in: ids } }, signal);
+    const sent = await read(ids, signal);
     let above = 0;
-    for (const copy of documents.flatMap(copyOf)) {
+    for (const copy of sent.documents.flatMap(copyOf)) {
       const other = there.get(copy.id);
-      const isOld = other === undefined || other.epoch < writer.epoch;
-      const isSame = other?.epoch === writer.epoch && !other.isRemoved && other.key === copy.key;
+      const isOld = other === undefined || other.epoch < sent.epoch;
+      const isSame = other?.epoch === sent.epoch && !other.isRemoved && other.key === copy.key;
       if (isOld || (isSame && other.revision <= copy.revision)) continue;
       above = Math.max(above, other.epoch);
     }
-    if (above > 0) writer.epoch = await raiseEpoch(Math.max(above, writer.epoch), signal);
-    return documents;
+    if (above === 0) return sent;
+    await raise(Math.max(above, sent.epoch), signal);
+    // Read anew: what has changed since may have been sent in the epoch before.
+    return read(ids, signal);
   };
 
-  const write = async (documents: readonly Uint8Array[], signal: AbortSignal): Promise<void> => {
-    let left = documents;
+  /** The epoch is that in which the documents were asked for. A later one would put them above what was read after them. */
+  const writeAll = async (first: Sent, signal: AbortSignal): Promise<void> => {
+    let { documents, epoch } = first;
     const refusals: Refusal[] = [];
     const done: string[] = [];
-    for (let round = 1; left.length > 0; round++) {
+    for (let round = 1; documents.length > 0; round++) {
       const pairs: { readonly copy: SearchCopy; readonly document: Uint8Array }[] = [];
-      for (const document of left) {
+      for (const document of documents) {
         try {
           pairs.push({ copy: copier.fromBson(document), document });
         } catch (error) {
           refusals.push(damaged(document, message, error));
         }
       }
-      const items = pairs.map(({ copy: { id, revision, json } }) => item(id, revision, json));
+      const items = pairs.map(({ copy: { id, revision, json } }) => item(id, versionOf(epoch, revision), json));
       const results = await send(items, signal);
       const conflicts: SearchCopy[] = [];
       for (const [at, { copy, document }] of pairs.entries()) {
@@ -174,11 +198,14 @@ export function copyWriter(options: WriterOptions): Writer {
       }
       if (conflicts.length === 0) break;
       if (round === mostRounds) throw tooFast(alias);
-      left = await overtaken(conflicts, signal);
+      ({ documents, epoch } = await overtaken(conflicts, signal));
     }
     await deadLetters.record(message.name, refusals);
     await deadLetters.clear(message.name, done);
   };
+
+  const write = (documents: readonly Uint8Array[], signal: AbortSignal): Promise<void> =>
+    writeAll({ documents, epoch: writer.epoch }, signal);
 
   /** The copies of documents, by their `_id`s as text. */
   const find = async (keys: readonly string[], signal: AbortSignal): Promise<Known[]> => {
@@ -208,12 +235,14 @@ export function copyWriter(options: WriterOptions): Writer {
       const unknown = part.filter(({ id }) => id === undefined).map(({ key }) => key);
       const now = new Date();
       let left = [...(await ofThem(known, signal)), ...(unknown.length === 0 ? [] : await find(unknown, signal))];
-      for (let round = 1; left.length > 0 && round <= mostRounds; round++) {
-        const items = left.map(({ id, key }) => item(id, lastRevision, copier.tombstone(id, key, now)));
+      for (let round = 1; left.length > 0; round++) {
+        if (round > mostRounds) throw tooFast(alias);
+        const version = versionOf(writer.epoch, lastRevision);
+        const items = left.map(({ id, key }) => item(id, version, copier.tombstone(id, key, now)));
         const results = await send(items, signal);
         left = left.filter((_, place) => results[place]?.status === 409);
         // Only a newer epoch is above a tombstone.
-        if (left.length > 0) writer.epoch = await raiseEpoch(writer.epoch, signal);
+        if (left.length > 0) await raise(writer.epoch, signal);
       }
       const keys = part.map(({ key }) => key);
       await deadLetters.clear(message.name, keys);
@@ -238,11 +267,17 @@ export function copyWriter(options: WriterOptions): Writer {
     );
   }
 
-  const bring = async ({ changed, time }: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void> => {
+  const bring: Writer["bring"] = async ({ changed, time, rewrites }, signal) => {
+    if (rewrites && mayComeLate) {
+      // Of two states of one revision, the server keeps that which comes last.
+      await raise(writer.epoch, signal);
+      mayComeLate = false;
+    }
+    const { epoch } = writer;
     const there = new Set<string>();
     for await (const documents of groups(changedDocuments([...changed.values()], time, signal))) {
       for (const document of documents) there.add(documentKey(document));
-      await write(documents, signal);
+      await writeAll({ documents, epoch }, signal);
     }
     // Of what is not there and was not said to be removed, that is said later.
     const gone = [...changed].flatMap(([key, { isRemoved, id }]) =>
@@ -251,17 +286,45 @@ export function copyWriter(options: WriterOptions): Writer {
     await bury(gone, signal);
   };
 
-  const mend = async (copies: readonly Known[], signal: AbortSignal): Promise<void> => {
-    if (copies.length === 0) return;
-    const all = { [message.id]: { $in: copies.map(({ id }) => id) } };
-    const documents = await read(all, signal);
-    await write(documents, signal);
-    const there = new Set(documents.map((document) => stringIn(document, message.id)));
-    const gone = copies.filter(({ id }) => !there.has(id));
+  /**
+   * Writes documents as they are beside others who write: what changes before its copy is there may have been written by them and
+   * overwritten by this, so that it is written again.
+   */
+  const settle = async (ids: readonly string[], signal: AbortSignal): Promise<void> => {
+    const written = new Map<string, Uint8Array>();
+    let sent = await read(ids, signal);
+    for (let round = 1; sent.documents.length > 0; round++) {
+      if (round > mostMeanwhile) throw tooFast(alias);
+      await writeAll(sent, signal);
+      for (const document of sent.documents) written.set(documentKey(document), document);
+      const now = await read(ids, signal);
+      const isNews = (document: Uint8Array) => !isEqual(document, written.get(documentKey(document)));
+      sent = { ...now, documents: now.documents.filter(isNews) };
+    }
+  };
+
+  const prune = async (copies: readonly Known[], signal: AbortSignal): Promise<void> => {
+    const projection = { _id: 1 } as const;
+    const reading = { raw: true, projection, signal, maxTimeMS: readMs } as const;
+    const found = await collection.find<Uint8Array>(withIds(copies.map(({ id }) => id)), reading).toArray();
+    const there = new Set(found.map(documentKey));
+    const gone = copies.filter(({ key }) => !there.has(key));
     if (gone.length === 0) return;
     await bury(gone, signal);
     // One may have been created between the look at it and its burial.
-    await write(await read({ [message.id]: { $in: gone.map(({ id }) => id) } }, signal), signal);
+    await settle(
+      gone.map(({ id }) => id),
+      signal,
+    );
+  };
+
+  const mend = async (copies: readonly Known[], signal: AbortSignal): Promise<void> => {
+    if (copies.length === 0) return;
+    await settle(
+      copies.map(({ id }) => id),
+      signal,
+    );
+    await prune(copies, signal);
   };
 
   const tidy = async (before: Date, signal: AbortSignal): Promise<void> => {
@@ -281,7 +344,7 @@ export function copyWriter(options: WriterOptions): Writer {
     }
   };
 
-  const writer: Writer = { epoch: 0, write, bring, bury, mend, tidy, stored };
+  const writer: Writer = { epoch: 0, write, bring, mend, prune, tidy, stored };
   return writer;
 }
 
@@ -291,6 +354,16 @@ export interface Stored {
   readonly isRemoved: boolean;
   readonly revision: bigint;
   readonly epoch: number;
+}
+
+/** Documents, and the epoch in which they were asked for. */
+interface Sent {
+  readonly documents: readonly Uint8Array[];
+  readonly epoch: number;
+}
+
+function isEqual(one: Uint8Array, other: Uint8Array | undefined): boolean {
+  return other !== undefined && Buffer.compare(one, other) === 0;
 }
 
 /** Documents of a cursor, raw, in groups that are written at once. */
