@@ -138,13 +138,21 @@ export function readNumber(least: number, most: number): (text: string) => numbe
 /** Reads a time in ISO 8601, or how long ago it was: `2h`. For options. */
 export function readMoment(text: string): Date {
   if (/^\d+(\.\d+)?(ms|s|m|min|h|d)$/.test(text)) return new Date(Date.now() - readSpan(text));
-  const date = new Date(text);
-  if (!/^\d{4}-/.test(text) || Number.isNaN(date.getTime())) {
+  const [, day = "", hour = ""] = /^(\d{4}-\d{2}-\d{2})([T ]\S+)?$/.exec(text) ?? [];
+  // A day without an hour is one where whoever asks lives, as the times are that are shown; JavaScript would take it for one of UTC.
+  const date = new Date(`${day}${hour || "T00:00"}`);
+  if (!isDay(day) || Number.isNaN(date.getTime())) {
     throw new InvalidArgumentError(
       "A time is written as 2026-11-28, as 2026-11-28T20:15:00Z, or as how long ago it was: 2h.",
     );
   }
   return date;
+}
+
+/** Whether the calendar has it: JavaScript takes the 31st of February for the 3rd of March. */
+function isDay(text: string): boolean {
+  const date = new Date(`${text}T00:00Z`);
+  return !Number.isNaN(date.getTime()) && date.toISOString().startsWith(text);
 }
 
 /** Collects an option that may be given many times. */

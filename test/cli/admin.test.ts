@@ -5,10 +5,11 @@ import { text } from "node:stream/consumers";
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { cuttable } from "../jobs/proxy.ts";
 import { ownFolder } from "../local/support.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { uniqueName } from "../support/stores.ts";
-import { type Lucid, lucidInside } from "./support.ts";
+import { lucid, type Lucid, lucidInside } from "./support.ts";
 
 const folder = ownFolder();
 let app: TestApp;
@@ -124,6 +125,28 @@ test("a message reaches who listens, and cannot order its terminal about", async
   await expect.poll(reached, { timeout: 60_000 }).toEqual({ receiverCount: "1" });
   const [stdout, , [code]] = await said;
   expect([code, stdout]).toEqual([0, `${channel}  a\\x1b[2Jb\n`]);
+});
+
+test("who listens goes on listening when the connection was cut, and is told of the gap", async () => {
+  const channel = uniqueName("cli");
+  await using wire = await cuttable(`http://${app.grpcAddress}`);
+  const child = lucid(new URL(wire.uri).host).start("cache", "subscribe", channel, "--count", "1");
+  let remarks = "";
+  child.stderr.on("data", (data: Buffer) => (remarks += data.toString()));
+  const said = text(child.stdout);
+  const closed = once(child, "close");
+  await expect.poll(() => remarks, { timeout: 60_000 }).toContain("It is subscribed.");
+  wire.cut();
+  await wire.refused();
+  wire.mend();
+  const publish = async () => {
+    await command.run("cache", "publish", channel, "hello");
+    return child.exitCode;
+  };
+  await expect.poll(publish, { timeout: 60_000 }).toBe(0);
+  await closed;
+  expect(await said).toBe(`${channel}  hello\n`);
+  expect(remarks).toContain("what is sent until it is there again is lost");
 });
 
 test("a server without shards says so", async () => {

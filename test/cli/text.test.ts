@@ -1,6 +1,9 @@
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { expect, test } from "vitest";
+import { execFileSync } from "node:child_process";
 
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { expect, test, vi } from "vitest";
+
+import { projectFolder } from "../../local/project.ts";
 import { tableLines } from "../../src/cli/output.ts";
 import { cut, pad, safe, safeJson, widthOf } from "../../src/cli/text.ts";
 import { age, bytes, readMoment, readSpan, span } from "../../src/cli/units.ts";
@@ -87,8 +90,22 @@ test("times are read as they are written, and nothing else is", () => {
   ]);
   for (const wrong of ["", "-1s", "1w", "1e9", "s"]) expect(() => readSpan(wrong)).toThrow("A time is a number");
   expect(readMoment("2026-11-28T20:15:00Z").toISOString()).toBe("2026-11-28T20:15:00.000Z");
-  expect(Math.abs(readMoment("2h").getTime() - (Date.now() - 7_200_000))).toBeLessThan(1000);
-  for (const wrong of ["yesterday", "7", "2026-13-01"]) expect(() => readMoment(wrong)).toThrow("A time is written");
-  expect(age(undefined)).toBe("never");
-  expect(age(timestampFromMs(Date.now() - 3500))).toBe("3 s ago");
+  const wrong = ["yesterday", "7", "2026-13-01", "2026-02-31", "2026-1-2", "2026-11-28Tmorning"];
+  for (const each of wrong) expect(() => readMoment(each)).toThrow("A time is written");
+  vi.useFakeTimers({ toFake: ["Date"], now: Date.parse("2026-11-28T20:15:00Z") });
+  try {
+    expect(readMoment("2h").toISOString()).toBe("2026-11-28T18:15:00.000Z");
+    expect(age(undefined)).toBe("never");
+    expect(age(timestampFromMs(Date.now() - 3500))).toBe("3 s ago");
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test("a day begins where whoever asks lives, as the times are that are shown", () => {
+  const script =
+    'import { readMoment } from "./src/cli/units.ts"; console.log(readMoment("2026-11-28").toISOString());';
+  const env = { ...process.env, TZ: "Asia/Tokyo" };
+  const told = execFileSync(process.execPath, ["--input-type=module", "--eval", script], { cwd: projectFolder, env });
+  expect(told.toString()).toBe("2026-11-27T15:00:00.000Z\n");
 });

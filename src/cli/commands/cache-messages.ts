@@ -1,3 +1,5 @@
+import { setTimeout as pause } from "node:timers/promises";
+
 import { type Command, Option } from "commander";
 
 import {
@@ -9,6 +11,7 @@ import {
   SubscriptionEventTypeSchema,
 } from "../../../gen/lucid/admin/v1/cache_service_pb.ts";
 import { withExamples } from "../examples.ts";
+import { mayPass } from "../failure.ts";
 import { readBytes } from "../input.ts";
 import type { Session } from "../session.ts";
 import { safe } from "../text.ts";
@@ -47,13 +50,24 @@ export function defineMessages(cache: Command, session: Session): void {
           const { signal, isOver } = session.lasting(forMs);
           const request = { channels: [...channels], patterns: [...pattern] };
           let shown = 0;
-          try {
-            for await (const event of client().subscribe(request, { signal })) {
-              await showEvent(session, event);
-              if (event.type === SubscriptionEventType.MESSAGE && ++shown >= most) return;
+          let hasHeard = false;
+          for (let waitMs = 100; ; waitMs = Math.min(5000, waitMs * 2)) {
+            try {
+              for await (const event of client().subscribe(request, { signal })) {
+                hasHeard = true;
+                waitMs = 100;
+                await showEvent(session, event);
+                if (event.type === SubscriptionEventType.MESSAGE && ++shown >= most) return;
+              }
+            } catch (error) {
+              if (isOver()) return;
+              if (signal.aborted || !hasHeard || !mayPass(error)) throw error;
+              if (waitMs === 100) {
+                session.output.note("The connection broke; what is sent until it is there again is lost.");
+              }
             }
-          } catch (error) {
-            if (!isOver()) throw error;
+            await pause(waitMs, undefined, { signal }).catch(() => session.signal.throwIfAborted());
+            if (isOver()) return;
           }
         },
       ),

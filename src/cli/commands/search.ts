@@ -12,7 +12,7 @@ import {
   SuggestResponseSchema,
 } from "../../../gen/lucid/search/v1/search_service_pb.ts";
 import { withExamples } from "../examples.ts";
-import { mayPass } from "../failure.ts";
+import { Failure, mayPass } from "../failure.ts";
 import { readJson } from "../input.ts";
 import { withLimit } from "../lists.ts";
 import { type Column, jsonOf, type Output } from "../output.ts";
@@ -164,6 +164,7 @@ async function queryOf(
   const given = filter.map((json) => readJson(session, json, "--filter", (value) => fromJson(FilterSchema, value)));
   const equal = where.map((condition) => {
     const [name = "", ...value] = condition.split("=");
+    if (value.length === 0) throw new Failure("usage", `--where: ${condition} is not written FIELD=VALUE`);
     const term = { value: { case: "text", value: value.join("=") } } as const;
     return { field: name, condition: { case: "term", value: term } } as const;
   });

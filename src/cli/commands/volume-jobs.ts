@@ -54,7 +54,7 @@ export function defineVolumeJobs(volume: Command, session: Session): void {
           targetName: string,
           { move = false, watch = false }: { move?: boolean; watch?: boolean },
         ) => {
-          if (move) await session.confirm("This removes the volume once its copy is verified", name);
+          if (move) await session.confirm("This removes what is in the volume once its copy is verified", name);
           const mode = move ? MigrationMode.MOVE : MigrationMode.COPY;
           const request = { name, targetName, mode, confirmName: move ? name : "", requestId: randomUUID() };
           const { job } = await client().migrateVolume(request, session.call());
