@@ -6,9 +6,11 @@ import { type AuditRecord, AuditRecordSchema } from "../../gen/lucid/repository/
 import {
   MerkleAlgorithm,
   type MerkleConsistencyProof,
+  type MerkleInclusionMultiProof,
   type MerkleInclusionProof,
 } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.ts";
+import { verifyMany } from "./multi-proof.ts";
 
 /** Whether a proof, as it is sent, leads from a leaf that holds `data` to `root`; both are hashes in hexadecimal. Never throws. */
 export function isIncluded(
@@ -19,6 +21,17 @@ export function isIncluded(
   if (proof === undefined || leaf === undefined || end === undefined || hashes === undefined) return false;
   const path = { index: Number(proof.leafIndex), size: Number(proof.treeSize), hashes };
   return verifyInclusion(path, { leaf: leafHash(leaf), root: end });
+}
+
+/** Whether a proof, as it is sent, leads from leaves that hold `data`, in the order of its places, to `root`. Never throws. */
+export function areIncluded(
+  proof: MerkleInclusionMultiProof | undefined,
+  { data, root }: { readonly data: readonly string[]; readonly root: string },
+): boolean {
+  const [leaves, end, hashes] = [allBytesOf(data), bytesOf(root), hashesOf(proof)];
+  if (proof === undefined || leaves === undefined || end === undefined || hashes === undefined) return false;
+  const paths = { indexes: proof.leafIndexes.map(Number), size: Number(proof.treeSize), hashes };
+  return verifyMany(paths, { leaves: leaves.map(leafHash), root: end });
 }
 
 /** Whether a proof, as it is sent, shows that the tree of one root starts with the tree of another. Never throws. */
@@ -49,8 +62,12 @@ function hashesOf(
   proof: { readonly algorithm: MerkleAlgorithm; readonly hashes: readonly string[] } | undefined,
 ): Uint8Array[] | undefined {
   if (proof?.algorithm !== MerkleAlgorithm.RFC6962_SHA256) return undefined;
-  const hashes = proof.hashes.map(bytesOf).filter((one) => one !== undefined);
-  return hashes.length === proof.hashes.length ? hashes : undefined;
+  return allBytesOf(proof.hashes);
+}
+
+function allBytesOf(texts: readonly string[]): Uint8Array[] | undefined {
+  const all = texts.map(bytesOf).filter((one) => one !== undefined);
+  return all.length === texts.length ? all : undefined;
 }
 
 function bytesOf(text: string): Uint8Array | undefined {

@@ -161,12 +161,13 @@ export async function proveConsistency(
   return { proof: { firstSize, secondSize, hashes: wanted.hashes() }, firstRoot, secondRoot };
 }
 
-function isPlace(index: number, size: number): boolean {
+/** Whether a tree of `size` leaves has one at `index`. */
+export function isPlace(index: number, size: number): boolean {
   return Number.isSafeInteger(index) && Number.isSafeInteger(size) && index >= 0 && index < size;
 }
 
 /** Picks the nodes above the given spans out of those that a tree makes. */
-function wantedNodes(spans: readonly Span[]) {
+export function wantedNodes(spans: readonly Span[]) {
   // No two nodes of one proof start at the same leaf.
   const ends = new Map(spans.map(({ begin, end }) => [begin, end]));
   const found = new Map<number, Uint8Array>();
@@ -286,10 +287,11 @@ function half(number: number): number {
   return Math.floor(number / 2);
 }
 
-function areHashes(nodes: readonly Uint8Array[]): boolean {
+/** Whether all are as long as a hash is. */
+export function areHashes(nodes: readonly Uint8Array[]): boolean {
   return nodes.every(({ length }) => length === hashBytes);
 }
 
-function isSame(left: Uint8Array, right: Uint8Array): boolean {
+export function isSame(left: Uint8Array, right: Uint8Array): boolean {
   return Buffer.compare(left, right) === 0;
 }

@@ -5,11 +5,12 @@ import type { Manifest } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import type { ManifestService } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { fail } from "../errors.ts";
-import { isGrown, isIncluded } from "../proofs/checks.ts";
+import { areIncluded, isGrown, isIncluded } from "../proofs/checks.ts";
 import { hex, proveConsistency, proveInclusion } from "../proofs/merkle.ts";
+import { proveMany } from "../proofs/multi-proof.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { chunkLeaves, chunkLeavesAt } from "./chunk-leaves.ts";
-import { keptTrees, type Place, type ProvenLeaf } from "./kept-trees.ts";
+import { keptTrees, type LeavesAt } from "./kept-trees.ts";
 import { needKnownTree } from "./manifest-validation.ts";
 
 const algorithm = MerkleAlgorithm.RFC6962_SHA256;
@@ -19,7 +20,12 @@ const keptBytes = 8 * 2 ** 20;
 
 type Proofs = Pick<
   ServiceImpl<typeof ManifestService>,
-  "getInclusionProof" | "getConsistencyProof" | "verifyInclusionProof" | "verifyConsistencyProof"
+  | "getInclusionProof"
+  | "getInclusionMultiProof"
+  | "getConsistencyProof"
+  | "verifyInclusionProof"
+  | "verifyInclusionMultiProof"
+  | "verifyConsistencyProof"
 >;
 
 /** Makes proofs from the chunks of a manifest's session, and checks proofs of anybody. */
@@ -41,33 +47,57 @@ export function manifestProofs(
     }
   }
 
-  /** Proves a chunk by all chunks of the session. */
-  const proveByAll = async (
+  /** Makes a proof of all chunks of the session. */
+  const proveByAll = async <P extends { readonly root: Uint8Array }>(
     manifest: Manifest,
-    { index, size }: Place,
+    prove: (hashes: AsyncIterable<Uint8Array>) => Promise<P>,
     context: HandlerContext,
-  ): Promise<ProvenLeaf> => {
+  ): Promise<P> => {
+    const size = Number(manifest.chunkCount);
     const tree = trees.grow(size);
-    const hashes = hashesOf(manifest.sessionId, size, context, (hash) => tree.add(hash));
-    const { proof, leaf, root } = await proveInclusion(hashes, { index, size });
-    needSameRoot(manifest, hex(root));
-    tree.keep(root);
-    return { proof, leaf };
+    const proven = await prove(hashesOf(manifest.sessionId, size, context, (hash) => tree.add(hash)));
+    needSameRoot(manifest, hex(proven.root));
+    tree.keep(proven.root);
+    return proven;
+  };
+
+  /** The manifest that proves chunks with those indexes, its tree, and how some of the leaves are read. */
+  const treeOf = async (manifestId: string, chunkIndexes: readonly bigint[], context: HandlerContext) => {
+    const manifest = await manifestOf(manifestId, context);
+    needKnownTree(manifest);
+    const { sessionId, chunkCount, merkleRoot } = manifest;
+    const beyond = chunkIndexes.find((index) => index >= chunkCount);
+    if (beyond !== undefined) throw outOfRange(manifest, beyond);
+    const tree = { root: bytes(merkleRoot), size: Number(chunkCount) };
+    const leavesAt: LeavesAt = (indexes) => chunkLeavesAt(db, { sessionId, indexes }, context);
+    return { manifest, tree, leavesAt };
   };
 
   return {
     async getInclusionProof({ manifestId, chunkIndex }, context) {
-      const manifest = await manifestOf(manifestId, context);
-      needKnownTree(manifest);
-      const { sessionId, chunkCount, merkleRoot } = manifest;
-      if (chunkIndex >= chunkCount) throw outOfRange(manifest, chunkIndex);
-      const place = { root: bytes(merkleRoot), index: Number(chunkIndex), size: Number(chunkCount) };
-      const leavesAt = (indexes: readonly number[]) => chunkLeavesAt(db, { sessionId, indexes }, context);
-      const { proof, leaf } = (await trees.prove(place, leavesAt)) ?? (await proveByAll(manifest, place, context));
+      const { manifest, tree, leavesAt } = await treeOf(manifestId, [chunkIndex], context);
+      const place = { ...tree, index: Number(chunkIndex) };
+      const { proof, leaf } =
+        (await trees.prove(place, leavesAt)) ??
+        (await proveByAll(manifest, (hashes) => proveInclusion(hashes, place), context));
       return {
-        proof: { algorithm, leafIndex: chunkIndex, treeSize: chunkCount, hashes: proof.hashes.map(hex) },
+        proof: { algorithm, leafIndex: chunkIndex, treeSize: manifest.chunkCount, hashes: proof.hashes.map(hex) },
         chunkHash: hex(leaf),
-        merkleRoot,
+        merkleRoot: manifest.merkleRoot,
+      };
+    },
+
+    async getInclusionMultiProof({ manifestId, chunkIndexes }, context) {
+      const { manifest, tree, leavesAt } = await treeOf(manifestId, chunkIndexes, context);
+      const place = { ...tree, indexes: chunkIndexes.map(Number).toSorted((one, other) => one - other) };
+      const { proof, leaves } =
+        (await trees.proveMany(place, leavesAt)) ??
+        (await proveByAll(manifest, (hashes) => proveMany(hashes, place), context));
+      const [leafIndexes, hashes] = [proof.indexes.map(BigInt), proof.hashes.map(hex)];
+      return {
+        proof: { algorithm, leafIndexes, treeSize: manifest.chunkCount, hashes },
+        chunkHashes: leaves.map(hex),
+        merkleRoot: manifest.merkleRoot,
       };
     },
 
@@ -88,6 +118,10 @@ export function manifestProofs(
 
     verifyInclusionProof({ proof, chunkHash, merkleRoot }) {
       return { valid: isIncluded(proof, { data: chunkHash, root: merkleRoot }) };
+    },
+
+    verifyInclusionMultiProof({ proof, chunkHashes, merkleRoot }) {
+      return { valid: areIncluded(proof, { data: chunkHashes, root: merkleRoot }) };
     },
 
     verifyConsistencyProof({ proof, firstRoot, secondRoot }) {

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 
 import { merkleRoot, proveInclusion } from "../../src/proofs/merkle.ts";
+import { proveMany } from "../../src/proofs/multi-proof.ts";
 import { keptTrees } from "../../src/repository/kept-trees.ts";
 import { fanOut } from "../../src/repository/merkle-cells.ts";
 
@@ -47,6 +48,58 @@ test("the proof of a kept tree is that of all its leaves, and asks for few of th
     }),
     { numRuns: 50, examples: examples as [{ size: number; index: number }][] },
   );
+});
+
+test("the proof of some leaves of a kept tree is that of all its leaves, and asks for what it is made of alone", async () => {
+  const some = places.chain(({ size, index }) =>
+    fc.record({
+      size: fc.constant(size),
+      others: fc.uniqueArray(fc.integer({ min: 0, max: size - 1 }), { maxLength: 8 }),
+      index: fc.constant(index),
+    }),
+  );
+  await fc.assert(
+    fc.asyncProperty(some, async ({ size, index, others }) => {
+      const indexes = [...new Set([index, ...others])].toSorted((one, other) => one - other);
+      const trees = keptTrees(1_000_000);
+      const root = await keepTree(trees, size);
+      const { asked, leavesAt } = store();
+      const made = await trees.proveMany({ root, size, indexes }, leavesAt);
+      if (made === undefined) {
+        // It would have been most of the leaves.
+        expect([asked.size, size < 4 * fanOut * indexes.length]).toEqual([0, true]);
+        return;
+      }
+      const { proof, leaves: proven } = await proveMany(leaves, { size, indexes });
+      expect(made).toEqual({ proof, leaves: proven });
+      expect(asked.size).toBeLessThan(2 * fanOut * indexes.length);
+      const changed = store(new Map([[index, Buffer.alloc(32)]]));
+      expect(await trees.proveMany({ root, size, indexes }, changed.leavesAt)).toBeUndefined();
+      expect(await trees.proveMany({ root, size, indexes }, leavesAt)).toBeUndefined();
+    }),
+    { numRuns: 40 },
+  );
+});
+
+test("many leaves are read a few thousand at once", async () => {
+  const size = 3 * fanOut ** 2;
+  const many = Array.from({ length: size }, (_, at) => leaves[at % most] ?? Buffer.alloc(32));
+  const trees = keptTrees(1_000_000);
+  const tree = trees.grow(size);
+  for (const leaf of many) tree.add(leaf);
+  const { root } = await merkleRoot(many);
+  tree.keep(root);
+  const indexes = Array.from({ length: 90 }, (_, at) => at * fanOut);
+  const reads: number[] = [];
+  const made = await trees.proveMany({ root, size, indexes }, async (wanted) => {
+    reads.push(wanted.length);
+    return new Map(wanted.map((index) => [index, many[index] ?? Buffer.alloc(32)]));
+  });
+  expect(made).toEqual(
+    await proveMany(many, { size, indexes }).then(({ proof, leaves: proven }) => ({ proof, leaves: proven })),
+  );
+  expect(reads.length).toBe(2);
+  expect(Math.max(...reads)).toBeLessThan(4000 + 2 * fanOut);
 });
 
 test("leaves that are no longer those of the tree prove nothing, and the tree is forgotten", async () => {

@@ -4,6 +4,8 @@ import { toJson } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import {
+  type GetInclusionMultiProofResponse,
+  GetInclusionMultiProofResponseSchema,
   type GetInclusionProofResponse,
   GetInclusionProofResponseSchema,
 } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
@@ -73,6 +75,88 @@ test("every chunk of small sessions is proven, and what was proven is refused fo
     expect(await valid({ proof: { ...proof, hashes: [...proof.hashes, hashOf("more")] } })).toBe(false);
     if (size > 1) expect(await valid({ proof: { ...proof, hashes: proof.hashes.slice(1) } })).toBe(false);
   }
+});
+
+/** Recomputes the root from the JSON of a proof of many chunks, as the comment in `merkle.proto` says it. */
+function rootOfMany(response: GetInclusionMultiProofResponse): string {
+  const { proof, chunkHashes } = toJson(GetInclusionMultiProofResponseSchema, response) as {
+    proof: { leafIndexes: string[]; treeSize: string; hashes?: string[] };
+    chunkHashes: string[];
+  }; // what the proto says
+  const [hashes, data] = [[...(proof.hashes ?? [])], [...chunkHashes]];
+  const bytes = (text: string | undefined) => Buffer.from(text ?? "", "hex");
+  const make = (b: number, e: number): Uint8Array => {
+    if (!proof.leafIndexes.some((index) => Number(index) >= b && Number(index) < e)) return bytes(hashes.shift());
+    if (e - b === 1) return sha256(Buffer.of(0), bytes(data.shift()));
+    const k = 2 ** Math.ceil(Math.log2(e - b) - 1);
+    const left = make(b, b + k);
+    return sha256(Buffer.of(1), left, make(b + k, e));
+  };
+  const root = Buffer.from(make(0, Number(proof.treeSize))).toString("hex");
+  return hashes.length + data.length === 0 ? root : "The proof has more than the tree";
+}
+
+test("many chunks are proven at once by fewer hashes than one by one, and what was proven is refused for any other", async () => {
+  const { manifests, overHttp, db } = service;
+  const size = 3 * 64 + 5;
+  const sessionId = await newSession(db, upTo(size));
+  const { manifestId, merkleRoot } = await newManifest(manifests, { sessionId });
+  // The first one is made of all chunks, as that of most chunks is; the others of what was kept.
+  for (const [at, indexes] of [[7], [70, 3], [0, 1, 64, 128, size - 1], upTo(size), [5]].entries()) {
+    const client = at % 2 === 0 ? manifests : overHttp;
+    const answer = await client.getInclusionMultiProof({ manifestId, chunkIndexes: indexes.map(BigInt) });
+    const sorted = indexes.toSorted((one, other) => one - other);
+    expect(answer).toMatchObject({
+      proof: {
+        algorithm: MerkleAlgorithm.RFC6962_SHA256,
+        leafIndexes: sorted.map(BigInt),
+        treeSize: BigInt(size),
+      },
+      chunkHashes: sorted.map(hashOf),
+      merkleRoot,
+    });
+    expect(rootOfMany(answer)).toBe(merkleRoot);
+    const { proof, chunkHashes } = answer;
+    if (proof === undefined) throw new Error("No proof was returned");
+    const valid = async (request: object) =>
+      (await client.verifyInclusionMultiProof({ proof, chunkHashes, merkleRoot, ...request })).valid;
+    expect(await valid({})).toBe(true);
+    expect(await valid({ chunkHashes: chunkHashes.with(0, hashOf("another")) })).toBe(false);
+    expect(await valid({ chunkHashes: [...chunkHashes, hashOf("more")].slice(0, 1000) })).toBe(false);
+    expect(await valid({ merkleRoot: hashOf("another") })).toBe(false);
+    expect(await valid({ proof: { ...proof, leafIndexes: proof.leafIndexes.with(0, 6n) } })).toBe(false);
+    expect(await valid({ proof: { ...proof, hashes: [...proof.hashes, hashOf("more")] } })).toBe(false);
+    if (indexes.length > 1) expect(await valid({ chunkHashes: chunkHashes.toReversed() })).toBe(false);
+  }
+  const hashesOf = async (chunkIndex: bigint) =>
+    (await manifests.getInclusionProof({ manifestId, chunkIndex })).proof?.hashes.length ?? 0;
+  const near = [64n, 65n, 66n, 67n];
+  const single = (await Promise.all(near.map(hashesOf))).reduce((sum, each) => sum + each);
+  const together = await manifests.getInclusionMultiProof({ manifestId, chunkIndexes: near });
+  expect(together.proof?.hashes.length).toBeLessThan(single / 4);
+});
+
+test("no chunk is proven beside one that is missing, changed or out of range", async () => {
+  const { manifests, db } = service;
+  const size = 3 * 64 + 5;
+  const sessionId = await newSession(db, upTo(size));
+  const { manifestId } = await newManifest(manifests, { sessionId });
+  const proofOf = (...chunkIndexes: bigint[]) => manifests.getInclusionMultiProof({ manifestId, chunkIndexes });
+  await proofOf(1n, 2n);
+  const chunks = db.collection("chunks");
+  await chunks.updateOne({ session_id: sessionId, chunk_index: 100n }, { $set: { hash: hashOf("another") } });
+  expect(rootOfMany(await proofOf(1n, 2n))).toMatch(/^[0-9a-f]{64}$/);
+  expect(await refusalOf(proofOf(1n, 100n))).toMatchObject({ reason: "MANIFEST_ROOT_MISMATCH" });
+  await chunks.deleteOne({ session_id: sessionId, chunk_index: 100n });
+  expect(await refusalOf(proofOf(1n, 99n))).toMatchObject({
+    reason: "CHUNK_MISSING",
+    metadata: { session_id: sessionId, chunk_index: "100" },
+  });
+  expect(await refusalOf(proofOf(1n, 500n, 197n))).toMatchObject({
+    code: "OutOfRange",
+    reason: "CHUNK_OUT_OF_RANGE",
+    metadata: { manifest_id: manifestId, chunk_index: "500", chunk_count: "197" },
+  });
 });
 
 test("a session that grows is shown to have only grown", async () => {

@@ -34,6 +34,7 @@ function deep(levels: number): Record<string, never> {
 }
 
 const inclusion = { algorithm: MerkleAlgorithm.RFC6962_SHA256, leafIndex: 0n, treeSize: 1n, hashes: [] as string[] };
+const many = { algorithm: MerkleAlgorithm.RFC6962_SHA256, leafIndexes: [0n], treeSize: 1n, hashes: [] as string[] };
 const consistency = {
   algorithm: MerkleAlgorithm.RFC6962_SHA256,
   firstSize: 1n,
@@ -43,10 +44,19 @@ const consistency = {
 const aboutInclusion = { chunkHash: hashOf(0), merkleRoot: hashOf(1) };
 const aboutConsistency = { firstRoot: hashOf(0), secondRoot: hashOf(1) };
 const most = 2n ** 53n;
+const tooManyIndexes = Array.from({ length: 1001 }, (_, at) => BigInt(at));
 const tooManyHashes = Array.from({ length: 65 }, () => hashOf(0));
 
 function checkInclusion(manifests: Manifests, proof: Partial<typeof inclusion>, about: object = {}) {
   return manifests.verifyInclusionProof({ proof: { ...inclusion, ...proof }, ...aboutInclusion, ...about });
+}
+
+function checkMany(manifests: Manifests, proof: Partial<typeof many>, about: object = {}) {
+  return manifests.verifyInclusionMultiProof({
+    proof: { ...many, ...proof },
+    ...{ chunkHashes: [hashOf(0)], merkleRoot: hashOf(1) },
+    ...about,
+  });
 }
 
 function checkConsistency(manifests: Manifests, proof: Partial<typeof consistency>, about: object = {}) {
@@ -310,6 +320,31 @@ const refusals: readonly [string, (manifests: Manifests, made: Manifest) => Prom
     bad("chunk_index"),
   ],
   ["getInclusionProof: none", (manifests) => manifests.getInclusionProof({ manifestId: nothing }), missing],
+  [
+    "getInclusionMultiProof: nothing",
+    (manifests) => manifests.getInclusionMultiProof({}),
+    bad("manifest_id", "chunk_indexes"),
+  ],
+  [
+    "getInclusionMultiProof: numbers that are none",
+    (manifests, { manifestId }) => manifests.getInclusionMultiProof({ manifestId, chunkIndexes: [-1n, 2n ** 31n] }),
+    bad("chunk_indexes[0]", "chunk_indexes[1]"),
+  ],
+  [
+    "getInclusionMultiProof: one twice",
+    (manifests, { manifestId }) => manifests.getInclusionMultiProof({ manifestId, chunkIndexes: [1n, 1n] }),
+    bad("chunk_indexes"),
+  ],
+  [
+    "getInclusionMultiProof: too many",
+    (manifests, { manifestId }) => manifests.getInclusionMultiProof({ manifestId, chunkIndexes: tooManyIndexes }),
+    bad("chunk_indexes"),
+  ],
+  [
+    "getInclusionMultiProof: none",
+    (manifests) => manifests.getInclusionMultiProof({ manifestId: nothing, chunkIndexes: [0n] }),
+    missing,
+  ],
   ["getConsistencyProof: nothing", (manifests) => manifests.getConsistencyProof({}), bad("manifest_id", "first_size")],
   [
     "getConsistencyProof: large sizes",
@@ -371,6 +406,38 @@ const refusals: readonly [string, (manifests: Manifests, made: Manifest) => Prom
     "verifyInclusionProof: root that is none",
     (manifests) => checkInclusion(manifests, {}, { merkleRoot: "$where" }),
     bad("merkle_root"),
+  ],
+  [
+    "verifyInclusionMultiProof: nothing",
+    (manifests) => manifests.verifyInclusionMultiProof({}),
+    bad("proof", "chunk_hashes", "merkle_root"),
+  ],
+  [
+    "verifyInclusionMultiProof: an empty proof",
+    (manifests) =>
+      checkMany(manifests, { algorithm: MerkleAlgorithm.UNSPECIFIED as never, leafIndexes: [], treeSize: 0n }),
+    bad("proof.algorithm", "proof.leaf_indexes", "proof.tree_size"),
+  ],
+  [
+    "verifyInclusionMultiProof: numbers that are none",
+    (manifests) => checkMany(manifests, { leafIndexes: [-1n, 2n ** 31n], treeSize: 2n ** 31n }),
+    bad("proof.leaf_indexes[0]", "proof.leaf_indexes[1]", "proof.tree_size"),
+  ],
+  [
+    "verifyInclusionMultiProof: too many leaves",
+    (manifests) =>
+      checkMany(manifests, { leafIndexes: tooManyIndexes }, { chunkHashes: tooManyIndexes.map(() => hashOf(0)) }),
+    bad("proof.leaf_indexes", "chunk_hashes"),
+  ],
+  [
+    "verifyInclusionMultiProof: too many hashes",
+    (manifests) => checkMany(manifests, { hashes: Array.from({ length: 22_001 }, () => hashOf(0)) }),
+    bad("proof.hashes"),
+  ],
+  [
+    "verifyInclusionMultiProof: no hashes",
+    (manifests) => checkMany(manifests, { hashes: [""] }, { chunkHashes: ["$where"], merkleRoot: "" }),
+    bad("proof.hashes[0]", "chunk_hashes[0]", "merkle_root"),
   ],
   [
     "verifyConsistencyProof: nothing",

@@ -207,8 +207,8 @@ function queryOf(filter: unknown, sort: unknown): Query {
   return { filter: filter as Document, ...(order !== undefined && { sort: order }) };
 }
 
-/** Counts look at all that they count, watches have no end, and the last two look at nothing that is stored. */
-const exempt = /^(Count.*|Watch.*|VerifyInclusionProof|VerifyConsistencyProof)$/;
+/** Counts look at all that they count, watches have no end, and the last ones look at nothing that is stored. */
+const exempt = /^(Count.*|Watch.*|VerifyInclusionProof|VerifyInclusionMultiProof|VerifyConsistencyProof)$/;
 
 const reading = methods.filter(({ idempotency, name }) => idempotency === noSideEffects && !exempt.test(name));
 

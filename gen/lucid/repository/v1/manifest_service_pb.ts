@@ -9,7 +9,7 @@ import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Manifest, ManifestValidationStatus } from "./manifest_pb.ts";
 import { file_lucid_repository_v1_manifest } from "./manifest_pb.ts";
-import type { MerkleConsistencyProof, MerkleInclusionProof } from "./merkle_pb.ts";
+import type { MerkleConsistencyProof, MerkleInclusionMultiProof, MerkleInclusionProof } from "./merkle_pb.ts";
 import { file_lucid_repository_v1_merkle } from "./merkle_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lucid/repository/v1/manifest_service.proto.
  */
 export const file_lucid_repository_v1_manifest_service: GenFile = /*@__PURE__*/
-  fileDesc("CipsdWNpZC9yZXBvc2l0b3J5L3YxL21hbmlmZXN0X3NlcnZpY2UucHJvdG8SE2x1Y2lkLnJlcG9zaXRvcnkudjEicQoVQ3JlYXRlTWFuaWZlc3RSZXF1ZXN0EjcKCG1hbmlmZXN0GAEgASgLMh0ubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdEIGukgDyAEBEh8KCnJlcXVlc3RfaWQYAiABKAlCC7pICNgBAXIDsAEBIkkKFkNyZWF0ZU1hbmlmZXN0UmVzcG9uc2USLwoIbWFuaWZlc3QYASABKAsyHS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0IksKEkdldE1hbmlmZXN0UmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARIUCgxzaG93X2RlbGV0ZWQYAiABKAgiRgoTR2V0TWFuaWZlc3RSZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QiPQobR2V0TWFuaWZlc3RCeVNlc3Npb25SZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAEiTwocR2V0TWFuaWZlc3RCeVNlc3Npb25SZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3Qi/AEKFVVwZGF0ZU1hbmlmZXN0UmVxdWVzdBKaAQoIbWFuaWZlc3QYASABKAsyHS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0Qmm6SGa6AWAKJHVwZGF0ZV9tYW5pZmVzdC5tYW5pZmVzdF9pZC5yZXF1aXJlZBIgbWFuaWZlc3QubWFuaWZlc3RfaWQgbXVzdCBiZSBzZXQaFnRoaXMubWFuaWZlc3RfaWQgIT0gJyfIAQESLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiSQoWVXBkYXRlTWFuaWZlc3RSZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QilAIKG1JlY29yZE1hbmlmZXN0QW5jaG9yUmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARI4ChlibG9ja2NoYWluX3RyYW5zYWN0aW9uX2lkGAIgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQSLQoXYmxvY2tjaGFpbl9ibG9ja19oZWlnaHQYAyABKANCB7pIBCICKABIAIgBARI4ChRibG9ja2NoYWluX3RpbWVzdGFtcBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoEZXRhZxgFIAEoCUIHukgEcgIYQEIaChhfYmxvY2tjaGFpbl9ibG9ja19oZWlnaHQiTwocUmVjb3JkTWFuaWZlc3RBbmNob3JSZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QiOgoXVmFsaWRhdGVNYW5pZmVzdFJlcXVlc3QSHwoLbWFuaWZlc3RfaWQYASABKAlCCrpIB3IFEAEYgAEiSwoYVmFsaWRhdGVNYW5pZmVzdFJlc3BvbnNlEi8KCG1hbmlmZXN0GAEgASgLMh0ubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdCJmChVEZWxldGVNYW5pZmVzdFJlcXVlc3QSHwoLbWFuaWZlc3RfaWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIkkKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USLwoIbWFuaWZlc3QYASABKAsyHS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0IlEKF1VuZGVsZXRlTWFuaWZlc3RSZXF1ZXN0Eh8KC21hbmlmZXN0X2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEAiSwoYVW5kZWxldGVNYW5pZmVzdFJlc3BvbnNlEi8KCG1hbmlmZXN0GAEgASgLMh0ubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdCKEAgoOTWFuaWZlc3RGaWx0ZXISUgoRdmFsaWRhdGlvbl9zdGF0dXMYASABKA4yLS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0VmFsaWRhdGlvblN0YXR1c0IIukgFggECEAESIAoTYmxvY2tjaGFpbl9hbmNob3JlZBgCIAEoCEgAiAEBEjAKDGNyZWF0ZWRfZnJvbRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoOY3JlYXRlZF9iZWZvcmUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhYKFF9ibG9ja2NoYWluX2FuY2hvcmVkIrYBChRMaXN0TWFuaWZlc3RzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoIb3JkZXJfYnkYAyABKAlCB7pIBHICGGQSMwoGZmlsdGVyGAQgASgLMiMubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdEZpbHRlchIUCgxzaG93X2RlbGV0ZWQYBSABKAgiYgoVTGlzdE1hbmlmZXN0c1Jlc3BvbnNlEjAKCW1hbmlmZXN0cxgBIAMoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImIKFUNvdW50TWFuaWZlc3RzUmVxdWVzdBIzCgZmaWx0ZXIYASABKAsyIy5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0RmlsdGVyEhQKDHNob3dfZGVsZXRlZBgCIAEoCCInChZDb3VudE1hbmlmZXN0c1Jlc3BvbnNlEg0KBWNvdW50GAEgASgDIl8KGEdldEluY2x1c2lvblByb29mUmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARIiCgtjaHVua19pbmRleBgCIAEoA0INukgKIggY/////wcoACJ+ChlHZXRJbmNsdXNpb25Qcm9vZlJlc3BvbnNlEjgKBXByb29mGAEgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVJbmNsdXNpb25Qcm9vZhISCgpjaHVua19oYXNoGAIgASgJEhMKC21lcmtsZV9yb290GAMgASgJIoQBChpHZXRDb25zaXN0ZW5jeVByb29mUmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARIhCgpmaXJzdF9zaXplGAIgASgDQg26SAoiCBj/////BygBEiIKC3NlY29uZF9zaXplGAMgASgDQg26SAoiCBj/////BygAIoIBChtHZXRDb25zaXN0ZW5jeVByb29mUmVzcG9uc2USOgoFcHJvb2YYASABKAsyKy5sdWNpZC5yZXBvc2l0b3J5LnYxLk1lcmtsZUNvbnNpc3RlbmN5UHJvb2YSEgoKZmlyc3Rfcm9vdBgCIAEoCRITCgtzZWNvbmRfcm9vdBgDIAEoCSK2AQobVmVyaWZ5SW5jbHVzaW9uUHJvb2ZSZXF1ZXN0EkAKBXByb29mGAEgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVJbmNsdXNpb25Qcm9vZkIGukgDyAEBEikKCmNodW5rX2hhc2gYAiABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JBIqCgttZXJrbGVfcm9vdBgDIAEoCUIVukgSchAyDl5bMC05YS1mXXs2NH0kIi0KHFZlcmlmeUluY2x1c2lvblByb29mUmVzcG9uc2USDQoFdmFsaWQYASABKAgiugEKHVZlcmlmeUNvbnNpc3RlbmN5UHJvb2ZSZXF1ZXN0EkIKBXByb29mGAEgASgLMisubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVDb25zaXN0ZW5jeVByb29mQga6SAPIAQESKQoKZmlyc3Rfcm9vdBgCIAEoCUIVukgSchAyDl5bMC05YS1mXXs2NH0kEioKC3NlY29uZF9yb290GAMgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQiLwoeVmVyaWZ5Q29uc2lzdGVuY3lQcm9vZlJlc3BvbnNlEg0KBXZhbGlkGAEgASgIMvwMCg9NYW5pZmVzdFNlcnZpY2USaQoOQ3JlYXRlTWFuaWZlc3QSKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNyZWF0ZU1hbmlmZXN0UmVxdWVzdBorLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlTWFuaWZlc3RSZXNwb25zZRJlCgtHZXRNYW5pZmVzdBInLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0TWFuaWZlc3RSZXF1ZXN0GigubHVjaWQucmVwb3NpdG9yeS52MS5HZXRNYW5pZmVzdFJlc3BvbnNlIgOQAgESgAEKFEdldE1hbmlmZXN0QnlTZXNzaW9uEjAubHVjaWQucmVwb3NpdG9yeS52MS5HZXRNYW5pZmVzdEJ5U2Vzc2lvblJlcXVlc3QaMS5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldE1hbmlmZXN0QnlTZXNzaW9uUmVzcG9uc2UiA5ACARJpCg5VcGRhdGVNYW5pZmVzdBIqLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlTWFuaWZlc3RSZXF1ZXN0GisubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVNYW5pZmVzdFJlc3BvbnNlEnsKFFJlY29yZE1hbmlmZXN0QW5jaG9yEjAubHVjaWQucmVwb3NpdG9yeS52MS5SZWNvcmRNYW5pZmVzdEFuY2hvclJlcXVlc3QaMS5sdWNpZC5yZXBvc2l0b3J5LnYxLlJlY29yZE1hbmlmZXN0QW5jaG9yUmVzcG9uc2USbwoQVmFsaWRhdGVNYW5pZmVzdBIsLmx1Y2lkLnJlcG9zaXRvcnkudjEuVmFsaWRhdGVNYW5pZmVzdFJlcXVlc3QaLS5sdWNpZC5yZXBvc2l0b3J5LnYxLlZhbGlkYXRlTWFuaWZlc3RSZXNwb25zZRJpCg5EZWxldGVNYW5pZmVzdBIqLmx1Y2lkLnJlcG9zaXRvcnkudjEuRGVsZXRlTWFuaWZlc3RSZXF1ZXN0GisubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVNYW5pZmVzdFJlc3BvbnNlEm8KEFVuZGVsZXRlTWFuaWZlc3QSLC5sdWNpZC5yZXBvc2l0b3J5LnYxLlVuZGVsZXRlTWFuaWZlc3RSZXF1ZXN0Gi0ubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USawoNTGlzdE1hbmlmZXN0cxIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdE1hbmlmZXN0c1JlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RNYW5pZmVzdHNSZXNwb25zZSIDkAIBEm4KDkNvdW50TWFuaWZlc3RzEioubHVjaWQucmVwb3NpdG9yeS52MS5Db3VudE1hbmlmZXN0c1JlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkNvdW50TWFuaWZlc3RzUmVzcG9uc2UiA5ACARJ3ChFHZXRJbmNsdXNpb25Qcm9vZhItLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0SW5jbHVzaW9uUHJvb2ZSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5HZXRJbmNsdXNpb25Qcm9vZlJlc3BvbnNlIgOQAgESfQoTR2V0Q29uc2lzdGVuY3lQcm9vZhIvLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0Q29uc2lzdGVuY3lQcm9vZlJlcXVlc3QaMC5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldENvbnNpc3RlbmN5UHJvb2ZSZXNwb25zZSIDkAIBEoABChRWZXJpZnlJbmNsdXNpb25Qcm9vZhIwLmx1Y2lkLnJlcG9zaXRvcnkudjEuVmVyaWZ5SW5jbHVzaW9uUHJvb2ZSZXF1ZXN0GjEubHVjaWQucmVwb3NpdG9yeS52MS5WZXJpZnlJbmNsdXNpb25Qcm9vZlJlc3BvbnNlIgOQAgEShgEKFlZlcmlmeUNvbnNpc3RlbmN5UHJvb2YSMi5sdWNpZC5yZXBvc2l0b3J5LnYxLlZlcmlmeUNvbnNpc3RlbmN5UHJvb2ZSZXF1ZXN0GjMubHVjaWQucmVwb3NpdG9yeS52MS5WZXJpZnlDb25zaXN0ZW5jeVByb29mUmVzcG9uc2UiA5ACAUKdAQoXY29tLmx1Y2lkLnJlcG9zaXRvcnkudjFCFE1hbmlmZXN0U2VydmljZVByb3RvUAGiAgNMUliqAhNMdWNpZC5SZXBvc2l0b3J5LlYxygITTHVjaWRcUmVwb3NpdG9yeVxWMeICH0x1Y2lkXFJlcG9zaXRvcnlcVjFcR1BCTWV0YWRhdGHqAhVMdWNpZDo6UmVwb3NpdG9yeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lucid_repository_v1_manifest, file_lucid_repository_v1_merkle]);
+  fileDesc("CipsdWNpZC9yZXBvc2l0b3J5L3YxL21hbmlmZXN0X3NlcnZpY2UucHJvdG8SE2x1Y2lkLnJlcG9zaXRvcnkudjEicQoVQ3JlYXRlTWFuaWZlc3RSZXF1ZXN0EjcKCG1hbmlmZXN0GAEgASgLMh0ubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdEIGukgDyAEBEh8KCnJlcXVlc3RfaWQYAiABKAlCC7pICNgBAXIDsAEBIkkKFkNyZWF0ZU1hbmlmZXN0UmVzcG9uc2USLwoIbWFuaWZlc3QYASABKAsyHS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0IksKEkdldE1hbmlmZXN0UmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARIUCgxzaG93X2RlbGV0ZWQYAiABKAgiRgoTR2V0TWFuaWZlc3RSZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QiPQobR2V0TWFuaWZlc3RCeVNlc3Npb25SZXF1ZXN0Eh4KCnNlc3Npb25faWQYASABKAlCCrpIB3IFEAEYgAEiTwocR2V0TWFuaWZlc3RCeVNlc3Npb25SZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3Qi/AEKFVVwZGF0ZU1hbmlmZXN0UmVxdWVzdBKaAQoIbWFuaWZlc3QYASABKAsyHS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0Qmm6SGa6AWAKJHVwZGF0ZV9tYW5pZmVzdC5tYW5pZmVzdF9pZC5yZXF1aXJlZBIgbWFuaWZlc3QubWFuaWZlc3RfaWQgbXVzdCBiZSBzZXQaFnRoaXMubWFuaWZlc3RfaWQgIT0gJyfIAQESLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiSQoWVXBkYXRlTWFuaWZlc3RSZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QilAIKG1JlY29yZE1hbmlmZXN0QW5jaG9yUmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARI4ChlibG9ja2NoYWluX3RyYW5zYWN0aW9uX2lkGAIgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQSLQoXYmxvY2tjaGFpbl9ibG9ja19oZWlnaHQYAyABKANCB7pIBCICKABIAIgBARI4ChRibG9ja2NoYWluX3RpbWVzdGFtcBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoEZXRhZxgFIAEoCUIHukgEcgIYQEIaChhfYmxvY2tjaGFpbl9ibG9ja19oZWlnaHQiTwocUmVjb3JkTWFuaWZlc3RBbmNob3JSZXNwb25zZRIvCghtYW5pZmVzdBgBIAEoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QiOgoXVmFsaWRhdGVNYW5pZmVzdFJlcXVlc3QSHwoLbWFuaWZlc3RfaWQYASABKAlCCrpIB3IFEAEYgAEiSwoYVmFsaWRhdGVNYW5pZmVzdFJlc3BvbnNlEi8KCG1hbmlmZXN0GAEgASgLMh0ubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdCJmChVEZWxldGVNYW5pZmVzdFJlcXVlc3QSHwoLbWFuaWZlc3RfaWQYASABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgCIAEoCUIHukgEcgIYQBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIkkKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USLwoIbWFuaWZlc3QYASABKAsyHS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0IlEKF1VuZGVsZXRlTWFuaWZlc3RSZXF1ZXN0Eh8KC21hbmlmZXN0X2lkGAEgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAiABKAlCB7pIBHICGEAiSwoYVW5kZWxldGVNYW5pZmVzdFJlc3BvbnNlEi8KCG1hbmlmZXN0GAEgASgLMh0ubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdCKEAgoOTWFuaWZlc3RGaWx0ZXISUgoRdmFsaWRhdGlvbl9zdGF0dXMYASABKA4yLS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0VmFsaWRhdGlvblN0YXR1c0IIukgFggECEAESIAoTYmxvY2tjaGFpbl9hbmNob3JlZBgCIAEoCEgAiAEBEjAKDGNyZWF0ZWRfZnJvbRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoOY3JlYXRlZF9iZWZvcmUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhYKFF9ibG9ja2NoYWluX2FuY2hvcmVkIrYBChRMaXN0TWFuaWZlc3RzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMogBASGQoIb3JkZXJfYnkYAyABKAlCB7pIBHICGGQSMwoGZmlsdGVyGAQgASgLMiMubHVjaWQucmVwb3NpdG9yeS52MS5NYW5pZmVzdEZpbHRlchIUCgxzaG93X2RlbGV0ZWQYBSABKAgiYgoVTGlzdE1hbmlmZXN0c1Jlc3BvbnNlEjAKCW1hbmlmZXN0cxgBIAMoCzIdLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWFuaWZlc3QSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImIKFUNvdW50TWFuaWZlc3RzUmVxdWVzdBIzCgZmaWx0ZXIYASABKAsyIy5sdWNpZC5yZXBvc2l0b3J5LnYxLk1hbmlmZXN0RmlsdGVyEhQKDHNob3dfZGVsZXRlZBgCIAEoCCInChZDb3VudE1hbmlmZXN0c1Jlc3BvbnNlEg0KBWNvdW50GAEgASgDIl8KGEdldEluY2x1c2lvblByb29mUmVxdWVzdBIfCgttYW5pZmVzdF9pZBgBIAEoCUIKukgHcgUQARiAARIiCgtjaHVua19pbmRleBgCIAEoA0INukgKIggY/////wcoACJ+ChlHZXRJbmNsdXNpb25Qcm9vZlJlc3BvbnNlEjgKBXByb29mGAEgASgLMikubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVJbmNsdXNpb25Qcm9vZhISCgpjaHVua19oYXNoGAIgASgJEhMKC21lcmtsZV9yb290GAMgASgJInIKHUdldEluY2x1c2lvbk11bHRpUHJvb2ZSZXF1ZXN0Eh8KC21hbmlmZXN0X2lkGAEgASgJQgq6SAdyBRABGIABEjAKDWNodW5rX2luZGV4ZXMYAiADKANCGbpIFpIBEwgBEOgHGAEiCiIIGP7///8HKAAiigEKHkdldEluY2x1c2lvbk11bHRpUHJvb2ZSZXNwb25zZRI9CgVwcm9vZhgBIAEoCzIuLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWVya2xlSW5jbHVzaW9uTXVsdGlQcm9vZhIUCgxjaHVua19oYXNoZXMYAiADKAkSEwoLbWVya2xlX3Jvb3QYAyABKAkihAEKGkdldENvbnNpc3RlbmN5UHJvb2ZSZXF1ZXN0Eh8KC21hbmlmZXN0X2lkGAEgASgJQgq6SAdyBRABGIABEiEKCmZpcnN0X3NpemUYAiABKANCDbpICiIIGP////8HKAESIgoLc2Vjb25kX3NpemUYAyABKANCDbpICiIIGP////8HKAAiggEKG0dldENvbnNpc3RlbmN5UHJvb2ZSZXNwb25zZRI6CgVwcm9vZhgBIAEoCzIrLmx1Y2lkLnJlcG9zaXRvcnkudjEuTWVya2xlQ29uc2lzdGVuY3lQcm9vZhISCgpmaXJzdF9yb290GAIgASgJEhMKC3NlY29uZF9yb290GAMgASgJIrYBChtWZXJpZnlJbmNsdXNpb25Qcm9vZlJlcXVlc3QSQAoFcHJvb2YYASABKAsyKS5sdWNpZC5yZXBvc2l0b3J5LnYxLk1lcmtsZUluY2x1c2lvblByb29mQga6SAPIAQESKQoKY2h1bmtfaGFzaBgCIAEoCUIVukgSchAyDl5bMC05YS1mXXs2NH0kEioKC21lcmtsZV9yb290GAMgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQiLQocVmVyaWZ5SW5jbHVzaW9uUHJvb2ZSZXNwb25zZRINCgV2YWxpZBgBIAEoCCLMAQogVmVyaWZ5SW5jbHVzaW9uTXVsdGlQcm9vZlJlcXVlc3QSRQoFcHJvb2YYASABKAsyLi5sdWNpZC5yZXBvc2l0b3J5LnYxLk1lcmtsZUluY2x1c2lvbk11bHRpUHJvb2ZCBrpIA8gBARI1CgxjaHVua19oYXNoZXMYAiADKAlCH7pIHJIBGQgBEOgHIhJyEDIOXlswLTlhLWZdezY0fSQSKgoLbWVya2xlX3Jvb3QYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JCIyCiFWZXJpZnlJbmNsdXNpb25NdWx0aVByb29mUmVzcG9uc2USDQoFdmFsaWQYASABKAgiugEKHVZlcmlmeUNvbnNpc3RlbmN5UHJvb2ZSZXF1ZXN0EkIKBXByb29mGAEgASgLMisubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVDb25zaXN0ZW5jeVByb29mQga6SAPIAQESKQoKZmlyc3Rfcm9vdBgCIAEoCUIVukgSchAyDl5bMC05YS1mXXs2NH0kEioKC3NlY29uZF9yb290GAMgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQiLwoeVmVyaWZ5Q29uc2lzdGVuY3lQcm9vZlJlc3BvbnNlEg0KBXZhbGlkGAEgASgIMpcPCg9NYW5pZmVzdFNlcnZpY2USaQoOQ3JlYXRlTWFuaWZlc3QSKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkNyZWF0ZU1hbmlmZXN0UmVxdWVzdBorLmx1Y2lkLnJlcG9zaXRvcnkudjEuQ3JlYXRlTWFuaWZlc3RSZXNwb25zZRJlCgtHZXRNYW5pZmVzdBInLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0TWFuaWZlc3RSZXF1ZXN0GigubHVjaWQucmVwb3NpdG9yeS52MS5HZXRNYW5pZmVzdFJlc3BvbnNlIgOQAgESgAEKFEdldE1hbmlmZXN0QnlTZXNzaW9uEjAubHVjaWQucmVwb3NpdG9yeS52MS5HZXRNYW5pZmVzdEJ5U2Vzc2lvblJlcXVlc3QaMS5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldE1hbmlmZXN0QnlTZXNzaW9uUmVzcG9uc2UiA5ACARJpCg5VcGRhdGVNYW5pZmVzdBIqLmx1Y2lkLnJlcG9zaXRvcnkudjEuVXBkYXRlTWFuaWZlc3RSZXF1ZXN0GisubHVjaWQucmVwb3NpdG9yeS52MS5VcGRhdGVNYW5pZmVzdFJlc3BvbnNlEnsKFFJlY29yZE1hbmlmZXN0QW5jaG9yEjAubHVjaWQucmVwb3NpdG9yeS52MS5SZWNvcmRNYW5pZmVzdEFuY2hvclJlcXVlc3QaMS5sdWNpZC5yZXBvc2l0b3J5LnYxLlJlY29yZE1hbmlmZXN0QW5jaG9yUmVzcG9uc2USbwoQVmFsaWRhdGVNYW5pZmVzdBIsLmx1Y2lkLnJlcG9zaXRvcnkudjEuVmFsaWRhdGVNYW5pZmVzdFJlcXVlc3QaLS5sdWNpZC5yZXBvc2l0b3J5LnYxLlZhbGlkYXRlTWFuaWZlc3RSZXNwb25zZRJpCg5EZWxldGVNYW5pZmVzdBIqLmx1Y2lkLnJlcG9zaXRvcnkudjEuRGVsZXRlTWFuaWZlc3RSZXF1ZXN0GisubHVjaWQucmVwb3NpdG9yeS52MS5EZWxldGVNYW5pZmVzdFJlc3BvbnNlEm8KEFVuZGVsZXRlTWFuaWZlc3QSLC5sdWNpZC5yZXBvc2l0b3J5LnYxLlVuZGVsZXRlTWFuaWZlc3RSZXF1ZXN0Gi0ubHVjaWQucmVwb3NpdG9yeS52MS5VbmRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USawoNTGlzdE1hbmlmZXN0cxIpLmx1Y2lkLnJlcG9zaXRvcnkudjEuTGlzdE1hbmlmZXN0c1JlcXVlc3QaKi5sdWNpZC5yZXBvc2l0b3J5LnYxLkxpc3RNYW5pZmVzdHNSZXNwb25zZSIDkAIBEm4KDkNvdW50TWFuaWZlc3RzEioubHVjaWQucmVwb3NpdG9yeS52MS5Db3VudE1hbmlmZXN0c1JlcXVlc3QaKy5sdWNpZC5yZXBvc2l0b3J5LnYxLkNvdW50TWFuaWZlc3RzUmVzcG9uc2UiA5ACARJ3ChFHZXRJbmNsdXNpb25Qcm9vZhItLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0SW5jbHVzaW9uUHJvb2ZSZXF1ZXN0Gi4ubHVjaWQucmVwb3NpdG9yeS52MS5HZXRJbmNsdXNpb25Qcm9vZlJlc3BvbnNlIgOQAgEShgEKFkdldEluY2x1c2lvbk11bHRpUHJvb2YSMi5sdWNpZC5yZXBvc2l0b3J5LnYxLkdldEluY2x1c2lvbk11bHRpUHJvb2ZSZXF1ZXN0GjMubHVjaWQucmVwb3NpdG9yeS52MS5HZXRJbmNsdXNpb25NdWx0aVByb29mUmVzcG9uc2UiA5ACARJ9ChNHZXRDb25zaXN0ZW5jeVByb29mEi8ubHVjaWQucmVwb3NpdG9yeS52MS5HZXRDb25zaXN0ZW5jeVByb29mUmVxdWVzdBowLmx1Y2lkLnJlcG9zaXRvcnkudjEuR2V0Q29uc2lzdGVuY3lQcm9vZlJlc3BvbnNlIgOQAgESgAEKFFZlcmlmeUluY2x1c2lvblByb29mEjAubHVjaWQucmVwb3NpdG9yeS52MS5WZXJpZnlJbmNsdXNpb25Qcm9vZlJlcXVlc3QaMS5sdWNpZC5yZXBvc2l0b3J5LnYxLlZlcmlmeUluY2x1c2lvblByb29mUmVzcG9uc2UiA5ACARKPAQoZVmVyaWZ5SW5jbHVzaW9uTXVsdGlQcm9vZhI1Lmx1Y2lkLnJlcG9zaXRvcnkudjEuVmVyaWZ5SW5jbHVzaW9uTXVsdGlQcm9vZlJlcXVlc3QaNi5sdWNpZC5yZXBvc2l0b3J5LnYxLlZlcmlmeUluY2x1c2lvbk11bHRpUHJvb2ZSZXNwb25zZSIDkAIBEoYBChZWZXJpZnlDb25zaXN0ZW5jeVByb29mEjIubHVjaWQucmVwb3NpdG9yeS52MS5WZXJpZnlDb25zaXN0ZW5jeVByb29mUmVxdWVzdBozLmx1Y2lkLnJlcG9zaXRvcnkudjEuVmVyaWZ5Q29uc2lzdGVuY3lQcm9vZlJlc3BvbnNlIgOQAgFCnQEKF2NvbS5sdWNpZC5yZXBvc2l0b3J5LnYxQhRNYW5pZmVzdFNlcnZpY2VQcm90b1ABogIDTFJYqgITTHVjaWQuUmVwb3NpdG9yeS5WMcoCE0x1Y2lkXFJlcG9zaXRvcnlcVjHiAh9MdWNpZFxSZXBvc2l0b3J5XFYxXEdQQk1ldGFkYXRh6gIVTHVjaWQ6OlJlcG9zaXRvcnk6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lucid_repository_v1_manifest, file_lucid_repository_v1_merkle]);
 
 /**
  * Request of CreateManifest.
@@ -665,6 +665,69 @@ export const GetInclusionProofResponseSchema: GenMessage<GetInclusionProofRespon
   messageDesc(file_lucid_repository_v1_manifest_service, 22);
 
 /**
+ * Request of GetInclusionMultiProof.
+ *
+ * @generated from message lucid.repository.v1.GetInclusionMultiProofRequest
+ */
+export type GetInclusionMultiProofRequest = Message<"lucid.repository.v1.GetInclusionMultiProofRequest"> & {
+  /**
+   * The manifest that commits to the chunks. Required.
+   *
+   * @generated from field: string manifest_id = 1;
+   */
+  manifestId: string;
+
+  /**
+   * Indexes of the chunks, from 0, in any order: 1 to 1,000 different ones.
+   *
+   * @generated from field: repeated int64 chunk_indexes = 2;
+   */
+  chunkIndexes: bigint[];
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetInclusionMultiProofRequest.
+ * Use `create(GetInclusionMultiProofRequestSchema)` to create a new message.
+ */
+export const GetInclusionMultiProofRequestSchema: GenMessage<GetInclusionMultiProofRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_manifest_service, 23);
+
+/**
+ * Response of GetInclusionMultiProof.
+ *
+ * @generated from message lucid.repository.v1.GetInclusionMultiProofResponse
+ */
+export type GetInclusionMultiProofResponse = Message<"lucid.repository.v1.GetInclusionMultiProofResponse"> & {
+  /**
+   * The proof.
+   *
+   * @generated from field: lucid.repository.v1.MerkleInclusionMultiProof proof = 1;
+   */
+  proof?: MerkleInclusionMultiProof | undefined;
+
+  /**
+   * Hash of each chunk, in the order of `proof.leaf_indexes`, 64 hexadecimal digits in lower case: the data of the leaves.
+   *
+   * @generated from field: repeated string chunk_hashes = 2;
+   */
+  chunkHashes: string[];
+
+  /**
+   * The root that the proof leads to: that of the manifest.
+   *
+   * @generated from field: string merkle_root = 3;
+   */
+  merkleRoot: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.GetInclusionMultiProofResponse.
+ * Use `create(GetInclusionMultiProofResponseSchema)` to create a new message.
+ */
+export const GetInclusionMultiProofResponseSchema: GenMessage<GetInclusionMultiProofResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_manifest_service, 24);
+
+/**
  * Request of GetConsistencyProof.
  *
  * @generated from message lucid.repository.v1.GetConsistencyProofRequest
@@ -697,7 +760,7 @@ export type GetConsistencyProofRequest = Message<"lucid.repository.v1.GetConsist
  * Use `create(GetConsistencyProofRequestSchema)` to create a new message.
  */
 export const GetConsistencyProofRequestSchema: GenMessage<GetConsistencyProofRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_manifest_service, 23);
+  messageDesc(file_lucid_repository_v1_manifest_service, 25);
 
 /**
  * Response of GetConsistencyProof.
@@ -732,7 +795,7 @@ export type GetConsistencyProofResponse = Message<"lucid.repository.v1.GetConsis
  * Use `create(GetConsistencyProofResponseSchema)` to create a new message.
  */
 export const GetConsistencyProofResponseSchema: GenMessage<GetConsistencyProofResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_manifest_service, 24);
+  messageDesc(file_lucid_repository_v1_manifest_service, 26);
 
 /**
  * Request of VerifyInclusionProof.
@@ -767,7 +830,7 @@ export type VerifyInclusionProofRequest = Message<"lucid.repository.v1.VerifyInc
  * Use `create(VerifyInclusionProofRequestSchema)` to create a new message.
  */
 export const VerifyInclusionProofRequestSchema: GenMessage<VerifyInclusionProofRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_manifest_service, 25);
+  messageDesc(file_lucid_repository_v1_manifest_service, 27);
 
 /**
  * Response of VerifyInclusionProof.
@@ -788,7 +851,63 @@ export type VerifyInclusionProofResponse = Message<"lucid.repository.v1.VerifyIn
  * Use `create(VerifyInclusionProofResponseSchema)` to create a new message.
  */
 export const VerifyInclusionProofResponseSchema: GenMessage<VerifyInclusionProofResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_manifest_service, 26);
+  messageDesc(file_lucid_repository_v1_manifest_service, 28);
+
+/**
+ * Request of VerifyInclusionMultiProof.
+ *
+ * @generated from message lucid.repository.v1.VerifyInclusionMultiProofRequest
+ */
+export type VerifyInclusionMultiProofRequest = Message<"lucid.repository.v1.VerifyInclusionMultiProofRequest"> & {
+  /**
+   * The proof. Required.
+   *
+   * @generated from field: lucid.repository.v1.MerkleInclusionMultiProof proof = 1;
+   */
+  proof?: MerkleInclusionMultiProof | undefined;
+
+  /**
+   * Hash of each chunk, in the order of `proof.leaf_indexes`, 64 hexadecimal digits in lower case: the data of the leaves. 1 to 1,000.
+   *
+   * @generated from field: repeated string chunk_hashes = 2;
+   */
+  chunkHashes: string[];
+
+  /**
+   * The root that the caller trusts, 64 hexadecimal digits in lower case. Required.
+   *
+   * @generated from field: string merkle_root = 3;
+   */
+  merkleRoot: string;
+};
+
+/**
+ * Describes the message lucid.repository.v1.VerifyInclusionMultiProofRequest.
+ * Use `create(VerifyInclusionMultiProofRequestSchema)` to create a new message.
+ */
+export const VerifyInclusionMultiProofRequestSchema: GenMessage<VerifyInclusionMultiProofRequest> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_manifest_service, 29);
+
+/**
+ * Response of VerifyInclusionMultiProof.
+ *
+ * @generated from message lucid.repository.v1.VerifyInclusionMultiProofResponse
+ */
+export type VerifyInclusionMultiProofResponse = Message<"lucid.repository.v1.VerifyInclusionMultiProofResponse"> & {
+  /**
+   * Whether the tree of that root has those chunks, and each of them in its place.
+   *
+   * @generated from field: bool valid = 1;
+   */
+  valid: boolean;
+};
+
+/**
+ * Describes the message lucid.repository.v1.VerifyInclusionMultiProofResponse.
+ * Use `create(VerifyInclusionMultiProofResponseSchema)` to create a new message.
+ */
+export const VerifyInclusionMultiProofResponseSchema: GenMessage<VerifyInclusionMultiProofResponse> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_manifest_service, 30);
 
 /**
  * Request of VerifyConsistencyProof.
@@ -823,7 +942,7 @@ export type VerifyConsistencyProofRequest = Message<"lucid.repository.v1.VerifyC
  * Use `create(VerifyConsistencyProofRequestSchema)` to create a new message.
  */
 export const VerifyConsistencyProofRequestSchema: GenMessage<VerifyConsistencyProofRequest> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_manifest_service, 27);
+  messageDesc(file_lucid_repository_v1_manifest_service, 31);
 
 /**
  * Response of VerifyConsistencyProof.
@@ -844,7 +963,7 @@ export type VerifyConsistencyProofResponse = Message<"lucid.repository.v1.Verify
  * Use `create(VerifyConsistencyProofResponseSchema)` to create a new message.
  */
 export const VerifyConsistencyProofResponseSchema: GenMessage<VerifyConsistencyProofResponse> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_manifest_service, 28);
+  messageDesc(file_lucid_repository_v1_manifest_service, 32);
 
 /**
  * Keeps manifests of sessions, and proves by them that a chunk belongs to its session, or that a session has only grown. Every
@@ -985,6 +1104,18 @@ export const ManifestService: GenService<{
     output: typeof GetInclusionProofResponseSchema;
   },
   /**
+   * Proves at once that several chunks are among those that a manifest commits to, by fewer hashes than a proof of each has. Fails as
+   * GetInclusionProof does; what is out of range is the first such index. Reads all chunks for the first proof of a tree and where most
+   * of them are needed anyway, else fewer than 128 for each chunk that is proven. May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.ManifestService.GetInclusionMultiProof
+   */
+  getInclusionMultiProof: {
+    methodKind: "unary";
+    input: typeof GetInclusionMultiProofRequestSchema;
+    output: typeof GetInclusionMultiProofResponseSchema;
+  },
+  /**
    * Proves that a session's tree of a later size starts with its tree of an earlier one: chunks were added and none was
    * changed. Either size may be that of the manifest, whose root the tree then has, or it fails as GetInclusionProof does;
    * the later size may go beyond the manifest. May be repeated freely.
@@ -1006,6 +1137,17 @@ export const ManifestService: GenService<{
     methodKind: "unary";
     input: typeof VerifyInclusionProofRequestSchema;
     output: typeof VerifyInclusionProofResponseSchema;
+  },
+  /**
+   * Says whether a proof leads from several chunks to a root. Looks at nothing that is stored, so that it also checks proofs of
+   * others. May be repeated freely.
+   *
+   * @generated from rpc lucid.repository.v1.ManifestService.VerifyInclusionMultiProof
+   */
+  verifyInclusionMultiProof: {
+    methodKind: "unary";
+    input: typeof VerifyInclusionMultiProofRequestSchema;
+    output: typeof VerifyInclusionMultiProofResponseSchema;
   },
   /**
    * Says whether a proof shows that the tree of one root starts with the tree of another. Looks at nothing that is stored. May

@@ -11,7 +11,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file lucid/repository/v1/merkle.proto.
  */
 export const file_lucid_repository_v1_merkle: GenFile = /*@__PURE__*/
-  fileDesc("CiBsdWNpZC9yZXBvc2l0b3J5L3YxL21lcmtsZS5wcm90bxITbHVjaWQucmVwb3NpdG9yeS52MSLSAQoUTWVya2xlSW5jbHVzaW9uUHJvb2YSQQoJYWxnb3JpdGhtGAEgASgOMiQubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVBbGdvcml0aG1CCLpIBYIBAhgBEiQKCmxlYWZfaW5kZXgYAiABKANCELpIDSILGP7///////8PKAASIwoJdHJlZV9zaXplGAMgASgDQhC6SA0iCxj/////////DygBEiwKBmhhc2hlcxgEIAMoCUIcukgZkgEWEEAiEnIQMg5eWzAtOWEtZl17NjR9JCLWAQoWTWVya2xlQ29uc2lzdGVuY3lQcm9vZhJBCglhbGdvcml0aG0YASABKA4yJC5sdWNpZC5yZXBvc2l0b3J5LnYxLk1lcmtsZUFsZ29yaXRobUIIukgFggECGAESJAoKZmlyc3Rfc2l6ZRgCIAEoA0IQukgNIgsY/////////w8oARIlCgtzZWNvbmRfc2l6ZRgDIAEoA0IQukgNIgsY/////////w8oARIsCgZoYXNoZXMYBCADKAlCHLpIGZIBFhBAIhJyEDIOXlswLTlhLWZdezY0fSQqdAoPTWVya2xlQWxnb3JpdGhtEiAKHE1FUktMRV9BTEdPUklUSE1fVU5TUEVDSUZJRUQQABIjCh9NRVJLTEVfQUxHT1JJVEhNX1JGQzY5NjJfU0hBMjU2EAESGgoWTUVSS0xFX0FMR09SSVRITV9PVEhFUhACQpQBChdjb20ubHVjaWQucmVwb3NpdG9yeS52MUILTWVya2xlUHJvdG9QAaICA0xSWKoCE0x1Y2lkLlJlcG9zaXRvcnkuVjHKAhNMdWNpZFxSZXBvc2l0b3J5XFYx4gIfTHVjaWRcUmVwb3NpdG9yeVxWMVxHUEJNZXRhZGF0YeoCFUx1Y2lkOjpSZXBvc2l0b3J5OjpWMWIGcHJvdG8z", [file_buf_validate_validate]);
+  fileDesc("CiBsdWNpZC9yZXBvc2l0b3J5L3YxL21lcmtsZS5wcm90bxITbHVjaWQucmVwb3NpdG9yeS52MSLSAQoUTWVya2xlSW5jbHVzaW9uUHJvb2YSQQoJYWxnb3JpdGhtGAEgASgOMiQubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVBbGdvcml0aG1CCLpIBYIBAhgBEiQKCmxlYWZfaW5kZXgYAiABKANCELpIDSILGP7///////8PKAASIwoJdHJlZV9zaXplGAMgASgDQhC6SA0iCxj/////////DygBEiwKBmhhc2hlcxgEIAMoCUIcukgZkgEWEEAiEnIQMg5eWzAtOWEtZl17NjR9JCLfAQoZTWVya2xlSW5jbHVzaW9uTXVsdGlQcm9vZhJBCglhbGdvcml0aG0YASABKA4yJC5sdWNpZC5yZXBvc2l0b3J5LnYxLk1lcmtsZUFsZ29yaXRobUIIukgFggECGAESLQoMbGVhZl9pbmRleGVzGAIgAygDQhe6SBSSAREIARDoByIKIggY/v///wcoABIgCgl0cmVlX3NpemUYAyABKANCDbpICiIIGP////8HKAESLgoGaGFzaGVzGAQgAygJQh66SBuSARgQ8KsBIhJyEDIOXlswLTlhLWZdezY0fSQi1gEKFk1lcmtsZUNvbnNpc3RlbmN5UHJvb2YSQQoJYWxnb3JpdGhtGAEgASgOMiQubHVjaWQucmVwb3NpdG9yeS52MS5NZXJrbGVBbGdvcml0aG1CCLpIBYIBAhgBEiQKCmZpcnN0X3NpemUYAiABKANCELpIDSILGP////////8PKAESJQoLc2Vjb25kX3NpemUYAyABKANCELpIDSILGP////////8PKAESLAoGaGFzaGVzGAQgAygJQhy6SBmSARYQQCISchAyDl5bMC05YS1mXXs2NH0kKnQKD01lcmtsZUFsZ29yaXRobRIgChxNRVJLTEVfQUxHT1JJVEhNX1VOU1BFQ0lGSUVEEAASIwofTUVSS0xFX0FMR09SSVRITV9SRkM2OTYyX1NIQTI1NhABEhoKFk1FUktMRV9BTEdPUklUSE1fT1RIRVIQAkKUAQoXY29tLmx1Y2lkLnJlcG9zaXRvcnkudjFCC01lcmtsZVByb3RvUAGiAgNMUliqAhNMdWNpZC5SZXBvc2l0b3J5LlYxygITTHVjaWRcUmVwb3NpdG9yeVxWMeICH0x1Y2lkXFJlcG9zaXRvcnlcVjFcR1BCTWV0YWRhdGHqAhVMdWNpZDo6UmVwb3NpdG9yeTo6VjFiBnByb3RvMw", [file_buf_validate_validate]);
 
 /**
  * Leads from a leaf to the root of a tree: the leaf is in the tree if the hashes, put together with it, make the root. Who
@@ -57,6 +57,62 @@ export const MerkleInclusionProofSchema: GenMessage<MerkleInclusionProof> = /*@_
   messageDesc(file_lucid_repository_v1_merkle, 0);
 
 /**
+ * Leads from several leaves to the root of a tree, with fewer hashes than a proof of each: what lies beside two ways is there once,
+ * and what lies on one is not there at all. Who checks it must have root and size from somewhere else than the proof: trees of other
+ * sizes may have the same ways to these leaves.
+ *
+ * It is checked by making the root, from the left to the right. HASH(b, e) is the hash of the node above the leaves from b up
+ * to, without, e; the root is HASH(0, tree_size):
+ *
+ * 1. Where none of `leaf_indexes` is at least b and less than e, it is the next one of `hashes`.
+ * 2. Else, where e - b = 1, it is SHA-256(0x00 || data) with the data of the next leaf: for a chunk the 32 bytes of its hash.
+ * 3. Else it is SHA-256(0x01 || HASH(b, b + k) || HASH(b + k, e)), the left one made first, where k is the largest power of two that is
+ *    smaller than e - b.
+ *
+ * The proof holds if that is the root, and every one of `hashes` and every leaf was used. Leaves and tree allow only one number of
+ * hashes, and one order. A proof of one leaf has the hashes of a MerkleInclusionProof, in the order of their places in the tree.
+ *
+ * @generated from message lucid.repository.v1.MerkleInclusionMultiProof
+ */
+export type MerkleInclusionMultiProof = Message<"lucid.repository.v1.MerkleInclusionMultiProof"> & {
+  /**
+   * How the tree is made. RFC6962_SHA256 is the only one that proofs are made for. Required.
+   *
+   * @generated from field: lucid.repository.v1.MerkleAlgorithm algorithm = 1;
+   */
+  algorithm: MerkleAlgorithm;
+
+  /**
+   * Places of the leaves in the tree, from 0, each greater than the one before: 1 to 1,000 of them.
+   *
+   * @generated from field: repeated int64 leaf_indexes = 2;
+   */
+  leafIndexes: bigint[];
+
+  /**
+   * Number of leaves of the tree, 1 to 2^31 - 1. Required.
+   *
+   * @generated from field: int64 tree_size = 3;
+   */
+  treeSize: bigint;
+
+  /**
+   * The largest nodes that have no proven leaf below them, from the left to the right. 64 hexadecimal digits each, lower case; at most
+   * 22,000, which 1,000 leaves never need.
+   *
+   * @generated from field: repeated string hashes = 4;
+   */
+  hashes: string[];
+};
+
+/**
+ * Describes the message lucid.repository.v1.MerkleInclusionMultiProof.
+ * Use `create(MerkleInclusionMultiProofSchema)` to create a new message.
+ */
+export const MerkleInclusionMultiProofSchema: GenMessage<MerkleInclusionMultiProof> = /*@__PURE__*/
+  messageDesc(file_lucid_repository_v1_merkle, 1);
+
+/**
  * Shows that a tree has the leaves of an earlier one at its start, unchanged and in their order. Who checks it must have both
  * roots from somewhere else than the proof.
  *
@@ -98,7 +154,7 @@ export type MerkleConsistencyProof = Message<"lucid.repository.v1.MerkleConsiste
  * Use `create(MerkleConsistencyProofSchema)` to create a new message.
  */
 export const MerkleConsistencyProofSchema: GenMessage<MerkleConsistencyProof> = /*@__PURE__*/
-  messageDesc(file_lucid_repository_v1_merkle, 1);
+  messageDesc(file_lucid_repository_v1_merkle, 2);
 
 /**
  * How a Merkle tree is made of its leaves. Named beside every root, so that a root is never checked by the rules of another
