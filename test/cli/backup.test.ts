@@ -52,9 +52,11 @@ test("a backup is taken, shown, verified, restored under another name, and delet
     "--watch",
   );
   expect([taken.code, taken.stderr]).toEqual([0, ""]);
-  const events = taken.objects.flatMap(({ event }) =>
-    event === undefined ? [] : [event as { sequence: string; state: string }],
+  const told = taken.objects.flatMap(({ event }) =>
+    event === undefined ? [] : [event as { sequence: string; state: string; heartbeat?: true }],
   );
+  // On a busy machine a backup takes long enough for some.
+  const events = told.filter(({ heartbeat }) => heartbeat !== true);
   expect(events.map(({ sequence }) => Number(sequence))).toEqual(events.map((_, index) => index + 1));
   expect(events.at(-1)?.state).toBe("JOB_STATE_SUCCEEDED");
   const { backupId = "", itemCount } = taken.objects.at(-1) as { backupId?: string; itemCount?: string };

@@ -19,7 +19,7 @@ const leaseMs = 8000;
 function work(more: Partial<RebuildWork> = {}): RebuildWork & { readonly last: () => Uint8Array | undefined } {
   let kept: Uint8Array | undefined;
   return {
-    signal: AbortSignal.timeout(60_000),
+    signal: AbortSignal.timeout(120_000),
     kept: undefined,
     keep: (position) => {
       kept = position;
