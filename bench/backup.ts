@@ -119,6 +119,7 @@ async function compareWithScan(
     { name: "plain raw cursor scan", run: () => scan(db) },
     { name: "what a backup reads, kept nowhere", run: () => readAll(db) },
     { name: "backup, encrypted", run: (round: number) => backUp(db, repositories[round]) },
+    { name: "of that, counting the documents", run: () => countAll(db) },
   ].map((one) => ({ ...one, seconds: [] as number[], cpuSeconds: [] as number[] }));
   for (let round = 0; round <= rounds; round++) {
     // The order turns, so that none always comes after the same other one.
@@ -159,6 +160,16 @@ async function scan(db: Db): Promise<void> {
   await each(collectionNames, { atOnce: parallelism, stop: new AbortController() }, async (name) => {
     await using cursor = db.collection(name).find({}, { raw: true });
     while ((await cursor.next()) !== null) cursor.readBufferedDocuments();
+  });
+}
+
+/**
+ * What a backup asks before it reads, for its progress. A MongoDB has that at hand; SecantusDB goes through the collection, which
+ * takes a quarter of what a scan takes.
+ */
+async function countAll(db: Db): Promise<void> {
+  await each(collectionNames, { atOnce: parallelism, stop: new AbortController() }, async (name) => {
+    await db.collection(name).estimatedDocumentCount();
   });
 }
 

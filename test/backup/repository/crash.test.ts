@@ -29,8 +29,10 @@ test.for([{ lastIsMade: false }, { lastIsMade: true }])(
       const isThere = (await idsIn(repository)).includes("first");
       // The manifest is all that decides: where it was put the backup is whole, whether or not its writer learnt it.
       expect(isThere || sealed === undefined).toBe(true);
-      const read = isThere ? await readBackup(repository, "first") : [RECORDS];
-      expect(read).toEqual([RECORDS]);
+      // Not `toEqual`, which takes a second for all these bytes.
+      const [read = []] = isThere ? await readBackup(repository, "first") : [RECORDS];
+      expect(Buffer.concat(read).equals(Buffer.concat(RECORDS))).toBe(true);
+      expect(read).toHaveLength(RECORDS.length);
       const next = await takeBackup(repository, isThere ? "second" : "first", [RECORDS]);
       await repository.verify(next, {}, never);
       const after = await packBytes(dir);
