@@ -11,11 +11,13 @@ import type { Keys } from "./keys.ts";
 import { listPacks, loadKnownChunks } from "./known-chunks.ts";
 import { checkBackupId, lookAtManifest, rootHashOf, sealManifest } from "./manifests.ts";
 import { hex, objectNames } from "./names.ts";
+import { PackUses } from "./pack-uses.ts";
 import { PackWriter } from "./pack-writer.ts";
 import { announce, type Presence } from "./presence.ts";
 import { boundariesOf, chunkSizes, listChunkSizes } from "./record-cutter.ts";
 import { FORMAT_VERSION } from "./repository-config.ts";
 import { Slots } from "./slots.ts";
+import { sparsePacks } from "./sparse-packs.ts";
 import type { ObjectStorage } from "./storage.ts";
 import { ChunkedStreamWriter, type ChunkSink } from "./stream-writer.ts";
 
@@ -31,7 +33,7 @@ const MOST_IDLE_BUFFERS = 16;
 const MOST_KNOWN_CHUNKS = 2 * 1024 * 1024;
 
 /** What the repository fills in by itself. */
-type FilledIn = "formatVersion" | "backupId" | "rootHash" | "packs" | "storedBytes";
+type FilledIn = "formatVersion" | "backupId" | "rootHash" | "packs" | "packBytes" | "storedBytes";
 /** What the writer of a backup knows of it. */
 export type ManifestInit = Omit<
   Exclude<MessageInitShape<typeof ManifestSchema>, Manifest>,
@@ -50,6 +52,9 @@ export interface BackupWriter extends RecordSink, AsyncDisposable {
   seal(manifest: ManifestInit): Promise<Manifest>;
 }
 
+/** What the manifest can say of a pack's use: more than a pack has, but a chunk that comes again counts again. */
+const MOST_PACK_BYTES = 0xffff_ffff;
+
 interface Place {
   readonly storage: ObjectStorage;
   readonly keys: Keys;
@@ -64,7 +69,8 @@ export async function beginBackup(place: Place, backupId: string, signal: AbortS
   await refuseTakenId(place.storage, backupId, signal);
   const presence = await announce(place, backupId, signal);
   try {
-    const options = { except: presence.condemned, most: MOST_KNOWN_CHUNKS };
+    const except = presence.condemned.union(await sparsePacks(place, signal));
+    const options = { except, most: MOST_KNOWN_CHUNKS };
     return new ChunkedBackupWriter(place, backupId, presence, await loadKnownChunks(place, options, signal), signal);
   } catch (error) {
     await presence[Symbol.asyncDispose]();
@@ -88,7 +94,7 @@ class ChunkedBackupWriter implements BackupWriter {
   readonly #pending = new Map<string, ((reference: ChunkReference) => void)[]>();
   readonly #idle: Buffer[] = [];
   /** Packs that sealed streams refer to. */
-  readonly #referred = new Map<string, Buffer>();
+  readonly #referred = new PackUses();
   #openStreams = 0;
   #sincePause = 0;
   #state: "open" | "sealing" | "sealed" | "closed" = "open";
@@ -111,7 +117,9 @@ class ChunkedBackupWriter implements BackupWriter {
       put: (buffer, length, done) => this.#put(buffer, length, done),
       check: () => this.#signal.throwIfAborted(),
       settled: async () => void (await Promise.all(this.#jobs)),
-      sealed: (packs) => packs.forEach((pack, key) => this.#referred.set(key, pack)),
+      sealed: (packs) => {
+        for (const { pack, bytes } of packs) this.#referred.add(pack, bytes);
+      },
       closed: () => void this.#openStreams--,
     };
   }
@@ -134,9 +142,11 @@ class ChunkedBackupWriter implements BackupWriter {
     checkCounts(manifest);
     await Promise.all(this.#jobs);
     await this.#packs.flush();
-    const packs = [...this.#referred.values()].toSorted((a, b) => a.compare(b));
+    const uses = [...this.#referred.all].toSorted((a, b) => a.pack.compare(b.pack));
+    const packs = uses.map(({ pack }) => pack);
     await this.#checkPresent(packs);
     manifest.packs = Buffer.concat(packs);
+    manifest.packBytes = uses.map(({ bytes }) => Math.min(bytes, MOST_PACK_BYTES));
     manifest.rootHash = rootHashOf(manifest.units);
     manifest.storedBytes = BigInt(this.#packs.bytesWritten);
     await this.#publish(await sealManifest(this.#place.keys, manifest));

@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import { type Stream, StreamSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import type { StreamWriter } from "../contracts.ts";
 import { type ChunkReference, encodeReference } from "./chunk-reference.ts";
+import { type PackUse, PackUses } from "./pack-uses.ts";
 import { type Boundaries, chunkSizes, MOST_RECORD_BYTES, RECORD_HEADER_BYTES } from "./record-cutter.ts";
 
 /** More references than this are kept in chunks of their own. */
@@ -28,7 +29,7 @@ export interface ChunkSink {
   /** Resolves when nothing that was put before is under way. */
   settled(): Promise<void>;
   /** Says that a stream is sealed and which packs it refers to. */
-  sealed(packs: ReadonlyMap<string, Buffer>): void;
+  sealed(packs: Iterable<PackUse>): void;
   /** Says that a stream was sealed or abandoned. */
   closed(): void;
 }
@@ -37,7 +38,7 @@ export interface ChunkSink {
 export class ChunkedStreamWriter implements StreamWriter {
   readonly #sink: ChunkSink;
   readonly #namesHash = createHash("sha256");
-  readonly #packs = new Map<string, Buffer>();
+  readonly #packs = new PackUses();
   /** References in order; undefined where it is not known yet. */
   readonly #awaited: (ChunkReference | undefined)[] = [];
   #firstAwaited = 0;
@@ -97,7 +98,7 @@ export class ChunkedStreamWriter implements StreamWriter {
     } else {
       stream.chunks = Buffer.concat(this.#references);
     }
-    this.#sink.sealed(this.#packs);
+    this.#sink.sealed(this.#packs.all);
     this.#close();
     return stream;
   }
@@ -160,7 +161,7 @@ export class ChunkedStreamWriter implements StreamWriter {
       this.#awaited.shift();
       this.#firstAwaited++;
       this.#namesHash.update(next.name);
-      this.#packs.set(next.pack.toString("latin1"), next.pack);
+      this.#packs.add(next.pack, next.sealedLength);
       this.#references.push(encodeReference(next));
     }
   }

@@ -18,7 +18,8 @@ test("the same data stores nothing again when it is read in other ranges and bat
   const first = await takeBackup(place.repository, "first", [records]);
   const ranges = [records.slice(0, 7000), records.slice(7000, 12_000), records.slice(12_000)];
   const second = await takeBackup(place.repository, "second", ranges, 33);
-  expect(Number(second.storedBytes)).toBeLessThan(Number(first.storedBytes) * 0.03);
+  // Up to four chunks where the ranges meet. Where chunks end is another matter in every repository: 3 % was too little once in 70.
+  expect(Number(second.storedBytes)).toBeLessThan(Number(first.storedBytes) * 0.06);
 });
 
 test("one changed, inserted or removed record of 100,000 stores less than a hundredth again", async () => {
