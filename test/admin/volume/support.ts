@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import type { Client } from "@connectrpc/connect";
@@ -19,6 +19,15 @@ export interface VolumeApp extends AsyncDisposable {
   readonly at: (...names: string[]) => string;
   /** Makes a volume of a name of its own. */
   readonly newVolume: (declaredBytes?: bigint) => Promise<string>;
+  /** Writes files below the root, with their directories; some as if they had not been changed for days. */
+  readonly files: (...named: readonly (readonly [path: string, content: string, days?: number])[]) => void;
+}
+
+/** As an age: measured at this very moment. */
+export const now = { seconds: 0n, nanos: 0 };
+
+export function daysAgo(days: number): Date {
+  return new Date(Date.now() - days * 86_400_000);
 }
 
 let made = 0;
@@ -32,16 +41,24 @@ export async function volumeApp(environment: Readonly<Record<string, string>> = 
   const app = stack.use(await testApp(settings));
   const running = stack.move();
   const volumes = app.client(VolumeService);
+  const at = (...names: readonly string[]) => join(root, ...names);
   return {
     app,
     volumes,
     overHttp: app.http(VolumeService),
     root,
-    at: (...names) => join(root, ...names),
+    at,
     newVolume: async (declaredBytes = 1_000_000n) => {
       const name = `volume-${++made}`;
       await volumes.createVolume({ volume: { name, type: VolumeType.CHUNKS, declaredBytes } });
       return name;
+    },
+    files(...named) {
+      for (const [file, content, days] of named) {
+        mkdirSync(join(at(file), ".."), { recursive: true });
+        writeFileSync(at(file), content);
+        if (days !== undefined) utimesSync(at(file), daysAgo(days), daysAgo(days));
+      }
     },
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };

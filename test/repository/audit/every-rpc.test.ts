@@ -534,7 +534,7 @@ function volumeInit(name: string) {
 }
 /**
  * Changes that the local MongoDB does not have the commands for. Where it does, they need an entry above; their records are looked
- * at in `test/admin/database/sharding.test.ts`, which has a server of its own.
+ * at in `test/admin/database/sharding.test.ts` and `sharded-indexes.test.ts`, which have a server of their own.
  */
 const lacking: Readonly<Record<string, (clients: Clients) => Promise<object>>> = {
   "DatabaseAdminService.ReindexCollection": async ({ admin }) => {
