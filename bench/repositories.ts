@@ -19,15 +19,25 @@ import { type Db, MongoClient } from "mongodb";
 
 import { UserSchema } from "../gen/lucid/repository/v1/user_pb.ts";
 import { projectFolder, runCommand } from "../local/project.ts";
-import { startStores, storeEnvironment } from "../local/stores.ts";
+import { serviceEnvironment, serviceNodeOptions } from "../local/service.ts";
+import { namedStores, startStores, type StoreAddresses, storeEnvironment } from "../local/stores.ts";
+import { commandCounter, type Passed } from "./support/command-counter.ts";
 import { callBytes, cpuMicros, type Load, makeCalls } from "./support/load.ts";
 import { type PlainRepository, plainRepository } from "./support/plain-repository.ts";
 import { database, databaseOf, type RepositoryRow, rows, systemDatabase } from "./support/repository-rows.ts";
 import { startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
+import { throwawayDatabases } from "./support/throwaway.ts";
 
 /** How many are stored, and how many a list returns. */
 const count = 100;
+
+/** Calls of each kind whose commands are counted, and how long what they leave to be done has time. */
+const countedCalls = 100;
+const settleMs = 1500;
+
+/** What a server sends less often is not of the calls. */
+const leastForCall = 0.02;
 
 /** Who answers: the whole service, or a server that makes the same driver calls. */
 interface Server {
@@ -35,12 +45,10 @@ interface Server {
   readonly pid: number | undefined;
 }
 
-interface Servers {
-  readonly service: Server;
-  readonly bare: Server;
-  /** Bare, but for an audit log. */
-  readonly audited: Server;
-}
+/** Those that are compared. */
+const names = ["service", "bare", "audited"] as const;
+
+type Servers = Readonly<Record<(typeof names)[number], Server>>;
 
 /** One kind of call. */
 interface Kind {
@@ -55,53 +63,144 @@ interface Kind {
 
 /**
  * Get, List and Create of every repository through the whole service, against a bare server that makes the same driver calls, with
- * the driver alone beside them. CPU is that of the server's process, less what the service uses while nobody calls; latency is
- * that of calls one after the other. The CPU of a create holds what its audit record costs, also after the call, and the bare server
- * keeps no log; so creates are compared with one that keeps it as well.
- * Options: `--only User,Wallet` for some of what is kept, `--rounds 3`.
+ * the driver alone beside them. A create leaves a record in the audit log, which is of the same write and moved by others that
+ * follow; so creates are compared with a server that makes these too, and the one that keeps no log is shown beside it. CPU is that
+ * of the server's process, also after a create, less what the service uses while nobody calls; latency is that of calls one after
+ * the other. Before anything is measured, the commands that each sends to MongoDB are counted, so that it is seen that they are the same.
+ * Options: `--only User,Wallet` for some of what is kept, `--rounds 3`, `--count-only`.
  */
 await runCommand(async () => {
-  const { values } = parseArgs({ options: { only: { type: "string" }, rounds: { type: "string", default: "5" } } });
-  const only = values.only?.split(",");
-  await using stores = await startStores();
-  await using mongodb = await MongoClient.connect(stores.mongodbUri);
-  // What a run that was broken off has left.
-  for (const name of [database, systemDatabase]) await mongodb.db(name).dropDatabase();
-  await using service = await startService({
-    ...storeEnvironment(stores),
-    LUCID_MONGODB_DATABASE: database,
-    LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
-    LUCID_LOG_LEVEL: "info",
-    // Follows what was changed, in this process or in another; no part of a call.
-    LUCID_SEARCH_SYNC: "off",
+  const { values } = parseArgs({
+    options: {
+      only: { type: "string" },
+      rounds: { type: "string", default: "5" },
+      "count-only": { type: "boolean", default: false },
+    },
   });
-  await using bare = await startPeer(stores.mongodbUri);
-  await using audited = await startPeer(stores.mongodbUri, "audited");
-  const servers: Servers = { service: { pid: service.pid, client: clientOf(service.address) }, bare, audited };
-  const heading = [
-    "rpc",
-    "CPU µs bare",
-    "CPU / bare",
-    "CPU / audited",
-    "p50 ms bare",
-    "p50 / bare",
-    "p50 ms driver alone",
-  ];
+  const only = values.only?.split(",");
+  await using stores = await startStores({ named: namedStores(process.env) });
+  await using mongodb = await MongoClient.connect(stores.mongodbUri);
   process.stdout.write(`Repositories, ${count} stored, lists of ${count}, ${values.rounds} rounds\n`);
-  const idleMicros = await idle(service.pid);
+  await printCommands({ stores, mongodb, only });
+  if (values["count-only"]) return;
+  await using _ = await throwawayDatabases(mongodb, [database, systemDatabase]);
+  await using started = await startServers(stores, () => stores.mongodbUri);
+  const { servers } = started;
+  const idleMicros = await idle(servers.service.pid);
+  await forEachRow({ mongodb, servers, only }, async (row, kinds) => {
+    const table = [
+      ["rpc", "CPU µs", "bare", "/ bare", "/ audited", "p50 ms", "bare", "/ bare", "/ audited", "driver alone"],
+    ];
+    for (const kind of kinds) table.push(await measured(kind, servers, { rounds: Number(values.rounds), idleMicros }));
+    printTable(row.entity.name, table);
+  });
+});
+
+/** Starts the service and its peers, with the same limits of memory; `uriOf` says how each reaches MongoDB. */
+async function startServers(stores: StoreAddresses, uriOf: (name: keyof Servers) => string) {
+  await using stack = new AsyncDisposableStack();
+  const service = stack.use(
+    await startService({
+      ...storeEnvironment({ ...stores, mongodbUri: uriOf("service") }),
+      LUCID_MONGODB_DATABASE: database,
+      LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase,
+      LUCID_LOG_LEVEL: "info",
+      // Follows what was changed, in this process or in another; no part of a call.
+      LUCID_SEARCH_SYNC: "off",
+    }),
+  );
+  const bare = stack.use(await startPeer(uriOf("bare")));
+  const audited = stack.use(await startPeer(uriOf("audited"), "audited"));
+  const servers: Servers = { service: { pid: service.pid, client: clientOf(service.address) }, bare, audited };
+  stack.defer(() => {
+    for (const { client } of Object.values(servers)) client.close();
+  });
+  const running = stack.move();
+  return { servers, [Symbol.asyncDispose]: () => running.disposeAsync() };
+}
+
+/** Stores what is to be read of each repository, and hands it over where it is wanted. */
+async function forEachRow(
+  { mongodb, servers, only }: { mongodb: MongoClient; servers: Servers; only: readonly string[] | undefined },
+  visit: (row: RepositoryRow, kinds: readonly Kind[]) => Promise<void>,
+): Promise<void> {
   const lastIds = new Map<DescMessage, string>();
   for (const row of rows) {
     const isWanted = only === undefined || only.includes(row.entity.name);
     // Wallets are those of users.
     if (!isWanted && row.entity !== UserSchema) continue;
     const kinds = await prepared(row, { db: databaseOf(row, mongodb), servers, lastIds });
-    if (!isWanted) continue;
-    const table = [heading];
-    for (const kind of kinds) table.push(await measured(kind, servers, { rounds: Number(values.rounds), idleMicros }));
-    printTable(row.entity.name, table);
+    if (isWanted) await visit(row, kinds);
   }
-  for (const { client } of Object.values(servers)) client.close();
-});
+}
+
+/** Prints which commands each server sends to MongoDB for a call; those are marked that are not the same. */
+async function printCommands({
+  stores,
+  mongodb,
+  only,
+}: {
+  stores: StoreAddresses;
+  mongodb: MongoClient;
+  only: readonly string[] | undefined;
+}): Promise<void> {
+  await using _ = await throwawayDatabases(mongodb, [database, systemDatabase]);
+  await using stack = new AsyncDisposableStack();
+  const start = async () => stack.use(await commandCounter(stores.mongodbUri));
+  const counters = { service: await start(), bare: await start(), audited: await start() };
+  const { servers } = stack.use(await startServers(stores, (name) => counters[name].uri));
+  await forEachRow({ mongodb, servers, only }, async (row, kinds) => {
+    const table = [["for a call of", ...names.map((name) => `${name} (bytes)`), ""]];
+    for (const { method, request, inFlight, isAudited } of kinds) {
+      const passed = new Map<keyof Servers, ReadonlyMap<string, Passed>>();
+      for (const name of isAudited ? names : names.filter((one) => one !== "audited")) {
+        await pause(isAudited ? settleMs : 0);
+        const load = { client: servers[name].client, path: pathOf(method), request };
+        // The first one may look something up.
+        await makeCalls({ ...load, calls: 1, inFlight: 1 });
+        counters[name].taken();
+        await makeCalls({ ...load, calls: countedCalls, inFlight });
+        await pause(isAudited ? settleMs : 0);
+        passed.set(name, counters[name].taken());
+      }
+      table.push(...commandRows(method, passed));
+    }
+    printTable(`${row.entity.name}: commands`, table);
+  });
+}
+
+function commandRows(method: DescMethod, passed: ReadonlyMap<keyof Servers, ReadonlyMap<string, Passed>>): string[][] {
+  const commands = new Set([...passed.values()].flatMap((each) => [...each.keys()].map(plainName)));
+  const found = [...commands].flatMap((command) => {
+    const each = names.map((name) => sumOf(passed.get(name), command));
+    return each.some(({ count: times }) => times / countedCalls >= leastForCall) ? [{ command, each }] : [];
+  });
+  return found.map(({ command, each }) => [
+    `${method.name}: ${command}`,
+    ...each.map(({ count: times, bytes }) =>
+      times === 0 ? "" : `${(times / countedCalls).toFixed(2)} (${(bytes / times).toFixed(0)})`,
+    ),
+    isSameForCall(names.flatMap((name, at) => (passed.has(name) ? (each[at]?.count ?? 0) : []))) ? "" : "differs",
+  ]);
+}
+
+/** The peer's log has names of its own. */
+function plainName(command: string): string {
+  return command.replace(" plain_", " ");
+}
+
+function sumOf(passed: ReadonlyMap<string, Passed> | undefined, command: string): Passed {
+  const same = [...(passed ?? [])].filter(([name]) => plainName(name) === command).map(([, each]) => each);
+  return {
+    count: same.reduce((sum, each) => sum + each.count, 0),
+    bytes: same.reduce((sum, each) => sum + each.bytes, 0),
+  };
+}
+
+/** Whether all send a command as often for a call; for how many calls at once they send what follows is a matter of time. */
+function isSameForCall(counts: readonly number[]): boolean {
+  return new Set(counts.map((times) => Math.round(times / countedCalls))).size === 1;
+}
 
 /** Stores what is to be read, holds that both servers answer the same, and says what to call. */
 async function prepared(
@@ -198,7 +297,9 @@ async function measured(
   const latency: Record<keyof Servers, number[]> = { service: [], bare: [], audited: [] };
   const driver: number[] = [];
   for (let round = 0; round <= rounds; round += 1) {
-    for (const kind of isAudited ? (["service", "bare", "audited"] as const) : (["service", "bare"] as const)) {
+    const order = isAudited ? names : names.filter((name) => name !== "audited");
+    // Each goes first in turn: what else the machine does meets all of them alike.
+    for (const kind of round % 2 === 0 ? order : order.toReversed()) {
       const { client, pid } = servers[kind];
       const load = { client, path: pathOf(method), request };
       // The first round warms up: what has not been called some thousand times is not yet compiled to its end.
@@ -220,14 +321,18 @@ async function measured(
       driver.push(performance.now() - began);
     }
   }
-  const ratios = latency.service.map((took, round) => took / (latency.bare[round] ?? Number.NaN));
+  const slower = (peer: "bare" | "audited") =>
+    median(latency.service.map((took, round) => took / (latency[peer][round] ?? Number.NaN))).toFixed(2);
   return [
     method.name,
+    (cpu.service / rounds / calls).toFixed(0),
     (cpu.bare / rounds / calls).toFixed(0),
     (cpu.service / cpu.bare).toFixed(2),
     isAudited ? (cpu.service / cpu.audited).toFixed(2) : "",
+    median(latency.service).toFixed(2),
     median(latency.bare).toFixed(2),
-    median(ratios).toFixed(2),
+    slower("bare"),
+    isAudited ? slower("audited") : "",
     median(driver).toFixed(2),
   ];
 }
@@ -246,8 +351,10 @@ function clientOf(address: string): grpc.Client {
 
 async function startPeer(uri: string, ...kind: readonly string[]) {
   const file = join("bench", "support", "repositories-peer.ts");
-  const child = spawn(process.execPath, [file, uri, ...kind], {
+  // What a process may keep of its garbage decides how much of its time it looks for it.
+  const child = spawn(process.execPath, [...serviceNodeOptions, file, uri, ...kind], {
     cwd: projectFolder,
+    env: { ...process.env, ...serviceEnvironment },
     stdio: ["ignore", "pipe", "inherit"],
   });
   const [port] = (await once(createInterface({ input: child.stdout }), "line")) as [string];

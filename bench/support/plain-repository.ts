@@ -1,14 +1,14 @@
 import { randomUUIDv7 } from "node:crypto";
 
 import { create, type DescMessage, type DescMethod, fromJson, type JsonObject, type Message } from "@bufbuild/protobuf";
-import type { Db, Document } from "mongodb";
+import { type Db, type Document, ObjectId } from "mongodb";
 
 import { collectionOf } from "../../src/schema/collection.ts";
 import type { PlainAudit } from "./plain-audit.ts";
 import { toDocument, toMessage } from "./plain-mapping.ts";
-import type { RepositoryRow } from "./repository-rows.ts";
+import { bounded, type RepositoryRow } from "./repository-rows.ts";
 
-/** What a server does for a repository that makes its driver calls and nothing else: no checks, no errors, no deadlines. */
+/** What a server does for a repository that makes its driver calls and nothing else: no checks and no errors. */
 export interface PlainRepository {
   readonly get: DescMethod;
   readonly list: DescMethod;
@@ -39,11 +39,14 @@ export function plainRepository(row: RepositoryRow, db: Db, audit?: PlainAudit):
   const creating = row.made === undefined ? undefined : method(`Create${entity.name}`);
 
   const find = async (wanted: string) => {
-    const [found] = await Promise.all([collection.findOne({ [id.name]: wanted, ...live }), row.beside?.(db, [wanted])]);
+    const [found] = await Promise.all([
+      collection.findOne({ [id.name]: wanted, ...live }, bounded),
+      row.beside?.(db, [wanted]),
+    ]);
     return found;
   };
   const findMany = async (size: number) => {
-    const found = await collection.find(listed, { sort, limit: size + 1, singleBatch: true }).toArray();
+    const found = await collection.find(listed, { sort, limit: size + 1, batchSize: size + 2, ...bounded }).toArray();
     const page = found.slice(0, size);
     await row.beside?.(
       db,
@@ -58,6 +61,7 @@ export function plainRepository(row: RepositoryRow, db: Db, audit?: PlainAudit):
     const { _id, _audit, ...rest } = stored;
     const now = new Date();
     const document: Document = {
+      _id: new ObjectId(),
       ...rest,
       [id.name]: randomUUIDv7(),
       ...write(valueIn(request, entity)),
@@ -65,13 +69,13 @@ export function plainRepository(row: RepositoryRow, db: Db, audit?: PlainAudit):
       updated_at: now,
       revision: 1n,
     };
-    await row.before?.(db, document);
-    const key = { [id.name]: document[id.name] as string };
-    const resource = { type: entity.name, name: document[id.name] as string };
-    const record = creating && audit?.recordOf(creating, request, resource);
-    await collection.insertOne(record === undefined ? document : { ...document, _audit: [record] });
-    await row.after?.(db, document);
-    if (record !== undefined) audit?.stored(collection, key, record);
+    const name = document[id.name] as string;
+    const record = creating && audit?.recordOf(creating, request, { type: entity.name, name });
+    const inserted = record === undefined ? document : { ...document, _audit: [record] };
+    await row.before?.(db, inserted);
+    await collection.insertOne(inserted, bounded);
+    await row.after?.(db, inserted);
+    if (record !== undefined) audit?.stored(collection, id.name, name, record);
     return document;
   };
 

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 
 import type { DescMessage, DescService, JsonObject } from "@bufbuild/protobuf";
-import type { Db, Document, MongoClient } from "mongodb";
+import { Binary, BSON, type Db, type Document, type MongoClient } from "mongodb";
 
 import { AuditLogService } from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import { AuditRecordSchema } from "../../gen/lucid/repository/v1/audit_record_pb.ts";
@@ -46,6 +46,9 @@ export interface RepositoryRow {
   /** Creates that go on at once, where 16 cannot. */
   readonly inFlight?: number;
 }
+
+/** A deadline as the calls of the service have it, in each statement. */
+export const bounded = { maxTimeMS: 30_000 } as const;
 
 /** Where the service keeps what is measured, and its log of it. */
 export const database = "bench_repositories";
@@ -120,15 +123,32 @@ export const rows: readonly RepositoryRow[] = [
         timestamp: new Date(Date.UTC(2026, 0, 1) + number * 1000).toISOString(),
       },
     }),
-    // Looks at its places and takes the one after the block before; that block forgets it once it is stored.
-    async before(db, { block_id, height, previous_hash }) {
+    // Looks at its places, tidies up behind the block before and takes the place after it, with the whole of itself; that block
+    // forgets it once it is stored.
+    async before(db, document) {
+      const { block_id, height, previous_hash } = document;
       const blocks = db.collection("blocks");
-      for (const place of [{ block_id }, { height }, { height: height - 1n }]) await blocks.findOne(place);
-      const set = { next_block_hash: block_id, _next: { document: "x".repeat(500) } };
-      await blocks.updateOne({ block_id: previous_hash, next_block_hash: null }, { $set: set });
+      const projection = { block_id: 1, height: 1, previous_hash: 1, status: 1, next_block_hash: 1, _next: 1 };
+      const inChain = { orphaned_at: null };
+      for (const place of [{ block_id }, { height, ...inChain }, { height: height - 1n, ...inChain }]) {
+        await blocks.findOne(place, { projection, ...bounded });
+      }
+      await blocks.updateOne(
+        { block_id: previous_hash, "_next._id": document["_id"] },
+        { $unset: { _next: "" } },
+        bounded,
+      );
+      const _next = { _id: document["_id"], document: new Binary(BSON.serialize(document)) };
+      await blocks.updateOne(
+        { block_id: previous_hash, height: height - 1n, ...inChain, next_block_hash: null },
+        { $set: { next_block_hash: block_id, _next, updated_at: new Date() }, $inc: { revision: 1n } },
+        bounded,
+      );
     },
-    after: (db, { previous_hash }) =>
-      db.collection("blocks").updateOne({ block_id: previous_hash }, { $unset: { _next: "" } }),
+    after: (db, { _id, previous_hash }) =>
+      db
+        .collection("blocks")
+        .updateOne({ block_id: previous_hash, "_next._id": _id }, { $unset: { _next: "" } }, bounded),
     inFlight: 1,
   },
   {
@@ -169,11 +189,17 @@ export const rows: readonly RepositoryRow[] = [
       Promise.all([
         db
           .collection("trust_policy_activity")
-          .find({ policy_id: { $in: ids } })
+          .find(
+            { policy_id: { $in: ids } },
+            { projection: { _id: 0, policy_id: 1, applications_count: 1, last_applied: 1 }, ...bounded },
+          )
           .toArray(),
         db
           .collection("policy_violations")
-          .aggregate([{ $match: { policy_id: { $in: ids } } }, { $group: { _id: "$policy_id", count: { $sum: 1n } } }])
+          .aggregate(
+            [{ $match: { policy_id: { $in: ids } } }, { $group: { _id: "$policy_id", count: { $sum: 1n } } }],
+            bounded,
+          )
           .toArray(),
       ]),
     sort: { created_at: -1, policy_id: -1 },
@@ -198,7 +224,8 @@ export const rows: readonly RepositoryRow[] = [
       userId: lastId(UserSchema),
       wallet: { tronAddress: tronAddress(randomBytes(20)), nickname: `Wallet ${number}` },
     }),
-    before: (db, { user_id }) => db.collection("users").findOne({ user_id, ...live }, { projection: { _id: 1 } }),
+    before: (db, { user_id }) =>
+      db.collection("users").findOne({ user_id, ...live }, { projection: { _id: 1 }, ...bounded }),
   },
   {
     // Whatever the others have done is in it.
