@@ -280,12 +280,12 @@ async function holdSame(repository: PlainRepository, [get, list]: readonly Buffe
   }
 }
 
-/** CPU that a process uses while nobody calls it, in µs for each ms. */
+/** CPU that a process uses while nobody calls it, in µs for each ms. For some seconds after its start it sees to its collections. */
 async function idle(pid: number | undefined): Promise<number> {
-  await pause(2000);
-  const before = cpuMicros(pid);
-  await pause(4000);
-  return (cpuMicros(pid) - before) / 4000;
+  await pause(12_000);
+  const [before, beganMs] = [cpuMicros(pid), performance.now()];
+  await pause(10_000);
+  return (cpuMicros(pid) - before) / (performance.now() - beganMs);
 }
 
 async function measured(
