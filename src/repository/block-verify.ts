@@ -4,25 +4,11 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Collection } from "mongodb";
 
-import {
-  type BrokenLinkSchema,
-  BrokenLinkKind,
-  type VerifyChainRequest,
-  type VerifyChainResponseSchema,
-} from "../../gen/lucid/repository/v1/block_service_pb.ts";
+import type { VerifyChainRequest, VerifyChainResponseSchema } from "../../gen/lucid/repository/v1/block_service_pb.ts";
 import { cancellable } from "../schema/call-options.ts";
 import { chainEmpty, noHash } from "./block-document.ts";
 import { inChain } from "./block-query.ts";
-
-/** What is read of a block. */
-interface Link {
-  readonly block_id: string;
-  readonly height: bigint | number;
-  readonly previous_hash: string;
-  readonly status: string;
-}
-
-const projection = { _id: 0, block_id: 1, height: 1, previous_hash: 1, status: 1 } as const;
+import { type Break, diagnosed, type Link, linkFields as projection } from "./block-repair.ts";
 
 /** Blocks that are read at once. */
 const batchSize = 1000;
@@ -31,15 +17,6 @@ const batchSize = 1000;
 const quietMs = 1000;
 
 type Progress = MessageInitShape<typeof VerifyChainResponseSchema>;
-type Broken = MessageInitShape<typeof BrokenLinkSchema>;
-
-/** A link that does not hold, as it was read. */
-interface Break {
-  readonly expectedHeight: bigint;
-  /** Undefined where the block before was not looked at. */
-  readonly expectedHash: string | undefined;
-  readonly found: Link;
-}
 
 /**
  * Checks the links of a chain from one height to another and yields how far it has come, the outcome last. Holds one batch of
@@ -103,7 +80,7 @@ export async function* verifyChain(
       return;
     }
     if (await isStillThere(broken)) {
-      yield { ...upTo(broken.expectedHeight - 1n), done: true, brokenLink: described(broken) };
+      yield { ...upTo(broken.expectedHeight - 1n), done: true, brokenLink: await diagnosed(broken, blocks, context) };
       return;
     }
     from = safe;
@@ -118,35 +95,4 @@ export async function* verifyChain(
     const next = await one({ $gte: expectedHeight }, 1);
     return (isFirst || before?.block_id === expectedHash) && next?.block_id === found.block_id;
   }
-}
-
-function described({ expectedHeight: height, expectedHash, found }: Break): Broken {
-  const expectedPreviousHash = expectedHash ?? "";
-  const next = BigInt(found.height);
-  if (next < height) {
-    return {
-      kind: BrokenLinkKind.FORK,
-      height: next,
-      blockId: found.block_id,
-      foundPreviousHash: found.previous_hash,
-      hint: `Mark all but one of the blocks at height ${next} as orphaned; their unique index is missing`,
-    };
-  }
-  if (next !== height) {
-    return {
-      kind: BrokenLinkKind.MISSING_BLOCK,
-      height,
-      expectedPreviousHash,
-      nextHeight: next,
-      hint: `Orphan the blocks from the last one down to height ${next}, then create the chain anew from height ${height} on`,
-    };
-  }
-  return {
-    kind: BrokenLinkKind.WRONG_PREVIOUS_HASH,
-    height,
-    blockId: found.block_id,
-    expectedPreviousHash,
-    foundPreviousHash: found.previous_hash,
-    hint: `Orphan the blocks from the last one down to height ${height}, then create them anew`,
-  };
 }
