@@ -41,6 +41,9 @@ export function syncMonitor(options: {
   gauge("lucid_search_lag_seconds", "Age of the oldest change that is not in the index.", ({ lagMs }) => lagMs / 1000);
   gauge("lucid_search_lag_documents", "Changes and documents not in the index, up to 10,000.", (s) => s.lagDocuments);
   gauge("lucid_search_dead_letters", "Documents whose copies were refused.", (s) => s.deadLetters);
+  gauge("lucid_search_history_lost", "1 where MongoDB no longer has the changes that the index lacks.", (s) =>
+    Number(s.isLost),
+  );
   gauge("lucid_search_resyncs", "How often the index was filled from the beginning.", (s) => s.state?.resyncs ?? 0);
 
   const look = async (): Promise<void> => {
@@ -61,8 +64,14 @@ export function syncMonitor(options: {
       looking ??= look();
     },
     concern() {
-      const behind = [...seen.values()].filter(({ lagMs }) => lagMs > lagWarningMs).map(({ name }) => name);
-      return behind.length === 0 ? "" : `Search indices are behind their collections: ${behind.join(", ")}`;
+      const of = (isOne: (status: IndexStatus) => boolean, what: string): string[] => {
+        const names = [...seen.values()].filter(isOne).map(({ name }) => name);
+        return names.length === 0 ? [] : [`${what}: ${names.join(", ")}`];
+      };
+      return [
+        ...of(({ lagMs }) => lagMs > lagWarningMs, "Search indices are behind their collections"),
+        ...of(({ isLost }) => isLost, "Changes that search indices lack are lost, so that they will be filled anew"),
+      ].join(". ");
     },
     async [Symbol.asyncDispose]() {
       closing.abort();

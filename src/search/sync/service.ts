@@ -162,7 +162,7 @@ const phases = {
   following: SyncPhase.FOLLOWING,
 } as const;
 
-function statusMessage({ name, state, lagDocuments, isAtLeast, lagMs, deadLetters, problem }: IndexStatus) {
+function statusMessage({ name, state, lagDocuments, isAtLeast, lagMs, deadLetters, isLost, problem }: IndexStatus) {
   return {
     index: name,
     phase: phases[state?.phase ?? "new"],
@@ -170,6 +170,7 @@ function statusMessage({ name, state, lagDocuments, isAtLeast, lagMs, deadLetter
     lagIsAtLeast: isAtLeast,
     lag: durationFromMs(lagMs),
     deadLetters: BigInt(deadLetters),
+    historyLost: isLost,
     problem,
     ...(state !== undefined && {
       filledDocuments: BigInt(state.filled),

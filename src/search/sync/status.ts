@@ -17,6 +17,8 @@ export interface IndexStatus {
   /** How long the oldest of them waits. */
   readonly lagMs: number;
   readonly deadLetters: number;
+  /** Whether MongoDB no longer has what the index lacks, so that it will be filled anew. */
+  readonly isLost: boolean;
   readonly problem: string;
 }
 
@@ -43,7 +45,7 @@ export async function statusOf(name: string, options: StatusOptions, signal: Abo
   const { db, collection } = options.sourceOf(name);
   const [state, letters] = await Promise.all([states.find(indices.alias(name)), deadLetters.count(name)]);
   const problem = state?.problem ?? "";
-  const about = { name, state, deadLetters: letters, problem };
+  const about = { name, state, deadLetters: letters, isLost: false, problem };
   const all = async () => db.collection(collection).estimatedDocumentCount({ timeoutMS: statementMs });
   if (state?.token === undefined) return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs: 0 };
   const unread = state.phase === "filling" ? Math.max(0, (await all()) - state.filled) : 0;
@@ -57,7 +59,9 @@ export async function statusOf(name: string, options: StatusOptions, signal: Abo
   } catch (error) {
     if (!isReason(error, "SEARCH_HISTORY_LOST")) throw error;
     const lagMs = Math.max(0, Date.now() - (state.token_time?.getTime() ?? Date.now()));
-    const lost = "MongoDB no longer has the changes that follow; the index is about to be filled anew";
-    return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs, problem: problem || lost };
+    const lost = "MongoDB no longer has the changes that the index lacks; it will be filled anew";
+    // What keeps that from being done comes after it.
+    const both = problem === "" ? lost : `${lost}. ${problem}`;
+    return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs, isLost: true, problem: both };
   }
 }

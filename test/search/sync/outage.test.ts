@@ -1,12 +1,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
 import type { Document } from "bson";
+import { Registry } from "prom-client";
 import { expect, test, vi } from "vitest";
 
 import { startMongodb } from "../../../local/mongodb.ts";
 import { startSearch } from "../../../local/search.ts";
 import { messageOf, searchIndices } from "../../../src/search/indices.ts";
 import { syncAccess } from "../../../src/search/sync/access.ts";
+import { syncMonitor } from "../../../src/search/sync/monitor.ts";
 import { changesAfter } from "../../../src/search/sync/tail.ts";
 import { openSearch } from "../../../src/stores/search.ts";
 import { cuttable } from "../../jobs/proxy.ts";
@@ -16,6 +18,8 @@ import { refusingProxy } from "../refusing-proxy.ts";
 import { change, kill, newUser, startReplica, syncBed } from "./support.ts";
 
 const messages = [messageOf("users")];
+
+const lostChanges = "Changes that search indices lack are lost, so that they will be filled anew";
 
 const soon = { timeout: 60_000, interval: 100 };
 
@@ -187,8 +191,19 @@ test.concurrent("a history that MongoDB has lost while search was away is notice
     await changesAfter({ db: domain, collection: "users", id: "user_id" }, token, { most: 1, limit: signal, signal });
   };
   await vi.waitFor(() => expect(lost()).rejects.toThrow("no longer has the changes"), soon);
+  // That is told before search is back, beside what the synchronisation says of it.
+  await vi.waitFor(async () => expect((await access.states.find(alias))?.problem).toBeDefined(), soon);
+  const status = await access.status("users", AbortSignal.timeout(30_000));
+  expect(status).toMatchObject({ isLost: true, lagDocuments: 19 });
+  expect(status.problem).toMatch(/will be filled anew\. ./);
+  const metrics = new Registry();
+  await using monitor = syncMonitor({ access, metrics, lagWarningMs: Infinity });
+  monitor.start();
+  await vi.waitFor(() => expect(monitor.concern()).toBe(`${lostChanges}: users`), soon);
+  expect(await metrics.metrics()).toMatch(/^lucid_search_history_lost\{index="users"\} 1$/m);
   wire.mend();
   await bed.settled("users");
   const state = await access.states.find(alias);
   expect(state).toMatchObject({ resync_reason: "HISTORY_LOST", resyncs: 2 });
+  await vi.waitFor(() => expect(monitor.concern()).toBe(""), soon);
 });
