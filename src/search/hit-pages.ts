@@ -107,7 +107,7 @@ async function readPage(
   { indices, clause, order, unique, more, counts, preference }: HitSearch,
   { size, position, pointInTime }: Place,
 ): Promise<HitPage> {
-  const { tieBreak } = unique === undefined ? await search.dialect(call.signal) : { tieBreak: unique };
+  const tieBreak = unique === undefined ? (await search.dialect(call.signal)).tieBreak : { [unique]: { order: "asc" } };
   const body = {
     // One more than wanted tells whether there are more.
     size: size + 1,
@@ -130,8 +130,8 @@ async function readPage(
 }
 
 /** OpenSearch counts its tie-break anew in each index. */
-function orderOfEquals(tieBreak: string, indexCount: number): object[] {
-  return [{ [tieBreak]: { order: "asc" } }, ...(indexCount > 1 ? [{ _index: { order: "asc" } }] : [])];
+function orderOfEquals(tieBreak: object, indexCount: number): object[] {
+  return [tieBreak, ...(indexCount > 1 ? [{ _index: { order: "asc" } }] : [])];
 }
 
 /** Gives a point in time back that nobody goes on in. It would go by itself: a failure is none of the caller's. */

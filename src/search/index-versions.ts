@@ -56,13 +56,10 @@ export function indexVersions(
     },
 
     async uuidOf(place, signal) {
-      try {
-        const found = await client.indices.getSettings({ index: place }, limits(signal));
-        return found[place]?.settings?.index?.uuid ?? "";
-      } catch (error) {
-        if (statusOf(error) === 404) return "";
-        throw error;
-      }
+      // A server that has just started says of every name that there is none, unless it may be missing.
+      const asked = { index: place, ignore_unavailable: true };
+      const found = await client.indices.getSettings(asked, limits(signal));
+      return found[place]?.settings?.index?.uuid ?? "";
     },
 
     async removeLeft(signal) {

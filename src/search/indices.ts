@@ -66,14 +66,14 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     return { message, mapping: searchMapping(message, freeForm) };
   };
 
-  /** What is behind the alias; undefined where there is no such name. */
+  /**
+   * What is behind the alias; undefined where there is no such name. A server that has just started says of every name it is asked for
+   * that there is none, until it has read what it holds. It says that it is not ready where a name may be missing.
+   */
   const behind = async (name: string, signal: AbortSignal) => {
-    try {
-      return await client.indices.get({ index: alias(name) }, { signal, requestTimeout: requestMs });
-    } catch (error) {
-      if (statusOf(error) === 404) return undefined;
-      throw error;
-    }
+    const asked = { index: alias(name), ignore_unavailable: true };
+    const found = await client.indices.get(asked, { signal, requestTimeout: requestMs });
+    return Object.keys(found).length === 0 ? undefined : found;
   };
 
   /** The number of the newest version; 0 where there is none. Versions without an alias count: they are not written over. */
@@ -84,9 +84,13 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     return Math.max(0, ...versions.map((version) => (version?.[1] === alias(name) ? Number(version[2]) : 0)));
   };
 
-  const create = async (name: string, aliases: Record<string, object>, signal: AbortSignal): Promise<string> => {
+  const create = async (
+    name: string,
+    { version, aliases }: { readonly version: number; readonly aliases: Record<string, object> },
+    signal: AbortSignal,
+  ): Promise<string> => {
     const { message, mapping } = await definition(name, signal);
-    const index = versioned(name, (await newest(name, signal)) + 1);
+    const index = versioned(name, version);
     const body = { settings: settingsOf(message), mappings: mapping, aliases };
     await client.indices.create({ index, ...body }, { signal, requestTimeout: requestMs });
     return index;
@@ -109,19 +113,24 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     }
   };
 
+  /** Makes the first version behind the alias; false where another replica was quicker. */
+  const begin = async (name: string, signal: AbortSignal): Promise<boolean> => {
+    const version = (await newest(name, signal)) + 1;
+    // Looked at after the number was taken: one that is made from now on has the same, and so there are never two behind the alias.
+    if ((await behind(name, signal)) !== undefined) return false;
+    try {
+      await create(name, { version, aliases: { [alias(name)]: {} } }, signal);
+      return true;
+    } catch (error) {
+      if (refusalOf(error).type !== "resource_already_exists_exception") throw error;
+      return false;
+    }
+  };
+
   const ensureOnce = async (name: string, signal: AbortSignal): Promise<EnsuredIndex | undefined> => {
     const { message, mapping } = await definition(name, signal);
     const found = await behind(name, signal);
-    let isMade = false;
-    if (found === undefined) {
-      try {
-        await create(name, { [alias(name)]: {} }, signal);
-        isMade = true;
-      } catch (error) {
-        // Another replica was quicker.
-        if (refusalOf(error).type !== "resource_already_exists_exception") throw error;
-      }
-    }
+    const isMade = found === undefined && (await begin(name, signal));
     const entries = Object.entries(found ?? (await behind(name, signal)) ?? {});
     const [[index, state] = ["", undefined]] = entries;
     if (state === undefined) return undefined;
@@ -164,7 +173,9 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
       await client.indices.putMapping({ index, _meta }, { signal, requestTimeout: requestMs });
     },
 
-    makeNext: (name, signal, aliases = {}) => create(name, aliases, signal),
+    async makeNext(name, signal, aliases = {}) {
+      return create(name, { version: (await newest(name, signal)) + 1, aliases }, signal);
+    },
   };
 }
 

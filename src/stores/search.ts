@@ -19,8 +19,8 @@ export interface SearchRequest {
 /** Where the two families differ in what the service needs. Everything else they do alike. */
 export interface SearchDialect {
   readonly product: SearchProduct;
-  /** Field that puts all hits of a point in time into one order, for paging through them. */
-  readonly tieBreak: "_shard_doc" | "_id";
+  /** Sort that puts all hits of a point in time into one order, for paging through them. */
+  readonly tieBreak: Readonly<Record<string, { readonly order: "asc"; readonly unmapped_type?: "keyword" }>>;
   /** Type of a field that holds an object of any form. */
   readonly freeForm: "flattened" | "flat_object";
   /**
@@ -145,7 +145,7 @@ function dialectOf(client: Client, product: SearchProduct): SearchDialect {
 function elasticsearch(client: Client, product: SearchProduct): SearchDialect {
   return {
     product,
-    tieBreak: "_shard_doc",
+    tieBreak: { _shard_doc: { order: "asc" } },
     freeForm: "flattened",
     async openPointInTime(indices, keepAlive, { preference, ...request }) {
       const open = { index: [...indices], keep_alive: keepAlive, ...(preference !== undefined && { preference }) };
@@ -162,7 +162,10 @@ function opensearch(client: Client, product: SearchProduct): SearchDialect {
   const path = "/_search/point_in_time";
   return {
     product,
-    tieBreak: knowsShardDoc(product.version) ? "_shard_doc" : "_id",
+    tieBreak: knowsShardDoc(product.version)
+      ? { _shard_doc: { order: "asc" } }
+      : // An index that never had a document has not even this field.
+        { _id: { order: "asc", unmapped_type: "keyword" } },
     freeForm: "flat_object",
     async openPointInTime(indices, keepAlive, { preference, ...request }) {
       const names = indices.map(encodeURIComponent).join(",");

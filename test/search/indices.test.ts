@@ -5,8 +5,10 @@ import { reasonOf } from "../../src/errors.ts";
 import { searchCopier } from "../../src/schema/search-copy.ts";
 import { searchIndices } from "../../src/search/indices.ts";
 import { searchedMessages } from "../../src/search/messages.ts";
+import { openSearch } from "../../src/stores/search.ts";
 import { bulk } from "../../src/stores/search/bulk.ts";
 import { onEveryServer } from "../support/search-servers.ts";
+import { refusingProxy } from "./refusing-proxy.ts";
 import { searchPart } from "./support.ts";
 
 const signal = new AbortController().signal;
@@ -22,6 +24,46 @@ onEveryServer((uri) => {
       expect(two.uuid).toBe(one.uuid);
       expect(await indices.ensure(name, signal)).toEqual({ ...one, state: "present" });
     }
+  });
+
+  test("there are never two versions behind an alias, though another replica makes one between two looks", async () => {
+    await using part = searchPart(uri);
+    await using proxy = await refusingProxy(uri);
+    await using search = openSearch({ uri: proxy.uri });
+    const slow = searchIndices({ ...part, search });
+    const [asked, made] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    proxy.refuses = async (_, path) => {
+      if (!decodeURIComponent(path).includes("users-v*")) return undefined;
+      asked.resolve();
+      await made.promise;
+      return undefined;
+    };
+    const waiting = slow.ensure("users", signal);
+    await asked.promise;
+    const { index, uuid } = await searchIndices(part).ensure("users", signal);
+    made.resolve();
+    expect(await waiting).toMatchObject({ index, uuid });
+  });
+
+  test("a server that has not read yet what it holds is not given another version", async () => {
+    await using part = searchPart(uri);
+    const before = await searchIndices(part).ensure("users", signal);
+    await using proxy = await refusingProxy(uri);
+    await using search = openSearch({ uri: proxy.uri });
+    const indices = searchIndices({ ...part, search });
+    // So it answers: it knows no name, and is not ready where that is no reason to fail.
+    const body = { error: { type: "index_not_found_exception" } };
+    const path = `/${part.prefix}users`;
+    let isReading = true;
+    proxy.refuses = (method, url) => {
+      const { pathname, searchParams } = new URL(url, proxy.uri);
+      if (method !== "GET" || pathname !== path || !isReading) return undefined;
+      isReading = false;
+      return { status: searchParams.get("ignore_unavailable") === "true" ? 503 : 404, body };
+    };
+    await indices.ensure("users", signal).catch(() => undefined);
+    expect(isReading).toBe(false);
+    expect(await indices.ensure("users", signal)).toEqual({ ...before, state: "present" });
   });
 
   test("the server takes copies with anything in a free-form object and in names, and refuses undeclared fields", async () => {

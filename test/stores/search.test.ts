@@ -47,7 +47,7 @@ function behaves(uri: string): void {
         const { hits } = await store.client.search({
           size: 7,
           pit: { id, keep_alive: "1m" },
-          sort: [{ same: "asc" }, { [dialect.tieBreak]: "asc" }],
+          sort: [{ same: "asc" }, dialect.tieBreak],
           ...(after !== undefined && { search_after: after as never }),
         });
         ids.push(...hits.hits.map(({ _id }) => _id));

@@ -3,7 +3,7 @@ import type { Client } from "@elastic/elasticsearch";
 
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
-import { JsonScan } from "../../stores/search/json-scan.ts";
+import { JsonScan, type Span } from "../../stores/search/json-scan.ts";
 import { property, rawRequest } from "../../stores/search/requests.ts";
 
 /** Templates by name, each as the server says it: JSON. */
@@ -40,9 +40,23 @@ export async function templatesOf(
     const [name, template] = [scan.member(entry, "name"), scan.member(entry, body)];
     if (name === undefined || template === undefined) continue;
     const text = String(scan.parse(name));
-    if (!isBuiltIn(text, scan.parse(template))) found.set(text, scan.text(template));
+    if (!isBuiltIn(text, scan.parse(template))) found.set(text, declaredIn(scan, template));
   }
   return found;
+}
+
+/** What Elasticsearch adds to a template since 9.1, and takes from nobody. */
+const added: ReadonlySet<string> = new Set([
+  "created_date",
+  "modified_date",
+  "created_date_millis",
+  "modified_date_millis",
+]);
+
+/** What a template says itself, digit by digit. */
+function declaredIn(scan: JsonScan, template: Span): string {
+  const members = [...scan.members(template)].filter(([name]) => !added.has(name));
+  return `{${members.map(([name, value]) => `${JSON.stringify(name)}:${scan.text(value)}`).join(",")}}`;
 }
 
 function isBuiltIn(name: string, template: unknown): boolean {

@@ -71,7 +71,7 @@ export async function follow(options: FollowOptions, right: FollowRight): Promis
     let reason = whyAnew(state, ensured);
     for (;;) {
       if (reason !== undefined) await run.beginAnew(reason);
-      reason = await endingWith(() => run.goOn({ db, collection, id: message.id }));
+      reason = await run.goOn({ db, collection, id: message.id }).catch((error: unknown) => whyEnded(error, run));
       if (signal.aborted || reason === undefined) return;
     }
   } finally {
@@ -87,16 +87,13 @@ function whyAnew(state: SyncState, { uuid, digest, state: found }: EnsuredIndex)
   return state.resync_wanted === true ? "REQUESTED" : undefined;
 }
 
-/** Runs until something ends it that a fill mends, or somebody asks for the index. */
-async function endingWith(run: () => Promise<ResyncReason | undefined>): Promise<ResyncReason | undefined> {
-  try {
-    return await run();
-  } catch (error) {
-    if (isReason(error, "SEARCH_HISTORY_LOST")) return "HISTORY_LOST";
-    if (isReason(error, "SEARCH_INDEX_REPLACED")) return "INDEX_REPLACED";
-    if (isReason(error, "SEARCH_COLLECTION_REPLACED")) return "COLLECTION_REPLACED";
-    throw error;
-  }
+/** Why an index has to be filled anew that could not go on; undefined where it can after all. Fails where a fill would not help. */
+async function whyEnded(error: unknown, run: Run): Promise<ResyncReason | undefined> {
+  if (isReason(error, "SEARCH_HISTORY_LOST")) return "HISTORY_LOST";
+  if (isReason(error, "SEARCH_COLLECTION_REPLACED")) return "COLLECTION_REPLACED";
+  // A server that has just started says so too.
+  if (isReason(error, "SEARCH_INDEX_REPLACED")) return run.look();
+  throw error;
 }
 
 /** How far the copies are of which nothing can be lost any more. */
@@ -194,7 +191,7 @@ class Run {
       if (phase === "filling") await this.#section(() => this.#fill(), "sweeping");
       else if (phase === "sweeping") await this.#section(() => this.#sweep(), "following");
       await this.#take(tail, phase === "following" ? waitMs : 0);
-      const why = await this.#look();
+      const why = await this.#lookSometimes();
       if (why !== undefined) return why;
       await this.#tidy();
     }
@@ -323,13 +320,18 @@ class Run {
     return this.#options.states.isToYield(this.#alias);
   }
 
-  /** Looks now and then whether the index is still the one that is followed. */
-  async #look(): Promise<ResyncReason | undefined> {
+  /** Looks whether the index is still the one that is followed. */
+  async look(): Promise<ResyncReason | undefined> {
+    const { indices, message } = this.#options;
+    this.#ensured = await indices.ensure(message.name, this.#right.signal);
+    return whyAnew(this.#state, this.#ensured);
+  }
+
+  /** The same, now and then. */
+  async #lookSometimes(): Promise<ResyncReason | undefined> {
     if (performance.now() - this.#lookedMs < lookMs) return undefined;
     this.#lookedMs = performance.now();
-    const { indices, message } = this.#options;
-    const ensured = await indices.ensure(message.name, this.#right.signal);
-    return whyAnew(this.#state, ensured);
+    return this.look();
   }
 }
 

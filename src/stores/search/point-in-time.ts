@@ -76,7 +76,7 @@ export class PointInTime implements AsyncDisposable {
     const dialect = await search.dialect(signal);
     try {
       const id = await dialect.openPointInTime([index], keepAlive, { signal, requestTimeout: requestMs });
-      return new PointInTime(search, { index, id, order: `[{"${dialect.tieBreak}":"asc"}]`, signal, failures });
+      return new PointInTime(search, { index, id, order: JSON.stringify([dialect.tieBreak]), signal, failures });
     } catch (error) {
       if (statusOf(error) === 404) throw failures.lost(index, error);
       throw error;
