@@ -4,9 +4,10 @@ import type {
 } from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import type {
   GetConsistencyProofResponse,
+  GetInclusionMultiProofResponse,
   GetInclusionProofResponse,
 } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
-import { isGrown, isIncluded, recordHash } from "../proofs/checks.ts";
+import { areIncluded, isGrown, isIncluded, recordHash } from "../proofs/checks.ts";
 import type { TreeHead } from "./heads.ts";
 
 /*
@@ -28,6 +29,19 @@ export function faultOfChunk(
   if (trusted.hash !== undefined && trusted.hash !== chunkHash) return "It is of a chunk with another hash";
   if (trusted.index !== undefined && trusted.index !== proof?.leafIndex) return "It is of a chunk in another place";
   return isIncluded(proof, { data: chunkHash, root: merkleRoot }) ? undefined : "It does not lead to the root";
+}
+
+/** Of the proof that several chunks are among those of a manifest. */
+export function faultOfChunks(
+  { proof, chunkHashes, merkleRoot }: GetInclusionMultiProofResponse,
+  trusted: { readonly indexes?: readonly bigint[] | undefined; readonly head?: TreeHead | undefined },
+): string | undefined {
+  const head = { treeSize: proof?.treeSize ?? 0n, rootHash: merkleRoot };
+  if (isOther(head, trusted.head)) return "It leads to another tree than the one given";
+  const asked = new Set(trusted.indexes);
+  const isOfThese = asked.size === proof?.leafIndexes.length && proof.leafIndexes.every((index) => asked.has(index));
+  if (trusted.indexes !== undefined && !isOfThese) return "It is of chunks in other places";
+  return areIncluded(proof, { data: chunkHashes, root: merkleRoot }) ? undefined : "It does not lead to the root";
 }
 
 /** Of the proof that the tree of a manifest's chunks starts with a smaller one. */

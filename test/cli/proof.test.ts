@@ -3,12 +3,22 @@ import { createServer } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 
+import { type DescMessage, fromJson, type JsonObject, type MessageShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { AuditLogService } from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
+import {
+  AuditLogService,
+  GetAuditInclusionProofResponseSchema,
+} from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
+import {
+  GetConsistencyProofResponseSchema,
+  GetInclusionMultiProofResponseSchema,
+  GetInclusionProofResponseSchema,
+} from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
+import { faultOfChunk, faultOfChunks, faultOfGrowth, faultOfRecord } from "../../src/cli/proof-checks.ts";
 import { recordHash } from "../../src/proofs/checks.ts";
 import { hex, merkleRoot } from "../../src/proofs/merkle.ts";
 import { ownFolder } from "../local/support.ts";
@@ -59,6 +69,13 @@ async function checkOf(proof: object, ...args: readonly string[]) {
   return await command.run("proof", "check", `@${file}`, ...args);
 }
 
+const headOf = (treeSize: bigint, rootHash: string) => ({ treeSize, rootHash });
+
+/** What a response becomes where one thing in it is changed. */
+function forgedOf<D extends DescMessage>(schema: D, response: JsonObject): MessageShape<D>[] {
+  return [...changes(response, (changed) => changed)].map((one) => fromJson(schema, one as JsonObject));
+}
+
 /** Every way to change one text or number in a JSON value. */
 function* changes(value: unknown, put: (changed: unknown) => unknown): Generator {
   if (typeof value === "string") {
@@ -94,10 +111,28 @@ test("a chunk of a manifest is proved here, and a proof that was changed anywher
 
   const [proof = {}] = (await command.json(...asked)).objects;
   expect(await checkOf(proof, "--head", `5:${root}`, "--hash", hashOf(3))).toMatchObject({ code: 0 });
-  const forged = [...changes(proof, (changed) => changed)] as object[];
+  const forged = forgedOf(GetInclusionProofResponseSchema, proof);
   expect(forged.length).toBeGreaterThan(7);
-  for (const one of forged)
-    expect(await checkOf(one, "--head", `5:${root}`), JSON.stringify(one)).toMatchObject({ code: 5 });
+  for (const one of forged) expect(faultOfChunk(one, { head: headOf(5n, root) }), JSON.stringify(proof)).toBeDefined();
+  expect(await checkOf({ ...proof, chunkHash: hashOf(4) })).toMatchObject({ code: 5 });
+});
+
+test("several chunks of a manifest are proved at once", async () => {
+  const { manifestId, root } = await manifestOf(9);
+  const asked = ["proof", "chunks", manifestId, "7", "2", "3"];
+  const head = ["--head", `9:${root}`];
+  const held = await command.run(...asked, ...head);
+  expect(held).toMatchObject({ code: 0, stderr: "" });
+  expect(held.stdout).toContain("The proof holds: the tree of this size and root has these chunks, each in its place.");
+  expect(await command.run(...asked, "--head", `8:${root}`)).toMatchObject({ code: 5 });
+  expect(await command.run(...asked, "x")).toMatchObject({ code: 2 });
+
+  const [proof = {}] = (await command.json(...asked)).objects;
+  expect(await checkOf(proof, ...head)).toMatchObject({ code: 0 });
+  for (const one of forgedOf(GetInclusionMultiProofResponseSchema, proof)) {
+    expect(faultOfChunks(one, { head: headOf(9n, root) })).toBeDefined();
+  }
+  expect(await checkOf({ ...proof, merkleRoot: forge(root) })).toMatchObject({ code: 5 });
 });
 
 test("a manifest is proved to have grown from a smaller tree", async () => {
@@ -115,9 +150,11 @@ test("a manifest is proved to have grown from a smaller tree", async () => {
 
   const [proof = {}] = (await command.json("proof", "growth", manifestId, "3")).objects;
   expect(await checkOf(proof, ...trusted)).toMatchObject({ code: 0 });
-  for (const one of changes(proof, (changed) => changed)) {
-    expect(await checkOf(one as object, ...trusted), JSON.stringify(one)).toMatchObject({ code: 5 });
+  const [first, head] = [headOf(3n, await rootOf(3)), headOf(7n, root)];
+  for (const one of forgedOf(GetConsistencyProofResponseSchema, proof)) {
+    expect(faultOfGrowth(one, { first, head })).toBeDefined();
   }
+  expect(await checkOf({ ...proof, firstRoot: root })).toMatchObject({ code: 5 });
 });
 
 test("the audit log is proved to have only grown since the head that a file remembers", async () => {
@@ -143,8 +180,8 @@ test("the audit log is proved to have only grown since the head that a file reme
   const record = await command.run("proof", "record", auditId, "--heads", heads);
   expect(record).toMatchObject({ code: 0, stderr: "" });
   const [proof = {}] = (await command.json("proof", "record", auditId)).objects;
-  for (const one of changes(proof, (changed) => changed)) {
-    expect(await checkOf(one as object), JSON.stringify(one)).toMatchObject({ code: 5 });
+  for (const one of forgedOf(GetAuditInclusionProofResponseSchema, proof)) {
+    expect(faultOfRecord(one, {})).toBeDefined();
   }
   const told = { ...(proof["record"] as object), rpc: "lucid.repository.v1.UserService/DeleteUser" };
   expect(await checkOf({ ...proof, record: told })).toMatchObject({ code: 5 });

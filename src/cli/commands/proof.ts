@@ -9,6 +9,7 @@ import {
 } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
 import {
   GetConsistencyProofResponseSchema,
+  GetInclusionMultiProofResponseSchema,
   GetInclusionProofResponseSchema,
   ManifestService,
 } from "../../../gen/lucid/repository/v1/manifest_service_pb.ts";
@@ -17,7 +18,14 @@ import { Failure, infoOf } from "../failure.ts";
 import { largestHead, readTreeHead, rememberHead, shownHead, type TreeHead } from "../heads.ts";
 import { readDocument } from "../input.ts";
 import type { Fact } from "../output.ts";
-import { type AskedHead, faultOfChunk, faultOfGrowth, faultOfLog, faultOfRecord } from "../proof-checks.ts";
+import {
+  type AskedHead,
+  faultOfChunk,
+  faultOfChunks,
+  faultOfGrowth,
+  faultOfLog,
+  faultOfRecord,
+} from "../proof-checks.ts";
 import type { Session } from "../session.ts";
 import { count, counted, nothing, readNumber, time } from "../units.ts";
 
@@ -41,6 +49,22 @@ export function define(proof: Command, session: Session): void {
       }),
     "lucid proof chunk 019ab0f2-… 17 --head 5000:9f2c…",
     "lucid proof chunk 019ab0f2-… 17 --json > proof.json",
+  );
+
+  withExamples(
+    proof
+      .command("chunks")
+      .description("Prove several chunks of a manifest at once, by fewer hashes than a proof of each has")
+      .argument("<manifest>", "id of the manifest")
+      .argument("<index...>", "places of the chunks, from 0, at most 1000", readPlaces)
+      .option("--head <size:root>", "number of chunks and root of the manifest, as you kept them", readHead)
+      .action(async (manifestId: string, places: readonly number[], { head }: { head?: TreeHead }) => {
+        const indexes = [...new Set(places)].map(BigInt);
+        const request = { manifestId, chunkIndexes: indexes };
+        const response = await session.client(ManifestService).getInclusionMultiProof(request, session.call());
+        await tellChunks(session, response, { indexes, head });
+      }),
+    "lucid proof chunks 019ab0f2-… 0 17 4999 --head 5000:9f2c…",
   );
 
   withExamples(
@@ -110,6 +134,7 @@ interface Trusted {
 async function check(session: Session, given: string, trusted: Trusted): Promise<void> {
   const json = await readDocument(session, given, "proof");
   const read = <D extends DescMessage>(schema: D): MessageShape<D> => messageOf(schema, json);
+  if ("chunkHashes" in json) return tellChunks(session, read(GetInclusionMultiProofResponseSchema), trusted);
   if ("chunkHash" in json) return tellChunk(session, read(GetInclusionProofResponseSchema), trusted);
   if ("firstRoot" in json) return tellGrowth(session, read(GetConsistencyProofResponseSchema), trusted);
   if ("record" in json) return tellRecord(session, read(GetAuditInclusionProofResponseSchema), trusted);
@@ -164,6 +189,7 @@ async function proveLog(session: Session, file: string): Promise<void> {
 // ---------------------------------------------------------------- what is told of proofs
 
 const own = "as the service has it now";
+const untoldTree = `The tree is ${own}; give one that you kept with --head.`;
 const untoldFirst = `The smaller tree is ${own}; give one that you kept, as SIZE:ROOT.`;
 
 async function tellChunk(
@@ -181,7 +207,26 @@ async function tellChunk(
     ],
     fault: faultOfChunk(response, trusted),
     holds: "The proof holds: the tree of this size and root has this chunk in this place.",
-    untold: trusted.head === undefined ? `The tree is ${own}; give one that you kept with --head.` : undefined,
+    untold: trusted.head === undefined ? untoldTree : undefined,
+  });
+}
+
+async function tellChunks(
+  session: Session,
+  response: MessageShape<typeof GetInclusionMultiProofResponseSchema>,
+  trusted: Parameters<typeof faultOfChunks>[1],
+): Promise<void> {
+  const { proof, chunkHashes, merkleRoot } = response;
+  await tell(session, GetInclusionMultiProofResponseSchema, response, {
+    facts: [
+      ["chunks", (proof?.leafIndexes ?? []).map(count).join(" ")],
+      ["of", counted(proof?.treeSize ?? 0n, "chunk")],
+      ["hashes", chunkHashes.join(" ")],
+      ["root", merkleRoot],
+    ],
+    fault: faultOfChunks(response, trusted),
+    holds: "The proof holds: the tree of this size and root has these chunks, each in its place.",
+    untold: trusted.head === undefined ? untoldTree : undefined,
   });
 }
 
@@ -269,6 +314,10 @@ async function tell<D extends DescMessage>(
 }
 
 // ---------------------------------------------------------------- what options take
+
+function readPlaces(text: string, all: readonly number[] = []): readonly number[] {
+  return [...all, readNumber(0, mostChunks)(text)];
+}
 
 function readHash(text: string): string {
   if (!/^[0-9a-f]{64}$/.test(text)) throw new InvalidArgumentError("A hash is 64 hexadecimal digits in lower case.");
