@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { parseArgs } from "node:util";
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
@@ -15,8 +16,8 @@ import { throwawayDatabases } from "./support/throwaway.ts";
 
 const database = "bench_chunks";
 const systemDatabase = "bench_chunks_system";
-const rounds = 5;
-const count = 10_000;
+/** Chunks of an upload, and how often each side stores so many. */
+const { count, rounds } = options();
 /** How many times as many the memory is measured over. */
 const several = 5;
 /** Chunks in a message, and documents in a statement of the driver. */
@@ -25,7 +26,7 @@ const batch = 500;
 /**
  * Chunks of a session through AddChunks, with all that the service does for them, against the driver's insertMany of the same
  * documents into the same collection, in turns. Beside it the service's memory while it takes several times as many chunks from a
- * client that sends as fast as it can.
+ * client that sends as fast as it can. Options: `--chunks 2000 --rounds 3`.
  */
 await runCommand(async () => {
   await using stores = await startStores({ named: namedStores(process.env) });
@@ -104,4 +105,11 @@ function chunk(index: number): MessageInitShape<typeof ChunkSchema> {
     status: ChunkStatus.UPLOADED,
     storagePath: `/chunks/bench/${index}`,
   };
+}
+
+function options(): { readonly count: number; readonly rounds: number } {
+  const { values } = parseArgs({
+    options: { chunks: { type: "string", default: "10000" }, rounds: { type: "string", default: "5" } },
+  });
+  return { count: Number(values.chunks), rounds: Number(values.rounds) };
 }

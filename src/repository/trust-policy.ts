@@ -38,6 +38,7 @@ import { trustRelationships } from "./trust-relationship.ts";
 const codec = codecFor(TrustPolicySchema);
 const subjectCodec = codecFor(rpc.TrustSubjectSchema);
 
+const created = documentResponse(rpc.CreateTrustPolicyResponseSchema, "trust_policy");
 const got = documentResponse(rpc.GetTrustPolicyResponseSchema, "trust_policy");
 const listed = documentResponse(rpc.ListTrustPoliciesResponseSchema, "trust_policies");
 
@@ -135,8 +136,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
       const document = await documentOf(policy, () => true);
       const mark = requestMark(rpc.CreateTrustPolicyRequestSchema, request);
       const { document: stored, isNew } = await policies.insert(document, context, mark);
-      const made = codec.decode(stored);
-      return isNew ? { trustPolicy: made } : counted(made, context);
+      return isNew ? created([stored]) : counted(codec.decode(stored), context);
     },
 
     async getTrustPolicy({ policyId, version, showDeleted }, context) {
