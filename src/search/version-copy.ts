@@ -7,7 +7,7 @@ import type { RefusedCopies } from "./refused-copies.ts";
 import type { Source, SyncAccess } from "./sync/access.ts";
 import { compare } from "./sync/compare.ts";
 import { inOrder } from "./sync/in-order.ts";
-import { fillPages, sectionEnd, sessionFromNow } from "./sync/pages.ts";
+import { fillSection, sessionFromNow } from "./sync/pages.ts";
 import { ChangeTail } from "./sync/tail.ts";
 import { copyWriter, type Writer } from "./sync/writer.ts";
 
@@ -133,32 +133,26 @@ export class VersionCopy implements AsyncDisposable {
     });
   }
 
-  /** Reads on for a while; true where all was read. Nothing that was read is kept for the next time, so that no removal is missed. */
+  /** Reads on for a while; true where all was read. */
   async #section(): Promise<boolean> {
     const { signal } = this.#options;
-    const { db } = this.#source;
-    const beganMs = performance.now();
-    let untilMs: number | undefined;
-    await using session = await sessionFromNow(db);
     const pieces = inOrder(mostAtOnce);
-    let isOver = true;
     try {
-      for await (const page of fillPages(this.#source, { after: this.position.fill_after, session, signal })) {
-        const { documents, last } = page;
-        const write = () => this.#writer.write(documents, signal);
-        await pieces.begin(write, () =>
-          this.#moved({ fill_after: last, filled: this.position.filled + documents.length }),
-        );
-        untilMs ??= sectionEnd(beganMs);
-        isOver = performance.now() <= untilMs;
-        if (!isOver) break;
-      }
+      const isOver = await fillSection(
+        this.#source,
+        { after: this.position.fill_after, signal },
+        ({ documents, last }) =>
+          pieces.begin(
+            () => this.#writer.write(documents, signal),
+            () => this.#moved({ fill_after: last, filled: this.position.filled + documents.length }),
+          ),
+      );
       await pieces.idle();
+      return isOver;
     } finally {
       // Whoever begins again must not meet what this had sent.
       await pieces.ended();
     }
-    return isOver;
   }
 
   /** Takes changes until there are none, or for so long. */

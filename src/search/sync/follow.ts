@@ -8,7 +8,7 @@ import { requestMs } from "../../stores/search/requests.ts";
 import type { EnsuredIndex, SearchIndices } from "../indices.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import { type InOrder, inOrder } from "./in-order.ts";
-import { copiesAfter, type FillPage, fillPages, sectionEnd, sessionFromNow } from "./pages.ts";
+import { copiesAfter, type FillPage, fillSection } from "./pages.ts";
 import type { ResyncReason, SyncState, SyncStates } from "./state.ts";
 import { ChangeTail } from "./tail.ts";
 import { copyWriter, type Writer } from "./writer.ts";
@@ -233,22 +233,14 @@ class Run {
     this.#options.log.info({ index: this.#alias, phase, documents: this.#mark.filled }, "A search index gets on");
   }
 
-  /** Reads on for a while; true where all was read. Nothing that was read is kept for the next time. */
-  async #fill(): Promise<boolean> {
-    const { db } = this.#options;
+  /** Reads on for a while; true where all was read. */
+  #fill(): Promise<boolean> {
     const { signal } = this.#right;
-    const beganMs = performance.now();
-    let untilMs: number | undefined;
-    const after = this.#mark.fillAfter;
-    await using session = await sessionFromNow(db);
-    for await (const page of fillPages(this.#options, { after, session, signal })) {
+    return fillSection(this.#options, { after: this.#mark.fillAfter, signal }, async (page) => {
       const write = () => this.#writer.write(page.documents, signal);
       await this.#pieces.begin(write, () => this.#filled(page));
       await this.#checkpoint();
-      untilMs ??= sectionEnd(beganMs);
-      if (performance.now() > untilMs || signal.aborted) return false;
-    }
-    return true;
+    });
   }
 
   #filled({ last, documents }: FillPage): void {

@@ -21,7 +21,7 @@ const sectionMs = { least: 5000, most: 60_000 };
  * When to end a section of reading that was begun at `beganMs` and whose first page has come now, by `performance.now()`. A server
  * that is slow to begin gets a longer one, so that beginning takes no more than a fifth of the time.
  */
-export function sectionEnd(beganMs: number): number {
+function sectionEnd(beganMs: number): number {
   const nowMs = performance.now();
   return nowMs + Math.min(sectionMs.most, Math.max(sectionMs.least, 4 * (nowMs - beganMs)));
 }
@@ -45,7 +45,7 @@ export async function sessionFromNow(db: Db): Promise<ClientSession> {
  * Reads a whole collection in the order of `_id`, after one of them, as it is at the time of the session or later. The order holds
  * for `_id`s of all types together.
  */
-export async function* fillPages(
+async function* fillPages(
   { db, collection }: { readonly db: Db; readonly collection: string },
   {
     after,
@@ -72,6 +72,26 @@ export async function* fillPages(
     signal.throwIfAborted();
     throw error;
   }
+}
+
+/**
+ * Reads on in a collection for a while, after one `_id`, and hands over each page; true where all was read. Nothing that was read is
+ * to be kept for the next time, so that no removal is missed.
+ */
+export async function fillSection(
+  source: { readonly db: Db; readonly collection: string },
+  { after, signal }: { readonly after: unknown; readonly signal: AbortSignal },
+  take: (page: FillPage) => Promise<void>,
+): Promise<boolean> {
+  const beganMs = performance.now();
+  let untilMs: number | undefined;
+  await using session = await sessionFromNow(source.db);
+  for await (const page of fillPages(source, { after, session, signal })) {
+    await take(page);
+    untilMs ??= sectionEnd(beganMs);
+    if (performance.now() > untilMs || signal.aborted) return false;
+  }
+  return true;
 }
 
 /** A copy in an index, without what it holds. */
