@@ -153,6 +153,7 @@ const reasons = {
   CACHE_VALUE_TOO_LARGE: { code: Code.FailedPrecondition },
   CACHE_POSITION_EXPIRED: { code: Code.OutOfRange },
   CACHED_SESSION_NOT_FOUND: { code: Code.NotFound },
+  CACHE_REVISION_NOT_REACHED: { code: Code.FailedPrecondition },
   LOCK_NOT_FOUND: { code: Code.NotFound },
   LOCK_NOT_HELD: { code: Code.FailedPrecondition },
 

@@ -56,7 +56,8 @@ export function openMongodb(config: Config["mongodb"], options: { latency?: Late
   const named = optionsNamedBy(config.uri);
   const unnamed = Object.entries(limits).filter(([name]) => !named.has(name.toLowerCase()));
   const client = new MongoClient(config.uri, { appName: "lucid-data", ...Object.fromEntries(unnamed) });
-  const domain = client.db(config.database, { useBigInt64: true });
+  // Whatever the connection string prefers: what is read decides what is written next, and callers read what they have written.
+  const domain = client.db(config.database, { useBigInt64: true, readPreference: "primary" });
   const closing = new AbortController();
   const connected = connect(client, closing.signal);
   return {

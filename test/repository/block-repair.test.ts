@@ -15,6 +15,9 @@ let service: BlocksApp;
 let chain: readonly Block[];
 beforeAll(async () => {
   service = await blocksApp();
+  // The first block waits for the unique indexes, which a busy server takes its time to make.
+  const isMade = () => newBlock(service.blocks).then(Boolean, () => false);
+  await expect.poll(isMade, { timeout: 120_000 }).toBe(true);
 });
 afterAll(() => service[Symbol.asyncDispose]());
 

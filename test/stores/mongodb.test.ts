@@ -34,6 +34,12 @@ test("int64 of the domain is exact in both directions", async () => {
   }
 });
 
+test("the domain is read from the primary, whatever the connection string prefers", async () => {
+  const uri = "mongodb://127.0.0.1:1/?readPreference=secondaryPreferred";
+  await using store = openMongodb({ uri, database: "any", systemDatabase: "other" });
+  expect(store.domain.collection("any").readPreference?.mode).toBe("primary");
+});
+
 test("every operation of the domain is measured once, however it is called", async () => {
   const latency = latencyRecorder();
   await using store = opened(latency);

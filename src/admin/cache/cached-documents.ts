@@ -74,6 +74,7 @@ export function cachedDocuments({
     readonly notFound: Reason;
   }) => {
     const { schema, prefix, follow, idField, notFound } = kind;
+    const noun = idField.replace("_id", "");
     const changed = ({ id, revision }: DocumentChange) => takeOut(client, `${prefix}${id}`, revision);
     const changes = followedChanges({ follow, changed, now });
     const kept = copies({ client, prefix, changes });
@@ -85,12 +86,13 @@ export function cachedDocuments({
       async read(
         id: string,
         context: HandlerContext,
-        { ttlMs = usualTtlMs, anew = false, isListed = false } = {},
+        { ttlMs = usualTtlMs, anew = false, isListed = false, minRevision = 0n } = {},
       ): Promise<Omit<CopyRead, "bytes"> & { readonly message: MessageShape<D> }> {
         const read = await kept.read({
           id,
           ttlMs,
           anew,
+          minRevision,
           signal: context.signal,
           async load() {
             const wanted = { schema, id: idField, ids: [id], showDeleted: false };
@@ -103,12 +105,20 @@ export function cachedDocuments({
           ...(isListed && { storing: ({ userId }) => list(client, listKeyOf(userId), [id, ttlMs]) }),
         });
         if (read === undefined) {
-          throw fail(notFound, `There is no ${idField.replace("_id", "")} ${id}`, {
+          throw fail(notFound, `There is no ${noun} ${id}`, {
             metadata: { [idField]: id },
             resource: { type: schema.typeName, name: id },
           });
         }
-        return { ...read, message: fromBinary(schema, read.bytes) };
+        const message = fromBinary(schema, read.bytes);
+        const { revision } = message as MessageShape<typeof SessionSchema | typeof UserSchema>;
+        // No write that was acknowledged has made it, or a restore has undone that.
+        if (revision < minRevision) {
+          throw fail("CACHE_REVISION_NOT_REACHED", `The ${noun} ${id} is at revision ${revision}`, {
+            metadata: { [idField]: id, revision: String(revision), min_revision: String(minRevision) },
+          });
+        }
+        return { ...read, message };
       },
     };
   };
@@ -163,8 +173,8 @@ export function cachedDocuments({
       return { session: message, cached: isKept };
     },
 
-    async getCachedSession({ sessionId }, context) {
-      const { message, isCopy } = await sessions.read(sessionId, context, { isListed: true });
+    async getCachedSession({ sessionId, minRevision }, context) {
+      const { message, isCopy } = await sessions.read(sessionId, context, { isListed: true, minRevision });
       return { session: message, fromCache: isCopy };
     },
 
@@ -213,8 +223,8 @@ export function cachedDocuments({
       return { deletedCount: BigInt(await carryOut(context, resource, run)) };
     },
 
-    async getCachedUser({ userId }, context) {
-      const { message, isCopy } = await users.read(userId, context);
+    async getCachedUser({ userId, minRevision }, context) {
+      const { message, isCopy } = await users.read(userId, context, { minRevision });
       return { user: message, fromCache: isCopy };
     },
   };

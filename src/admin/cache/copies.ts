@@ -33,6 +33,8 @@ export interface CopyRequest {
   readonly storing?: (loaded: Loaded) => Promise<unknown>;
   /** Whether a copy that is there is passed over. */
   readonly anew?: boolean;
+  /** Revision that a copy must have at least; an older one is passed over. What is loaded may be older all the same. */
+  readonly minRevision?: bigint;
   readonly signal: AbortSignal;
 }
 
@@ -55,11 +57,14 @@ local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) 
 local function lasts(ms) if redis.call('PTTL', KEYS[1]) < ms then redis.call('PEXPIRE', KEYS[1], ms) end end
 `;
 
-/** ARGV: since when the caller has seen all changes (-1: it has not), its name as a loader. Gives the bytes, or what to do. */
+/**
+ * ARGV: since when the caller has seen all changes (-1: it has not), its name as a loader, the least revision that it takes. Gives the
+ * bytes, or what to do.
+ */
 const lookScript = `${prelude}
 local since, began = tonumber(ARGV[1]), number('began')
 -- What seems to be loaded later than now was loaded before the clock went back, at nobody knows which time of this one.
-if since >= 0 and number('expires') > now and began > since and began <= now then
+if since >= 0 and number('expires') > now and began > since and began <= now and number('revision') >= tonumber(ARGV[3]) then
   return {'copy', redis.call('HGET', KEYS[1], 'bytes')}
 end
 if number('until') > now then return {'wait'} end
@@ -158,12 +163,12 @@ export function copies({
 
     /** Reads a document by its copy, or loads it; while Redis is away, it is loaded. */
     async read(request: CopyRequest): Promise<CopyRead | undefined> {
-      const { id, signal, anew = false } = request;
+      const { id, signal, anew = false, minRevision = 0n } = request;
       const endsMs = performance.now() + patienceMs;
       const loader = randomUUID();
       for (;;) {
         const since = anew ? undefined : changes.since();
-        const found = await look(client, keyOf(id), [since ?? -1, loader]).catch(() => undefined);
+        const found = await look(client, keyOf(id), [since ?? -1, loader, String(minRevision)]).catch(() => undefined);
         if (found === undefined) return loadAlone(request);
         const [what, bytes] = found as [Buffer, Buffer?]; // as the script replies
         if (bytes !== undefined) return { bytes, isCopy: true, isKept: true };

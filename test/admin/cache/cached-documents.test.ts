@@ -8,6 +8,7 @@ import { SessionService } from "../../../gen/lucid/repository/v1/session_service
 import { UserService } from "../../../gen/lucid/repository/v1/user_service_pb.ts";
 import { startRedis } from "../../../local/redis.ts";
 import { copies, type Loaded, takeOut } from "../../../src/admin/cache/copies.ts";
+import { ownPrefixes } from "../../../src/admin/cache/keys.ts";
 import { newSession } from "../../repository/session-support.ts";
 import { newUser, refusalOf } from "../../repository/support.ts";
 import { type TestApp, testApp } from "../../support/app.ts";
@@ -62,6 +63,63 @@ test("a session is read from its copy, in any process, and no older one is once 
     reason: "SESSION_NOT_FOUND",
     metadata: { session_id: sessionId },
   });
+});
+
+test("who names the revision of a write reads it or a later one, whatever copy is there", async () => {
+  const { sessionId, revision: first } = await newSession(sessionsOf(shared.app));
+  await warm(cache, sessionId);
+  const key = `${ownPrefixes.session}${sessionId}`;
+  const { bytes } = await shared.redis.hgetallBuffer(key);
+  if (bytes === undefined) throw new Error("There is no copy");
+  const { session: written } = await sessionsOf(replica).updateSession({ session: { sessionId, description: "new" } });
+  const minRevision = written?.revision ?? 0n;
+  expect(minRevision).toBeGreaterThan(first);
+  for (const client of [cache, shared.app.http(DocumentCacheService), replica.client(DocumentCacheService)]) {
+    // A process that is just learning of the change may take the old copy out again.
+    const isOldServed = async () => {
+      await client.getCachedSession({ sessionId });
+      await shared.redis.hset(key, { bytes, revision: String(first) });
+      const { session, fromCache } = await client.getCachedSession({ sessionId });
+      return fromCache && session?.revision === first;
+    };
+    await expect.poll(isOldServed, { timeout: 60_000, interval: 20 }).toBe(true);
+    expect((await client.getCachedSession({ sessionId, minRevision })).session?.revision).toBe(minRevision);
+    await warm(client, sessionId);
+    expect((await client.getCachedSession({ sessionId })).session?.revision).toBe(minRevision);
+  }
+});
+
+test("of many who write and read at once each sees its own write", async () => {
+  const { sessionId } = await newSession(sessionsOf(shared.app));
+  const apps = [shared.app, replica];
+  const seen = await Promise.all(
+    Array.from({ length: 10 }, async (_, at) => {
+      const writer = sessionsOf(apps[at % 2] ?? replica);
+      const { session: written } = await writer.updateSession({ session: { sessionId, description: `by ${at}` } });
+      const minRevision = written?.revision ?? 0n;
+      const reads = apps.map((app) => app.client(DocumentCacheService).getCachedSession({ sessionId, minRevision }));
+      return (await Promise.all(reads)).map(({ session }) => (session?.revision ?? 0n) >= minRevision);
+    }),
+  );
+  expect(seen.flat()).toEqual(seen.flat().map(() => true));
+});
+
+test("a revision that nobody has written is refused, and nobody is kept from the copy", async () => {
+  const { sessionId, revision } = await newSession(sessionsOf(shared.app));
+  const { userId } = await newUser(shared.app.client(UserService));
+  await warm(cache, sessionId);
+  for (const client of [cache, shared.app.http(DocumentCacheService)]) {
+    expect(await refusalOf(client.getCachedSession({ sessionId, minRevision: revision + 5n }))).toMatchObject({
+      code: "FailedPrecondition",
+      reason: "CACHE_REVISION_NOT_REACHED",
+      metadata: { session_id: sessionId, revision: String(revision), min_revision: String(revision + 5n) },
+    });
+    expect(await refusalOf(client.getCachedUser({ userId, minRevision: 2n ** 63n - 1n }))).toMatchObject({
+      reason: "CACHE_REVISION_NOT_REACHED",
+      metadata: { user_id: userId },
+    });
+  }
+  await warm(cache, sessionId);
 });
 
 test("a user is read from its copy until it changes", async () => {
@@ -170,6 +228,46 @@ test("of many who miss at once one loads, and the others wait for it", async () 
   expect(loads).toBe(1);
   expect(reads.map(textOf)).toEqual(reads.map(() => "at 1"));
   expect(reads.filter((read) => read?.isCopy)).toHaveLength(59);
+});
+
+test("a copy that is older than what is asked for serves only those who ask for less", async () => {
+  const [first, ...rest] = [replicaOf(), replicaOf(), replicaOf()];
+  const processes = [first, ...rest];
+  const id = uniqueName("least");
+  await first.kept.read(request(id, async () => document(1n)));
+  let loads = 0;
+  const load = async () => {
+    loads++;
+    await shared.redis.ping();
+    return document(2n);
+  };
+  const wanted = { ...request(id, load), minRevision: 2n };
+  const [reads, others] = await Promise.all([
+    Promise.all(processes.flatMap(({ kept }) => Array.from({ length: 20 }, () => kept.read(wanted)))),
+    Promise.all(processes.map(({ kept }) => kept.read(request(id, async () => document(9n))))),
+  ]);
+  expect(reads.map(textOf)).toEqual(reads.map(() => "at 2"));
+  // One loads for the others, unless a machine is so busy that they lose patience.
+  expect(reads.filter((read) => read?.isCopy)).toHaveLength(60 - loads);
+  expect(loads).toBeLessThan(60);
+  expect(["at 1", "at 2"]).toEqual(expect.arrayContaining(others.map(textOf)));
+});
+
+test("what somebody was loading before a write does not serve who asks for that write", async () => {
+  const [one, other] = [replicaOf(), replicaOf()];
+  const id = uniqueName("early");
+  const [begun, ended] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const early = one.kept.read(
+    request(id, async () => {
+      begun.resolve();
+      await ended.promise;
+      return document(1n);
+    }),
+  );
+  await begun.promise;
+  const late = other.kept.read({ ...request(id, async () => document(2n)), minRevision: 2n });
+  ended.resolve();
+  expect([textOf(await early), textOf(await late)]).toEqual(["at 1", "at 2"]);
 });
 
 test("what was loaded before a change is never stored after it was seen", async () => {
