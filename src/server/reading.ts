@@ -35,8 +35,7 @@ export interface Reading {
 }
 
 export function reading(refusals: RequestRefusals): Reading {
-  const refusalOf = (input: DescMessage, error: unknown): ConnectError | undefined => {
-    if (!(error instanceof ConnectError)) return refusals.unreadable(input, error);
+  const refusalOf = (input: DescMessage, error: ConnectError): ConnectError | undefined => {
     const { code, rawMessage, cause } = error;
     if (code === Code.ResourceExhausted) return refusals.tooLarge();
     if (rawMessage === "decompression failed") return refusals.notCompressed(error);
@@ -50,7 +49,8 @@ export function reading(refusals: RequestRefusals): Reading {
     try {
       yield* messages;
     } catch (error) {
-      throw refusalOf(input, error) ?? error;
+      // What is no error of Connect's is one of the connection.
+      throw (error instanceof ConnectError ? refusalOf(input, error) : undefined) ?? error;
     }
   }
   return {
@@ -73,7 +73,9 @@ export function reading(refusals: RequestRefusals): Reading {
       // Connect ends the context of a call with what went wrong.
       const error: unknown = progress.context?.signal.reason;
       if (progress.hasBegun || error === undefined) return answer;
-      const refusal = refusalOf(handler.method.input, error);
+      const { input } = handler.method;
+      // Base64 in the address of a GET is decoded without Connect's saying anything of it.
+      const refusal = error instanceof ConnectError ? refusalOf(input, error) : refusals.unreadable(input, error);
       if (refusal === undefined) return answer;
       // Only Connect knows how each protocol tells of an error: its handler is run again, up to the gate.
       progress.refusal = refusal;
