@@ -8,6 +8,7 @@ import {
   BrokenLinkKind as Kind,
   ChainRepair,
 } from "../../gen/lucid/repository/v1/block_service_pb.ts";
+import { waitUntil } from "../../local/wait.ts";
 import { allOf, type BlocksApp, blocksApp, newBlock, newChain, newHash } from "./block-support.ts";
 import { refusalOf } from "./support.ts";
 
@@ -17,7 +18,7 @@ beforeAll(async () => {
   service = await blocksApp();
   // The first block waits for the unique indexes, which a busy server takes its time to make.
   const isMade = () => newBlock(service.blocks).then(Boolean, () => false);
-  await expect.poll(isMade, { timeout: 120_000 }).toBe(true);
+  if (!(await waitUntil(isMade, { withinMs: 120_000 }))) throw new Error("No block can be made");
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
