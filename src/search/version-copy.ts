@@ -2,12 +2,13 @@ import type { Document } from "bson";
 
 import { fail, isReason } from "../errors.ts";
 import type { SearchedMessage } from "../schema/search-mapping.ts";
+import { sessionFromNow } from "../stores/cluster-time.ts";
 import { messageOf } from "./indices.ts";
 import type { RefusedCopies } from "./refused-copies.ts";
 import type { Source, SyncAccess } from "./sync/access.ts";
 import { compare } from "./sync/compare.ts";
 import { inOrder } from "./sync/in-order.ts";
-import { fillSection, sessionFromNow } from "./sync/pages.ts";
+import { fillSection } from "./sync/pages.ts";
 import { ChangeTail } from "./sync/tail.ts";
 import { copyWriter, type Writer } from "./sync/writer.ts";
 

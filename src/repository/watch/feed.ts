@@ -1,9 +1,10 @@
 import { performance } from "node:perf_hooks";
 
 import type { Document } from "bson";
-import type { ChangeStream, ClientSession, Db } from "mongodb";
+import type { ChangeStream, Db } from "mongodb";
 
 import { fail, reasonOf } from "../../errors.ts";
+import { sessionFromNow } from "../../stores/cluster-time.ts";
 import { translateStoreError } from "../../stores/errors.ts";
 import { pause } from "../../stores/waiting.ts";
 import { type Change, meaningOf } from "./change.ts";
@@ -27,9 +28,6 @@ export interface FeedOptions {
 const awaitMs = 1000;
 
 const retryMs = 250;
-
-/** How long the server may take to tell its time, in milliseconds. */
-const pingMs = 5000;
 
 /** How long in all the feed waits for those who catch up before it goes on without them, in milliseconds. */
 const patienceMs = 10_000;
@@ -87,7 +85,8 @@ export class Feed implements AsyncDisposable {
     const feed = new Feed(options, from);
     try {
       const { first } = await feed.#open(from?.token);
-      const time = await timeNow(options.db);
+      await using session = await sessionFromNow(options.db);
+      const time = session.operationTime?.toBigInt() ?? 0n;
       if (from === undefined) feed.floor = { time, last: undefined };
       else feed.#behindUntil = time;
       feed.#running = feed.#follow(first);
@@ -285,14 +284,4 @@ function weightOf({ bytes }: Change): number {
 
 function tokenOf(stream: ChangeStream): Document | undefined {
   return stream.resumeToken as Document | undefined; // as all resume tokens
-}
-
-/** The time of the cluster, at which all that was written before has happened. Reads of `session` see that. */
-export async function timeNow(db: Db, session?: ClientSession): Promise<bigint> {
-  if (session === undefined) {
-    await using own = db.client.startSession({ causalConsistency: true });
-    return await timeNow(db, own);
-  }
-  await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
-  return session.operationTime?.toBigInt() ?? 0n;
 }

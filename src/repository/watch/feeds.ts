@@ -1,8 +1,9 @@
 import type { ClientSession } from "mongodb";
 
 import { isReason } from "../../errors.ts";
+import { timeNow } from "../../stores/cluster-time.ts";
 import type { Change } from "./change.ts";
-import { Feed, type FeedOptions, timeNow } from "./feed.ts";
+import { Feed, type FeedOptions } from "./feed.ts";
 import { passing, type Position } from "./position.ts";
 
 /** How a collection is followed. */
@@ -37,7 +38,7 @@ export class Feeds implements AsyncDisposable {
       if (from !== undefined) return await this.#followerAt(from);
       const feed = await this.#shared(undefined);
       const { resume: token } = feed;
-      const time = await timeNow(this.#options.db, session);
+      const time = (await timeNow(this.#options.db, session))?.toBigInt() ?? 0n;
       return this.#follower(feed, { token, time, last: undefined });
     } catch (error) {
       this.#release();

@@ -3,6 +3,7 @@ import type { ClientSession, Db } from "mongodb";
 
 import { documentKey } from "../../schema/search-copy.ts";
 import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
+import { sessionFromNow } from "../../stores/cluster-time.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { requestMs } from "../../stores/search/requests.ts";
 import { groups, majority } from "./writer.ts";
@@ -24,21 +25,6 @@ const sectionMs = { least: 5000, most: 60_000 };
 function sectionEnd(beganMs: number): number {
   const nowMs = performance.now();
   return nowMs + Math.min(sectionMs.most, Math.max(sectionMs.least, 4 * (nowMs - beganMs)));
-}
-
-/** How long MongoDB may take to tell its time, in milliseconds. */
-const pingMs = 5000;
-
-/** A session whose reads see all that was written before now, which is its `operationTime`. */
-export async function sessionFromNow(db: Db): Promise<ClientSession> {
-  const session = db.client.startSession({ causalConsistency: true });
-  try {
-    await db.command({ ping: 1, maxTimeMS: pingMs }, { session, readPreference: "primary" });
-    return session;
-  } catch (error) {
-    await session.endSession();
-    throw error;
-  }
 }
 
 /**
