@@ -230,7 +230,7 @@ async function prepared(
     {
       method: repository.get,
       request: get,
-      calls: 1000,
+      calls: 3000,
       inFlight: 16,
       isAudited: false,
       alone: () => repository.find(id),
@@ -238,7 +238,7 @@ async function prepared(
     {
       method: repository.list,
       request: list,
-      calls: 50,
+      calls: 300,
       inFlight: 16,
       isAudited: false,
       alone: () => repository.findMany(count),
