@@ -24,6 +24,6 @@ VOLUME /backups
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.LUCID_HTTP_PORT}/livez`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-# local/service.ts says why of this and of the option of Node.
+# local/service.ts says why of this and of the options of Node.
 ENV MALLOC_MMAP_THRESHOLD_=262144
-CMD ["node", "--max-semi-space-size=16", "src/main.ts"]
+CMD ["node", "--max-semi-space-size=16", "--heap-growing-percent=50", "src/main.ts"]
