@@ -69,8 +69,10 @@ export async function beginBackup(place: Place, backupId: string, signal: AbortS
   await refuseTakenId(place.storage, backupId, signal);
   const presence = await announce(place, backupId, signal);
   try {
-    const except = presence.condemned.union(await sparsePacks(place, signal));
-    const options = { except, most: MOST_KNOWN_CHUNKS };
+    const packs = await listPacks(place.storage, signal);
+    for (const pack of await sparsePacks(place, packs, signal)) packs.delete(pack);
+    for (const pack of presence.condemned) packs.delete(pack);
+    const options = { packs: packs.keys(), most: MOST_KNOWN_CHUNKS };
     return new ChunkedBackupWriter(place, backupId, presence, await loadKnownChunks(place, options, signal), signal);
   } catch (error) {
     await presence[Symbol.asyncDispose]();

@@ -7,7 +7,7 @@ import { type ChunkReference, decodeReference, REFERENCE_BYTES } from "./chunk-r
 import type { ChunkTable } from "./chunk-table.ts";
 import { decompressChunk } from "./compression.ts";
 import { type Keys, NotAuthentic, type Seal, TAG_BYTES } from "./keys.ts";
-import { loadKnownChunks } from "./known-chunks.ts";
+import { listPacks, loadKnownChunks } from "./known-chunks.ts";
 import { hex, objectNames } from "./names.ts";
 import { openChunk } from "./pack.ts";
 import { RECORD_HEADER_BYTES } from "./record-cutter.ts";
@@ -165,10 +165,14 @@ export class ChunkReader implements RecordSource {
     );
   }
 
+  async #loadAll(signal: AbortSignal): Promise<ChunkTable> {
+    const packs = await listPacks(this.#place.storage, signal);
+    return await loadKnownChunks(this.#place, { packs: packs.keys(), most: Number.MAX_SAFE_INTEGER }, signal);
+  }
+
   /** The pack is gone: another one may hold the chunk, too. */
   async #readElsewhere(reference: ChunkReference, signal: AbortSignal): Promise<Buffer> {
-    const most = Number.MAX_SAFE_INTEGER;
-    this.#elsewhere ??= loadKnownChunks(this.#place, { except: new Set(), most }, signal).catch((error: unknown) => {
+    this.#elsewhere ??= this.#loadAll(signal).catch((error: unknown) => {
       this.#elsewhere = undefined; // the next one tries again
       throw error;
     });

@@ -21,18 +21,17 @@ export async function listPacks(storage: ObjectStorage, signal: AbortSignal): Pr
 }
 
 /**
- * Loads where the chunks of all packs stand, but of those in `except`, the newest first, at most `most` chunks: from indexes, and
- * from the packs themselves where these are in no index (their writer died) or the index is damaged.
+ * Loads where the chunks of `packs`, in hex, stand, the newest first, at most `most` chunks: from indexes, and from the packs themselves
+ * where these are in no index (their writer died) or the index is damaged. They were listed before: what an index says of a pack that is
+ * gone does not count.
  */
 export async function loadKnownChunks(
   place: { readonly storage: ObjectStorage; readonly keys: Keys },
-  { except, most }: { readonly except: ReadonlySet<string>; readonly most: number },
+  { packs, most }: { readonly packs: Iterable<string>; readonly most: number },
   signal: AbortSignal,
 ): Promise<ChunkTable> {
   const table = new ChunkTable(most);
-  // The packs are listed first: what an index says of a pack that is gone does not count.
-  const packs = await listPacks(place.storage, signal);
-  const unread = new Set([...packs.keys()].filter((pack) => !except.has(pack)));
+  const unread = new Set(packs);
   const take = (directory: PackDirectory) => {
     if (!unread.delete(Buffer.from(directory.pack).toString("hex"))) return;
     for (const { name, pack, offset, sealedLength } of chunksOf(directory)) table.add(name, pack, offset, sealedLength);

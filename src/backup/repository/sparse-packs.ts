@@ -1,6 +1,5 @@
 import { isReason } from "../../errors.ts";
 import type { Keys } from "./keys.ts";
-import { listPacks } from "./known-chunks.ts";
 import { backupIds, readManifest } from "./manifests.ts";
 import { splitPacks } from "./presence.ts";
 import type { ObjectStorage } from "./storage.ts";
@@ -12,13 +11,14 @@ const AGAIN_SHARE = 0.02;
 const LEAST_AGAIN_BYTES = 64 * 1024 * 1024;
 
 /**
- * Packs, in hex, that a new backup should not refer to, since little of them is used by the backups that there are. What it needs
- * of them it stores again, and when the backups that do refer to them are deleted, they go as a whole: otherwise a few chunks
- * that every backup shares would keep a pack for ever. Rewriting packs instead would need manifests that change, which no storage
- * can do against a deletion at the same time; a writer that refers to less is safe whatever happens beside it.
+ * Those packs, in hex, that a new backup should not refer to, since little of them is used by the backups that there are; `sizes` are
+ * those of all packs. What it needs of them it stores again, and when the backups that do refer to them are deleted, they go as a
+ * whole: otherwise a few chunks that every backup shares would keep a pack for ever. Rewriting packs instead would need manifests that
+ * change, which no storage can do against a deletion at the same time; a writer that refers to less is safe whatever happens beside it.
  */
 export async function sparsePacks(
   place: { readonly storage: ObjectStorage; readonly keys: Keys },
+  sizes: ReadonlyMap<string, number>,
   signal: AbortSignal,
 ): Promise<Set<string>> {
   const used = new Map<string, number>();
@@ -35,7 +35,7 @@ export async function sparsePacks(
       if (!reasons.some((reason) => isReason(error, reason))) throw error;
     }
   }
-  return sparseOf(used, await listPacks(place.storage, signal));
+  return sparseOf(used, sizes);
 }
 
 /** The packs to be avoided, the sparsest first, given the bytes that are used of each and its size. */
