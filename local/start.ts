@@ -191,16 +191,18 @@ function whatToTry({ grpc, http }: { grpc: Listener; http: Listener }, grpcurl: 
   const tool = grpcurl?.startsWith(localFolder) === true ? relative(projectFolder, grpcurl) : "grpcurl";
   const call = `${tool} -plaintext`;
   const address = `${grpc.host}:${grpc.port}`;
+  const lucid = `npx lucid${address === "127.0.0.1:50051" ? "" : ` --address ${address}`}`;
   const user = `{"user": {"email": "ada@example.com", "tron_address": "TJRabPrwbZy45sbavfcjinPJC18kjpRTv8"}}`;
+  // In this order: a backup of stores in which nothing is yet is refused.
   return `
 The service is ready: gRPC on ${address}, HTTP on http://${http.host}:${http.port}. Try:
 
-  npx lucid ${address === "127.0.0.1:50051" ? "" : `--address ${address} `}status
-  npx lucid ${address === "127.0.0.1:50051" ? "" : `--address ${address} `}backup create --watch
+  ${lucid} status
   ${call} ${address} list
   ${call} ${address} describe lucid.admin.v1.BackupService
   ${call} ${address} lucid.admin.v1.MonitoringService/GetHealth
   ${call} -d '${user}' ${address} lucid.repository.v1.UserService/CreateUser
+  ${lucid} backup create --watch
   ${call} ${address} lucid.admin.v1.BackupService/CreateBackup
   ${call} ${address} lucid.admin.v1.BackupService/ListBackups
   curl -H 'content-type: application/json' -d '{}' http://${http.host}:${http.port}/lucid.admin.v1.BackupService/ListBackups
