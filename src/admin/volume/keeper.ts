@@ -50,7 +50,7 @@ export function volumeKeeper(options: {
   };
 
   const go = async (): Promise<void> => {
-    await attempt("Deleted volumes could not be removed", () => volumes.removeRemains(closing.signal));
+    await attempt("Deleted volumes could not be removed", () => volumes.removeRemains(closing));
     if (everyMs === 0) return;
     await attempt("The volumes could not be listed", async () => {
       for (const name of await volumes.names()) {

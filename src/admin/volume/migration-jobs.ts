@@ -15,8 +15,7 @@ import type { Jobs } from "../../jobs/jobs.ts";
 import type { JobEvent, JobRecord } from "../../jobs/record.ts";
 import type { JobContext } from "../../jobs/runner.ts";
 import { toldEvent, toldJob, toldProgress } from "../../jobs/told.ts";
-import { isSame } from "../../stores/volumes/directory.ts";
-import type { OpenVolume, Volumes } from "../../stores/volumes/volumes.ts";
+import { type OpenVolume, requireStillThere, type Volumes } from "../../stores/volumes/volumes.ts";
 import type { MigrationProgress } from "./migration-run.ts";
 import { abandon, migrate } from "./migration.ts";
 
@@ -49,6 +48,7 @@ async function run(job: JobRecord, context: JobContext, volumes: Volumes): Promi
       signal: context.signal,
       prove: async () => {
         await context.prove();
+        // Deletion is refused while a job works on a volume, but the two may meet, and nobody asks before a directory is renamed by hand.
         for (const volume of [from, to]) await requireStillThere(volumes, volume);
       },
       progress: (progress) => context.report({ percent: percentOf(progress), detail: detailOf(progress) }),
@@ -75,17 +75,6 @@ async function openTarget(volumes: Volumes, { stored }: OpenVolume, name: string
   Object.assign(volume, { name, createTime: now, updateTime: now });
   await volumes.create({ name, stored: create(StoredVolumeSchema, { formatVersion: 1, volume }), adopt: false });
   return await volumes.open(name);
-}
-
-/**
- * A volume that is deleted or replaced goes on being read and filled by whoever has it open. Deletion is refused while a job works on
- * a volume, but the two may meet, and nobody asks before a directory is renamed by hand.
- */
-async function requireStillThere(volumes: Volumes, { name, top }: OpenVolume): Promise<void> {
-  await using now = await volumes.open(name);
-  if (isSame(now.top.stat, top.stat)) return;
-  const message = `Another volume ${name} was put in the place of the one that is migrated`;
-  throw fail("VOLUME_CHANGED", message, { metadata: { volume: name } });
 }
 
 /** Of a hundred, what copying and comparing take, and where a run that goes on from a later phase begins. */

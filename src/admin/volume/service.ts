@@ -143,16 +143,21 @@ export function volumeService(options: VolumeServiceOptions): ServiceImpl<typeof
     },
 
     async deleteVolume({ name, confirmName, etag, validateOnly }, context) {
-      const { signal } = context;
-      const history = await withVolume(volumes, name, async (volume) => {
+      const { fileCount, usedBytes } = await (async () => {
+        // Open until it is gone, so that what was looked at is what is removed.
+        await using volume = await volumes.open(name);
         requireEtag(volume, etag);
-        return readHistory(volume.own);
-      });
-      await requireUnused(name, signal);
-      if (!validateOnly) requireConfirmed(confirmName, name);
-      const { fileCount = 0n, usedBytes = 0n } = history.newest ?? {};
+        const { newest } = await readHistory(volume.own);
+        await requireUnused(name, context.signal);
+        if (!validateOnly) {
+          requireConfirmed(confirmName, name);
+          await carryOut(context, resourceOf(name), async () => {
+            if (!(await volumes.remove(volume, { asRead: etag !== "" }))) throw etagMismatch(name);
+          });
+        }
+        return { fileCount: newest?.fileCount ?? 0n, usedBytes: newest?.usedBytes ?? 0n };
+      })();
       if (validateOnly) return { fileCount, usedBytes, removed: false };
-      await carryOut(context, resourceOf(name), () => volumes.remove(name));
       return { fileCount, usedBytes, removed: await removedWithin(volumes, waiting(usual.walkMs, context)) };
     },
 
@@ -280,11 +285,6 @@ async function toldAnyway(volumes: Volumes, name: string): Promise<Volume | unde
   }
 }
 
-async function withVolume<T>(volumes: Volumes, name: string, use: (volume: OpenVolume) => Promise<T>): Promise<T> {
-  await using volume = await volumes.open(name);
-  return await use(volume);
-}
-
 /** What of a volume the audit log speaks of. */
 function resourceOf(name: string) {
   return { type: VolumeSchema.name, name };
@@ -378,7 +378,7 @@ async function removedWithin(
   { waitMs, signal }: { readonly waitMs: number; readonly signal: AbortSignal },
 ): Promise<boolean> {
   try {
-    await volumes.removeRemains(AbortSignal.any([signal, AbortSignal.timeout(waitMs)]));
+    await volumes.removeRemains({ signal: AbortSignal.any([signal, AbortSignal.timeout(waitMs)]) });
     return true;
   } catch {
     // The volume is gone whatever became of its remains, and that is what was asked for.

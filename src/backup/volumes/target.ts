@@ -1,3 +1,5 @@
+import type { BigIntStats } from "node:fs";
+
 import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampNow } from "@bufbuild/protobuf/wkt";
 
@@ -12,9 +14,16 @@ import {
   VolumeRecordSchema,
 } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail, isReason } from "../../errors.ts";
+import { isSame } from "../../stores/volumes/directory.ts";
 import { removeTree } from "../../stores/volumes/remove-tree.ts";
 import { type Occupied, TreeWriter } from "../../stores/volumes/tree-writer.ts";
-import { isOwn, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
+import {
+  isOwn,
+  type OpenVolume,
+  requireStillThere,
+  volumeReplaced,
+  type Volumes,
+} from "../../stores/volumes/volumes.ts";
 import type { RecordSource, RestorePlan, Target, TargetRun, Work } from "../contracts.ts";
 import { RecordSet } from "../record-set.ts";
 import { targetName } from "../selection.ts";
@@ -80,6 +89,8 @@ class RestoredVolume {
   written = 0;
   skipped = 0;
   equal = 0;
+  /** What was filled, whatever has its name by now. */
+  directory: BigIntStats | undefined;
 
   constructor(unit: Unit, files: VolumeFiles, target: string) {
     this.unit = unit;
@@ -92,6 +103,11 @@ class RestoredVolume {
   get expected(): number {
     const { fileCount, directoryCount, symlinkCount } = this.files;
     return Number(fileCount + directoryCount + symlinkCount) + 1;
+  }
+
+  /** Fails with `VOLUME_CHANGED` where a volume is not the one that was filled. */
+  requireIn({ name, top }: OpenVolume): void {
+    if (this.directory === undefined || !isSame(this.directory, top.stat)) throw volumeReplaced(name);
   }
 
   report(): MessageInitShape<typeof RestoredUnitSchema> {
@@ -145,6 +161,8 @@ class VolumesRestore implements TargetRun {
       await using writer = new TreeWriter(volume, { occupied, durable: false, direct, signal: work.signal });
       for (const stream of restored.unit.streams) await this.#write(restored, stream, writer);
       await writer.settle();
+      await requireStillThere(volumes, volume);
+      restored.directory = volume.top.stat;
       restored.stage = "in place";
     }
   }
@@ -153,7 +171,9 @@ class VolumesRestore implements TargetRun {
     const { volumes } = this.#options;
     for (const restored of this.#restored) {
       await using volume = await volumes.open(restored.target);
+      restored.requireIn(volume);
       for (const stream of restored.unit.streams) await this.#compare(restored, stream, volume);
+      await requireStillThere(volumes, volume);
       restored.stage = "compared";
     }
   }

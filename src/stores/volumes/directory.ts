@@ -110,6 +110,17 @@ export class Directory implements AsyncDisposable {
 
   /** What is in it, in no order, a batch at a time. What vanishes while it is read is left out. */
   async *entries(): AsyncGenerator<readonly Entry[]> {
+    for await (const names of this.names()) {
+      const stats = await allOf(names.map((name) => this.find(name)));
+      yield names.flatMap((name, index) => {
+        const stat = stats[index];
+        return stat === undefined ? [] : [{ name, stat }];
+      });
+    }
+  }
+
+  /** The names alone, which are told also of what cannot be looked at. */
+  async *names(): AsyncGenerator<readonly Name[]> {
     const options = { encoding: "buffer" as BufferEncoding, bufferSize: batchEntries };
     const listing = await opendir(this.place, options).catch(unlessRemoved);
     try {
@@ -121,11 +132,7 @@ export class Directory implements AsyncDisposable {
           if (!found) break;
           names.push(found.name as unknown as Buffer); // as the encoding says
         }
-        const stats = await allOf(names.map((name) => this.find(name)));
-        yield names.flatMap((name, index) => {
-          const stat = stats[index];
-          return stat === undefined ? [] : [{ name, stat }];
-        });
+        yield names;
       }
     } finally {
       await listing?.close();

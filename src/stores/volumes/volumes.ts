@@ -4,8 +4,8 @@ import { create, fromJsonString, type MessageInitShape, toJsonString } from "@bu
 
 import { type StoredVolume, StoredVolumeSchema, VolumeSchema } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { fail, isReason } from "../../errors.ts";
-import { Directory, type Name } from "./directory.ts";
-import { hasFileCode, isChangedMeanwhile } from "./failures.ts";
+import { Directory, isSame, type Name } from "./directory.ts";
+import { fileFailure, hasFileCode, isChangedMeanwhile } from "./failures.ts";
 import { readOwnFile, removeOwnFile, writeOwnFile } from "./own-files.ts";
 import { removeTree } from "./remove-tree.ts";
 
@@ -13,6 +13,11 @@ import { removeTree } from "./remove-tree.ts";
 const ownName = Buffer.from(".lucid");
 /** What deleted volumes are called until all that is in them is gone. No volume can have such a name. */
 const removedPrefix = ".lucid-removed-";
+/** What a volume is called, with its name, while it is looked at whether it is the one to be deleted. */
+const takenPrefix = ".lucid-taken-";
+const takenName = /^\.lucid-taken-[0-9a-f-]{36}-([a-z0-9][a-z0-9_-]{0,62})$/;
+/** A volume that has been taken for so long was left by a process that died. */
+const staleTakenMs = 10 * 60_000;
 const volumeName = /^[a-z0-9][a-z0-9_-]{0,62}$/;
 const descriptionName = /^volume\.([1-9][0-9]{0,14})\.json$/;
 const mostDescriptionBytes = 64 * 1024;
@@ -49,10 +54,16 @@ export interface Volumes {
   create(volume: NewVolume): Promise<boolean>;
   /** Puts a description in the place of the one that was read; false where another came first. */
   describe(volume: OpenVolume, stored: StoredVolume): Promise<boolean>;
-  /** Takes a volume away in one step; what is in it is removed by `removeRemains`. Fails with `VOLUME_IN_USE`. */
-  remove(name: string): Promise<void>;
-  /** Removes what is left of deleted volumes, also of those that another process deleted. */
-  removeRemains(signal: AbortSignal): Promise<void>;
+  /**
+   * Takes away the very volume that is open; what is in it is removed by `removeRemains`. With `asRead` it returns false, and leaves
+   * it, where its description has changed. Fails with `VOLUME_IN_USE`, and with `VOLUME_CHANGED` where something else has its name.
+   */
+  remove(volume: OpenVolume, options: { readonly asRead: boolean }): Promise<boolean>;
+  /**
+   * Removes what is left of deleted volumes, also of those that another process deleted. Gives a volume its name back that a process had
+   * taken and not judged when it died.
+   */
+  removeRemains(options: { readonly signal: AbortSignal; readonly takenBeforeMs?: number }): Promise<void>;
 }
 
 /** Whether a text can be the name of a volume. */
@@ -83,10 +94,10 @@ export function openVolumes({ dir }: { readonly dir: string }): Volumes {
     async names() {
       await using root = await openRoot();
       const names: string[] = [];
-      for await (const entries of root.entries()) {
-        for (const { name, stat } of entries) {
+      for await (const some of root.names()) {
+        for (const name of some) {
           const text = name.toString("latin1");
-          if (volumeName.test(text) && stat.isDirectory() && (await isVolume(root, name))) names.push(text);
+          if (volumeName.test(text) && (await isVolume(root, name))) names.push(text);
         }
       }
       return names.toSorted();
@@ -127,29 +138,41 @@ export function openVolumes({ dir }: { readonly dir: string }): Volumes {
       return true;
     },
 
-    async remove(name) {
+    async remove(volume, { asRead }) {
+      const { name, top, own, revision } = volume;
       await using root = await openRoot();
-      try {
-        await root.rename(Buffer.from(name), root, Buffer.from(`${removedPrefix}${randomUUID()}`));
-      } catch (error) {
-        if (hasFileCode(error, "ENOENT")) throw volumeNotFound(name);
-        if (!hasFileCode(error, "EBUSY", "EXDEV")) throw error;
-        throw fail("VOLUME_IN_USE", `The volume ${name} is where a file system is mounted; unmount it first`, {
-          metadata: { volume: name },
-          cause: error,
-        });
+      // Whatever has the name is moved first: what was moved cannot be exchanged between the look at it and its end.
+      const taken = Buffer.from(`${takenPrefix}${randomUUID()}-${name}`);
+      await root.rename(Buffer.from(name), root, taken).catch((error: unknown) => {
+        throw notTaken(name, error);
+      });
+      const now = await root.find(taken);
+      const isIt = now !== undefined && isSame(now, top.stat);
+      const isAsRead = !asRead || (await readDescription(own, name))?.revision === revision;
+      if (isIt && isAsRead) {
+        await root.rename(taken, root, Buffer.from(`${removedPrefix}${randomUUID()}`));
+        await root.sync();
+        return true;
       }
-      await root.sync();
+      await giveBack(root, taken, name);
+      if (isIt) return false;
+      throw volumeReplaced(name);
     },
 
-    async removeRemains(signal) {
+    async removeRemains({ signal, takenBeforeMs = Date.now() - staleTakenMs }) {
       await using root = await openRoot();
       const failures: unknown[] = [];
-      for await (const entries of root.entries()) {
-        for (const { name } of entries) {
-          if (!name.toString("latin1").startsWith(removedPrefix)) continue;
+      for await (const names of root.names()) {
+        for (const name of names) {
+          const text = name.toString("latin1");
           // One that cannot be removed keeps no other from it.
-          await removeTree(root, name, signal).catch((error: unknown) => failures.push(error));
+          const note = (error: unknown): void => void failures.push(error);
+          if (text.startsWith(removedPrefix)) await removeTree(root, name, signal).catch(note);
+          const [, volume] = takenName.exec(text) ?? [];
+          if (volume === undefined) continue;
+          const stat = await root.find(name);
+          const isLeft = stat !== undefined && Number(stat.ctimeMs) < takenBeforeMs;
+          if (isLeft) await giveBack(root, name, volume).catch(note);
         }
       }
       if (failures.length > 0) throw failures[0];
@@ -173,14 +196,52 @@ function volumeDamaged(name: string, cause?: unknown): Error {
   });
 }
 
-/** Also true of one whose description is damaged: it is to be seen that it is. */
+/**
+ * Fails with `VOLUME_CHANGED` or `VOLUME_NOT_FOUND` where a volume that is open has its name no more. Whoever has a volume open that
+ * was deleted or replaced could go on reading and filling it, and nobody would see what becomes of that.
+ */
+export async function requireStillThere(volumes: Volumes, { name, top }: OpenVolume): Promise<void> {
+  await using now = await volumes.open(name);
+  if (!isSame(now.top.stat, top.stat)) throw volumeReplaced(name);
+}
+
+/** Something else has the name of a volume that was open. */
+export function volumeReplaced(name: string): Error {
+  const message = `Something else was put in the place of the volume ${name} meanwhile`;
+  return fail("VOLUME_CHANGED", message, { metadata: { volume: name } });
+}
+
+function notTaken(name: string, error: unknown): unknown {
+  if (hasFileCode(error, "ENOENT")) return volumeNotFound(name);
+  if (!hasFileCode(error, "EBUSY", "EXDEV")) return error;
+  return fail("VOLUME_IN_USE", `The volume ${name} is where a file system is mounted; unmount it first`, {
+    metadata: { volume: name },
+    cause: error,
+  });
+}
+
+/** Gives what was taken its name again. Where something else has that by now, it stays under the name that it has, and that is told. */
+async function giveBack(root: Directory, taken: Name, name: string): Promise<void> {
+  if ((await root.find(Buffer.from(name))) === undefined) {
+    await root.rename(taken, root, Buffer.from(name));
+    await root.sync();
+    return;
+  }
+  const message = `A volume ${name} was to be deleted, and its name was given to another one before it was judged; rename or remove it`;
+  throw fail("VOLUME_CHANGED", message, { metadata: { volume: name, directory: taken.toString() } });
+}
+
+/**
+ * Also true of one whose description is damaged, or that cannot be looked at, such as a mount whose server is away: it is to be seen
+ * that it is, and it must hide no other.
+ */
 async function isVolume(root: Directory, name: Name): Promise<boolean> {
   try {
     await using top = await root.open(name, { mounted: true });
     return (await top.find(ownName)) !== undefined;
   } catch (error) {
     if (hasFileCode(error, "ENOENT", "ENOTDIR", "ELOOP")) return false;
-    if (hasFileCode(error, "EACCES", "EPERM")) return true;
+    if (error instanceof Error && fileFailure(error) !== undefined) return true;
     throw error;
   }
 }

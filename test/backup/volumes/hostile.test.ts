@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -30,7 +30,12 @@ interface Hostile {
 }
 
 /** Restores records that nobody has checked into the volume `v` below a root. */
-async function restoreRecords(root: string, records: readonly Hostile[], conflictPolicy: ConflictPolicy) {
+async function restoreRecords(
+  root: string,
+  records: readonly Hostile[],
+  conflictPolicy: ConflictPolicy,
+  meanwhile?: (reading: number) => void,
+) {
   const volumes = openVolumes({ dir: root });
   const encoded = records.map(({ path = "", target = "", content = "", ...rest }) => {
     const bytes = { path: Buffer.from(path), target: Buffer.from(target), content: Buffer.from(content) };
@@ -42,9 +47,11 @@ async function restoreRecords(root: string, records: readonly Hostile[], conflic
     value: { volume: { type: VolumeType.LOGS, declaredBytes: 1000n } },
   } as const;
   const unit = create(UnitSchema, { store: Store.VOLUMES, name: "v", streams: [stream], description });
+  let readings = 0;
   const source = {
     async *records() {
       yield encoded;
+      meanwhile?.(++readings);
     },
   };
   const work = { meter: { plan() {}, add() {}, phase() {} }, signal: new AbortController().signal, parallelism: 4 };
@@ -136,6 +143,22 @@ test("whoever swaps directories while a restore runs leads it nowhere", async ()
   }
   expect(readdirSync(outside)).toEqual(["kept"]);
   expect(readFileSync(join(outside, "kept"), "utf8")).toBe("kept");
+});
+
+test.for([
+  ["written", 1],
+  ["compared", 2],
+])("a volume that is replaced while it is %s is told, and what took its name is left alone", async ([, when]) => {
+  for (const isReplaced of [true, false]) {
+    await using folder = await temporaryFolder();
+    const reason = await restoreRecords(folder.path, [file("a"), file("b")], ConflictPolicy.OVERWRITE, (reading) => {
+      if (reading !== when) return;
+      renameSync(join(folder.path, "v"), join(folder.path, "moved"));
+      if (isReplaced) cpSync(join(folder.path, "moved"), join(folder.path, "v"), { recursive: true });
+    });
+    expect(reason).toBe(isReplaced ? "VOLUME_CHANGED" : "VOLUME_NOT_FOUND");
+    expect(readdirSync(join(folder.path, "moved")).toSorted()).toEqual([".lucid", "a", "b"]);
+  }
 });
 
 test("a folder of the root that is no volume is not written to", async () => {

@@ -1869,7 +1869,8 @@ export const VolumeJobPhaseSchema: GenEnum<VolumeJobPhase> = /*@__PURE__*/
  */
 export const VolumeService: GenService<{
   /**
-   * Lists volumes by name, with their newest stored measures; measures nothing. One whose description is damaged hides no other.
+   * Lists volumes by name, with their newest stored measures; measures nothing. One whose description is damaged, or that cannot be
+   * read, such as a mount whose server is away, hides no other, and tells its `problem`.
    * Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`). May be repeated freely.
    *
    * @generated from rpc lucid.admin.v1.VolumeService.ListVolumes
@@ -1928,7 +1929,7 @@ export const VolumeService: GenService<{
    * Deletes a volume with all that is in it. Needs `confirm_name`. It is gone at once; the space is freed within the call as far as
    * its deadline allows, the rest afterwards, also where the process dies. Fails with `FAILED_PRECONDITION`:
    * `CONFIRMATION_MISMATCH`, `VOLUME_IN_USE` while a job works on it or where a file system is mounted on its directory; and
-   * `ABORTED` (`ETAG_MISMATCH`).
+   * `ABORTED`: `ETAG_MISMATCH`, `VOLUME_CHANGED` where something else was given its name meanwhile, which stays.
    *
    * @generated from rpc lucid.admin.v1.VolumeService.DeleteVolume
    */
