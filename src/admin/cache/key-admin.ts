@@ -6,7 +6,6 @@ import {
   type CacheService,
   type FlushKeysRequest,
   GetKeyRequestSchema,
-  KeyOrigin,
   ScanKeysRequestSchema,
   SetCondition,
   type SetKeyRequest,
@@ -25,6 +24,7 @@ import { readValue, scannedTypes } from "./key-value.ts";
 import {
   bytesOfName,
   factsOf,
+  isOwn,
   isProtected,
   keyMessage,
   keyNotFound,
@@ -119,7 +119,7 @@ export function keyAdmin({
 
     async setKey(request, context) {
       const key = bytesOfName(request.name);
-      if (originOf(key) !== KeyOrigin.UNSPECIFIED) throw keyProtected(key);
+      if (isOwn(key)) throw keyProtected(key);
       const command = ["SET", key, valueOf(request), ...setOptions(request)] as const;
       await carryOut(context, keyResource(textOfKey(key)), async () => {
         if ((await client.call(...command)) !== null) return;

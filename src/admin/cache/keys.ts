@@ -44,6 +44,7 @@ export const ownPrefixes = {
   lock: "lucid:lock:",
 } as const;
 
+const ownPrefix = Buffer.from("lucid:");
 const copyPrefix = Buffer.from("lucid:copy:");
 
 const origins: readonly (readonly [Buffer, KeyOrigin])[] = [
@@ -57,13 +58,21 @@ const origins: readonly (readonly [Buffer, KeyOrigin])[] = [
 
 /** What a key is for. */
 export function originOf(key: Buffer): KeyOrigin {
-  const found = origins.find(([prefix]) => key.subarray(0, prefix.length).equals(prefix));
-  return found?.[1] ?? KeyOrigin.UNSPECIFIED;
+  return origins.find(([prefix]) => startsWith(key, prefix))?.[1] ?? KeyOrigin.UNSPECIFIED;
+}
+
+/** Whether the key is the service's to set, also where it has no use for it yet. */
+export function isOwn(key: Buffer): boolean {
+  return startsWith(key, ownPrefix);
 }
 
 /** Whether the key holds what this service has copied from MongoDB: a backup leaves it out, since it would come back stale. */
 export function isOwnCopy(key: Uint8Array): boolean {
-  return copyPrefix.equals(key.subarray(0, copyPrefix.length));
+  return startsWith(key, copyPrefix);
+}
+
+function startsWith(key: Uint8Array, prefix: Buffer): boolean {
+  return prefix.equals(key.subarray(0, prefix.length));
 }
 
 /** Whether losing the key would do harm. What is only a copy may go at any time. */

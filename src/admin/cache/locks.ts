@@ -21,7 +21,7 @@ export interface HeldLock {
 const rememberedMs = 30 * 24 * 3_600_000;
 
 /**
- * A lock is a hash: the hash of its holder's `token`, the `holder`'s name, the `request` that took it, its `fence`, when it was
+ * A lock is a hash: the hashes of its holder's `token` and of the `request` that took it, the `holder`'s name, its `fence`, when it was
  * `acquired`, when its time is over (`expires`, milliseconds; 0 when it was given back) and how long that was (`ttl`). It stays
  * for a month after that, for its fence. The fence is the server's time in microseconds, or one more than the last where that is
  * higher: so it grows while the lock is remembered, whatever the clock does, and by the clock when all is forgotten, which a
@@ -47,7 +47,7 @@ local function keep(untilMs, lasting)
 end
 `;
 
-/** ARGV: hash of the token, time in ms, holder, id of the request. */
+/** ARGV: hash of the token, time in ms, holder, hash of the request's id or nothing. */
 const acquireScript = (time: string): string => `${prelude(time)}
 if expires > now then
   if ARGV[4] == '' or get('request') ~= ARGV[4] then return described(0) end
@@ -98,7 +98,8 @@ export function locks(client: Redis | Cluster, time: string = serverTime) {
       { ttlMs, holder, requestId }: { readonly ttlMs: number; readonly holder: string; readonly requestId: string },
     ): Promise<{ readonly lock: HeldLock; readonly token?: string }> {
       const token = randomBytes(24).toString("base64url");
-      const { state, lock } = await run(acquire, name, [hashed(token), ttlMs, holder, requestId]);
+      const request = requestId === "" ? "" : hashed(requestId);
+      const { state, lock } = await run(acquire, name, [hashed(token), ttlMs, holder, request]);
       return { lock, ...(state === 1 && { token }) };
     },
 
@@ -124,7 +125,7 @@ export function locks(client: Redis | Cluster, time: string = serverTime) {
 
 type Script = ReturnType<typeof redisScript>;
 
-/** What is stored of a token, so that who may read keys does not hold locks. */
+/** What is stored of what a lock is had by, so that who may read keys does not hold locks. */
 function hashed(token: string): string {
   return hash("sha256", token);
 }

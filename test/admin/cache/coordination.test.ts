@@ -158,9 +158,11 @@ test("only the holder's token extends and releases, and only in its time", async
   expect(later.lock?.fencingNumber).toBeGreaterThan(next.lock?.fencingNumber ?? 0n);
 });
 
-test("a retry of the same request gets the lock again", async () => {
+test("a retry of the same request gets the lock again, and nobody else knows the request", async () => {
   const request = { name: newName(), ttl: { seconds: 60n }, requestId: randomUUID() };
   const first = await cache.acquireLock(request);
+  const stored = await shared.redis.hgetall(`lucid:lock:${request.name}`);
+  expect(Object.values(stored).join(" ")).not.toContain(request.requestId);
   const again = await cache.acquireLock(request);
   expect(again).toMatchObject({ acquired: true, lock: { fencingNumber: first.lock?.fencingNumber } });
   expect(again.token).not.toBe(first.token);

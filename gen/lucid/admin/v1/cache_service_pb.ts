@@ -2062,7 +2062,7 @@ export const SubscriptionEventTypeSchema: GenEnum<SubscriptionEventType> = /*@__
  * server is away, calls fail with `UNAVAILABLE` (`STORE_UNAVAILABLE`).
  *
  * Keys are bytes. A key that is UTF-8 text goes by its text, any other by its bytes. Keys that begin with `lucid:` are the service's
- * own; each is shown with what it is for. Copies of sessions and users in the cache are `lucid.repository.v1.DocumentCacheService`'s.
+ * own: nobody else sets them, and each that it has is shown with what it is for. Copies of sessions and users in the cache are `lucid.repository.v1.DocumentCacheService`'s.
  *
  * @generated from service lucid.admin.v1.CacheService
  */
@@ -2153,8 +2153,9 @@ export const CacheService: GenService<{
   },
   /**
    * Counts a call against a limit over a sliding window, in one step and by the server's clock, so that it does not matter how many ask
-   * at once or how their clocks go. In no stretch of time as long as the window is more allowed than the limit; what was counted
-   * leaves up to a 64th of the window late. A call that is not allowed is not counted. May not be repeated: that counts twice.
+   * at once or how their clocks go. In no stretch of time as long as the window is more allowed than the limit, unless Redis loses what
+   * was counted, as it may when it is restarted or a replica takes over; what was counted leaves up to a 64th of the window late. A call
+   * that is not allowed is not counted. May not be repeated: that counts twice.
    *
    * @generated from rpc lucid.admin.v1.CacheService.CheckRateLimit
    */
@@ -2184,10 +2185,13 @@ export const CacheService: GenService<{
     output: typeof ClearRateLimitResponseSchema;
   },
   /**
-   * Takes a lock, or says who has it. Each taking gets a fencing number that is higher than that of all before, also where they have
-   * expired or Redis has lost them: whoever writes under a lock sends it along, and what is written to refuses a lower one. The
-   * lock itself cannot keep a holder from writing that stalled until its time was over. Does not wait. A retry with the same
-   * `request_id` while the lock is held gets it again, with a new token in the place of the first.
+   * Takes a lock, or says who has it. Each taking gets a fencing number that is higher than that of all before, whatever the server's
+   * clock does: whoever writes under a lock sends it along, and what is written to refuses a lower one. The lock itself cannot keep
+   * a holder from writing that stalled until its time was over, and where Redis loses it (it was flushed or evicted, or a replica
+   * takes over that had not got it yet) another may take it at once. The number is that server's time in microseconds or more, so that it
+   * is higher even then, provided that the clock of the server that takes over is not behind by more than the time between
+   * the two takings: keep the clocks of servers in step. Does not wait. A retry with the same `request_id` while the lock is held
+   * gets it again, with a new token in the place of the first; of the id, too, only a hash is stored.
    *
    * @generated from rpc lucid.admin.v1.CacheService.AcquireLock
    */
