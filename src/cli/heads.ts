@@ -45,8 +45,12 @@ export async function largestHead(file: string): Promise<TreeHead | undefined> {
 
 /** Remembers one head more. In one write, so that two runs at once do not mix their lines. */
 export async function rememberHead(file: string, head: TreeHead): Promise<void> {
+  const line = shownHead(head);
+  // Whoever made it is not trusted: it could be lines of its own, or orders to a terminal.
+  if (readTreeHead(line) === undefined)
+    throw new Failure("forged", "The root of the log that the service names is none");
   try {
-    await appendFile(file, `${shownHead(head)}\n`, { flush: true });
+    await appendFile(file, `${line}\n`, { flush: true });
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException; // what the file system throws has one
     throw new Failure("failure", `--heads: ${file} cannot be written (${code})`);

@@ -10,6 +10,7 @@ import type { Page, PageRequest } from "./lists.ts";
 import { showList, withLimit } from "./lists.ts";
 import type { Column } from "./output.ts";
 import type { Session } from "./session.ts";
+import { safe } from "./text.ts";
 
 /** A job as it is shown, of whichever kind. */
 type Job<J extends DescMessage> = MessageShape<J> & { readonly state: JobState };
@@ -81,7 +82,7 @@ export function jobCommands<J extends DescMessage, E extends DescMessage>(
       const id = kind.idOf(job);
       if (session.output.json) await session.output.message(kind.schema, job);
       else if (!watch) {
-        await session.output.line(id);
+        await session.output.line(safe(id));
         session.output.note(`It has begun; \`${path} watch ${id}\` shows how far it is.`);
       }
       if (!watch) return;

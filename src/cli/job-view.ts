@@ -54,7 +54,6 @@ interface JobEventHead {
 /** What an event shows, with what is special to its kind of jobs: how much of what it does is done. */
 export function viewOf({ sequence, eventTime, state, error, heartbeat }: JobEventHead, work: Partial<Work>): JobView {
   return {
-    phase: "",
     percent: 0,
     done: 0n,
     total: 0n,
@@ -63,6 +62,8 @@ export function viewOf({ sequence, eventTime, state, error, heartbeat }: JobEven
     timeLeftMs: undefined,
     parts: [],
     ...work,
+    // Of a build of indexes it is what MongoDB calls it.
+    phase: safe(work.phase ?? ""),
     sequence,
     time: eventTime,
     state,

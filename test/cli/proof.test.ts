@@ -1,11 +1,8 @@
-import { readFileSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http2";
-import type { AddressInfo } from "node:net";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { type DescMessage, fromJson, type JsonObject, type MessageShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import {
@@ -31,7 +28,7 @@ import {
   upTo,
 } from "../repository/manifest-support.ts";
 import { newUser } from "../repository/support.ts";
-import { lucid, lucidInside, type Lucid } from "./support.ts";
+import { lucid, lucidInside, type Lucid, servedBy } from "./support.ts";
 
 const folder = ownFolder();
 let there: ManifestsApp;
@@ -232,29 +229,29 @@ test("a service that lies is found out by a process of its own", async () => {
   // What it said is the evidence.
   expect(JSON.parse(stdout)).toMatchObject({ second: { rootHash: liar.rootHash } });
   expect(readFileSync(heads, "utf8")).toBe(`1:${treeHead?.rootHash}\n`);
+
+  // Nor does a file remember what is no head, and could be several.
+  const none = join(folder.path, "heads-of-nobody");
+  const first = await lucidInside(liar.address).run("proof", "log", "--heads", none);
+  expect([first.code, first.stderr]).toEqual([
+    5,
+    expect.stringContaining("The root of the log that the service names"),
+  ]);
+  expect(existsSync(none)).toBe(false);
 });
 
 /** A service whose audit log is another one than it was. */
 async function lyingService(honest: Client<typeof AuditLogService>) {
   const rootHash = "f".repeat(64);
-  const adapter = connectNodeAdapter({
-    routes: (router) =>
-      router.service(AuditLogService, {
-        async getAuditConsistencyProof(request) {
-          const response = await honest.getAuditConsistencyProof(request);
-          if (response.second !== undefined) response.second.rootHash = rootHash;
-          return response;
-        },
-      }),
-  });
-  const server = createServer(adapter);
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo; // it listens
-  return {
-    address: `127.0.0.1:${port}`,
-    rootHash,
-    async [Symbol.asyncDispose]() {
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
+  const served = await servedBy((router) =>
+    router.service(AuditLogService, {
+      getAuditTreeHead: () => ({ treeHead: { treeSize: 1n, rootHash: `${rootHash}\n2:${rootHash}` } }),
+      async getAuditConsistencyProof(request) {
+        const response = await honest.getAuditConsistencyProof(request);
+        if (response.second !== undefined) response.second.rootHash = rootHash;
+        return response;
+      },
+    }),
+  );
+  return { ...served, rootHash };
 }

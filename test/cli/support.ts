@@ -1,11 +1,15 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
+import { createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough, type Readable, type Writable } from "node:stream";
 import { text } from "node:stream/consumers";
 
 import type { JsonObject } from "@bufbuild/protobuf";
+import type { ConnectRouter } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
 
 import { projectFolder } from "../../local/project.ts";
 import { waitUntil } from "../../local/wait.ts";
@@ -87,6 +91,19 @@ export function lucidInside(address: string): Lucid {
     return { code, stdout: results, stderr: remarks };
   };
   return { ...lucid(address), run, json: async (...args) => withObjects(await run("--json", ...args)) };
+}
+
+/** A service that is not ours, and answers as it likes. */
+export async function servedBy(routes: (router: ConnectRouter) => void) {
+  const server = createServer(connectNodeAdapter({ routes }));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo; // it listens
+  return {
+    address: `127.0.0.1:${port}`,
+    async [Symbol.asyncDispose]() {
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
 }
 
 function withObjects(ended: Ended): Ended & { readonly objects: readonly JsonObject[] } {

@@ -22,6 +22,7 @@ import { showList, withLimit } from "../lists.ts";
 import { liveLines } from "../live.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
+import { safe } from "../text.ts";
 import { count, counted, nameOf, nothing, readMoment, readNumber, time } from "../units.ts";
 
 interface Head {
@@ -112,7 +113,7 @@ export function define(audit: Command, session: Session): void {
       .action(async () => {
         const response = await client().getAuditHead({}, session.call());
         if (session.output.json) await session.output.message(GetAuditHeadResponseSchema, response);
-        else await session.output.line(`${response.head?.sequence ?? 0n}:${response.head?.hash ?? ""}`);
+        else await session.output.line(headText(response.head));
       }),
     "lucid audit head > /elsewhere/audit-head",
   );
@@ -146,10 +147,10 @@ async function verify(session: Session, after: bigint, expected: Head | undefine
     if (output.json) return;
     if (result.whole) {
       await output.line(output.paint(`The log is whole up to record ${count(result.head?.sequence ?? 0n)}.`, "green"));
-      await output.line(`Head: ${result.head?.sequence ?? 0n}:${result.head?.hash ?? ""}`);
+      await output.line(`Head: ${headText(result.head)}`);
       return;
     }
-    const id = result.faultAuditId === "" ? "" : `, ${result.faultAuditId}`;
+    const id = result.faultAuditId === "" ? "" : `, ${safe(result.faultAuditId)}`;
     const fault = nameOf(AuditFaultSchema, result.fault);
     await output.line(output.paint(`Record ${count(result.faultSequence)}${id} is wrong: ${fault}.`, "red"));
     return;
@@ -180,6 +181,10 @@ async function* verifications(
       await sleep(1000, undefined, { signal: session.signal });
     }
   }
+}
+
+function headText(head: Head = { sequence: 0n, hash: "" }): string {
+  return `${head.sequence}:${safe(head.hash)}`;
 }
 
 function resourceText({ resource }: AuditRecord): string {

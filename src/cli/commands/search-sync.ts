@@ -23,6 +23,7 @@ import { showList, withLimit } from "../lists.ts";
 import type { Column, Fact } from "../output.ts";
 import type { Session } from "../session.ts";
 import { syncColumns } from "../sync.ts";
+import { safe } from "../text.ts";
 import { between, count, counted, nameOf, nothing, time } from "../units.ts";
 
 /** `lucid index sync`, `dead-letters`, `compare` and `comparison`: how indices stand beside MongoDB. */
@@ -145,7 +146,7 @@ function defineComparisons(index: Command, session: Session): void {
         if (comparison === undefined) return;
         if (wait) return waitForComparison(session, comparison.comparisonId);
         if (session.output.json) return session.output.message(ComparisonSchema, comparison);
-        await session.output.line(comparison.comparisonId);
+        await session.output.line(safe(comparison.comparisonId));
         session.output.note(
           `It has begun; \`lucid index comparison show ${comparison.comparisonId}\` shows what it found.`,
         );
