@@ -127,8 +127,7 @@ export async function buildProgram(session: Session, wanted: readonly string[] |
     if (isWanted(name)) (await load()).define(command, session);
   }
   for (const command of allCommands(program)) {
-    if (command.commands.length === 0 && !asJson)
-      command.showHelpAfterError(`\`${pathOf(command)} --help\` shows how it is used.`);
+    if (!asJson) command.showHelpAfterError(`\`${pathOf(command)} --help\` shows how it is used.`);
   }
   return program;
 }

@@ -115,6 +115,13 @@ export function readSpan(text: string): number {
   return Number(amount) * length;
 }
 
+/** The same for what is told in whole seconds: rounded, half a second would be none. */
+export function readSeconds(text: string): number {
+  const seconds = Math.round(readSpan(text)) / 1000;
+  if (!Number.isInteger(seconds)) throw new InvalidArgumentError("It is told in whole seconds: 30s, 5m, 2h or 7d.");
+  return seconds;
+}
+
 /** Reads `4096`, `512KiB` or `10GiB`. For options. */
 export function readSize(text: string): bigint {
   const [, amount = "", unit = "B"] = /^(\d{1,18})(B|KiB|MiB|GiB|TiB|PiB)?$/.exec(text) ?? [];

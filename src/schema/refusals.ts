@@ -5,6 +5,7 @@ import { fail } from "../errors.ts";
 
 /** A field of a request that is wrong, by its path in proto names. */
 export interface WrongField {
+  /** Empty where it is the request as a whole. */
   readonly field: string;
   /** What is wrong, as the end of a sentence that starts with the field: `must be set`. */
   readonly description: string;
@@ -12,8 +13,9 @@ export interface WrongField {
 
 /** Refuses a request for these fields. */
 export function badRequest(...wrong: readonly WrongField[]): ConnectError {
-  const fields = wrong.map(({ field }) => field).join(", ");
-  return fail("BAD_REQUEST", `The request breaks a rule: ${fields}`, { metadata: { fields }, fields: wrong });
+  const fields = wrong.flatMap(({ field }) => (field === "" ? [] : [field])).join(", ");
+  const message = `The request breaks a rule${fields === "" ? "" : `: ${fields}`}`;
+  return fail("BAD_REQUEST", message, { metadata: { fields }, fields: wrong });
 }
 
 const mostFreeBytes = 256 * 1024;

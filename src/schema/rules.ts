@@ -3,7 +3,7 @@ import { pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
 import type { ConnectError } from "@connectrpc/connect";
 
-import { fail } from "../errors.ts";
+import { badRequest } from "./refusals.ts";
 
 /** Patterns of our protos, and of nobody else. */
 const patterns = new Map<string, RegExp>();
@@ -37,8 +37,7 @@ export function brokenRules(schema: DescMessage, message: Message): ConnectError
     description: violation.message,
     reason: violation.ruleId.toUpperCase().replaceAll(/[^A-Z0-9]+/g, "_"),
   }));
-  const paths = fields.map(({ field }) => field).join(", ");
-  return fail("BAD_REQUEST", `The request breaks a rule: ${paths}`, { metadata: { fields: paths }, fields });
+  return badRequest(...fields);
 }
 
 function shortened(path: string): string {

@@ -6,7 +6,7 @@ import { expect, test, vi } from "vitest";
 import { projectFolder } from "../../local/project.ts";
 import { tableLines } from "../../src/cli/output.ts";
 import { cut, pad, safe, safeJson, widthOf } from "../../src/cli/text.ts";
-import { age, bytes, readMoment, readSpan, span } from "../../src/cli/units.ts";
+import { age, bytes, readMoment, readSeconds, readSpan, span } from "../../src/cli/units.ts";
 
 const hostile = "a\u001b[2J\u009b1A\r\n\tb\u202ec\u2028d\u0007\u007f\ud800";
 
@@ -88,6 +88,8 @@ test("times are read as they are written, and nothing else is", () => {
   expect([readSpan("2"), readSpan("500ms"), readSpan("1.5m"), readSpan("7d")]).toEqual([
     2000, 500, 90_000, 604_800_000,
   ]);
+  expect([readSeconds("4.1m"), readSeconds("1000ms"), readSeconds("7d")]).toEqual([246, 1, 604_800]);
+  for (const wrong of ["400ms", "1.5s"]) expect(() => readSeconds(wrong)).toThrow("whole seconds");
   for (const wrong of ["", "-1s", "1w", "1e9", "s"]) expect(() => readSpan(wrong)).toThrow("A time is a number");
   expect(readMoment("2026-11-28T20:15:00Z").toISOString()).toBe("2026-11-28T20:15:00.000Z");
   const wrong = ["yesterday", "7", "2026-13-01", "2026-02-31", "2026-1-2", "2026-11-28Tmorning"];

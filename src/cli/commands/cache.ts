@@ -54,7 +54,10 @@ function defineFigures(cache: Command, session: Session): void {
         if (session.output.json) return session.output.message(GetCacheStatsResponseSchema, response);
         const { stats } = response;
         await session.output.facts([
-          ["server", `${response.product} ${response.version}, ${response.primaryCount} primaries`],
+          [
+            "server",
+            `${response.product} ${response.version}, ${counted(response.primaryCount, "primary", "primaries")}`,
+          ],
           ["keys", `${count(stats?.keys ?? 0n)}, of which ${count(response.expiringKeys)} expire`],
           ["memory", `${bytes(stats?.usedMemoryBytes ?? 0n)}, at most ${bytes(stats?.peakMemoryBytes ?? 0n)} so far`],
           ["found", `${((stats?.hitRate ?? 0) * 100).toFixed(1)} % of lookups`],

@@ -18,7 +18,7 @@ import { keyText, readKey } from "../index-keys.ts";
 import { readDocument } from "../input.ts";
 import type { Column } from "../output.ts";
 import type { Session } from "../session.ts";
-import { bytes, count, nothing, readSpan, time } from "../units.ts";
+import { bytes, count, nothing, readSeconds, time } from "../units.ts";
 import { buildCommands } from "./collection-builds.ts";
 
 interface InDatabase {
@@ -74,21 +74,28 @@ export function defineIndexes(index: Command, session: Session): void {
       .option("--unique", "no two documents may have the same values")
       .option("--sparse", "leave out documents without the field")
       .addOption(
-        new Option("--expire-after <time>", "documents go so long after the time in the field").argParser(readSpan),
+        new Option("--expire-after <time>", "documents go so long after the time in the field").argParser(readSeconds),
       )
       .option("--partial <json>", "only documents that match this filter, as JSON or @FILE")
       .option("--hidden", "keep it up to date, and do not use it")
       .option("--dry-run", "check what can be checked, and build nothing")
       .option("-w, --watch", "show how far it is until it has ended, and end as it did")
       .action(async (collection: string, keys: readonly string[], options: CreateOptions) => {
-        const { database = "", name = "", expireAfter, partial, dryRun = false, watch = false } = options;
+        const {
+          database = "",
+          name = "",
+          expireAfter: expireAfterSeconds,
+          partial,
+          dryRun = false,
+          watch = false,
+        } = options;
         const definition = {
           index: name,
           keys: keys.map(readKey),
           unique: options.unique === true,
           sparse: options.sparse === true,
           hidden: options.hidden === true,
-          ...(expireAfter !== undefined && { expireAfterSeconds: Math.round(expireAfter / 1000) }),
+          ...(expireAfterSeconds !== undefined && { expireAfterSeconds }),
           ...(partial !== undefined && { partialFilter: await readDocument(session, partial, "--partial") }),
         };
         const asked = { database, collection, definition };
@@ -112,17 +119,17 @@ export function defineIndexes(index: Command, session: Session): void {
       .option("--hide", "keep it up to date without using it")
       .option("--no-hide", "use it again")
       .addOption(
-        new Option("--expire-after <time>", "documents go so long after the time in the field").argParser(readSpan),
+        new Option("--expire-after <time>", "documents go so long after the time in the field").argParser(readSeconds),
       )
       .action(
         async (collection: string, name: string, options: InDatabase & { hide?: boolean; expireAfter?: number }) => {
-          const { database = "", hide, expireAfter } = options;
+          const { database = "", hide, expireAfter: expireAfterSeconds } = options;
           const request = {
             database,
             collection,
             index: name,
             ...(hide !== undefined && { hidden: hide }),
-            ...(expireAfter !== undefined && { expireAfterSeconds: Math.round(expireAfter / 1000) }),
+            ...(expireAfterSeconds !== undefined && { expireAfterSeconds }),
           };
           const { index: changed } = await client().updateIndex(request, session.call());
           if (changed === undefined) return;

@@ -21,6 +21,7 @@ import {
 import { enumOption } from "../choices.ts";
 import { showEnsured } from "../ensured.ts";
 import { withExamples } from "../examples.ts";
+import { Failure } from "../failure.ts";
 import { readDocument } from "../input.ts";
 import { showList, withLimit } from "../lists.ts";
 import type { Column } from "../output.ts";
@@ -92,6 +93,9 @@ function defineCollections(collection: Command, session: Session): void {
       .option("--dry-run", "check what can be checked, and create nothing")
       .action(async (name: string, options: CreateOptions) => {
         const { database = "", capped, maxDocuments, validator, level, action, dryRun = false } = options;
+        if (maxDocuments !== undefined && capped === undefined) {
+          throw new Failure("usage", "--max-documents: it is for a capped collection; say with --capped how large");
+        }
         const request = {
           database,
           collection: name,
