@@ -8,8 +8,9 @@ import type { SearchedMessage } from "../../schema/search-mapping.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { requestMs } from "../../stores/search/requests.ts";
 import type { DeadLetters } from "./dead-letters.ts";
+import { majority } from "./groups.ts";
 import { copiesAfter, type IndexedCopy } from "./pages.ts";
-import { majority, type Writer } from "./writer.ts";
+import type { Writer } from "./writer.ts";
 
 /** How a document and its copy differ. */
 export interface Found {

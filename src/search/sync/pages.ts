@@ -6,7 +6,7 @@ import { keyField, removedField, type SearchedMessage } from "../../schema/searc
 import { sessionFromNow } from "../../stores/cluster-time.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { requestMs } from "../../stores/search/requests.ts";
-import { groups, majority } from "./writer.ts";
+import { groups, majority } from "./groups.ts";
 
 /** Documents of a collection that are written at once. */
 export interface FillPage {

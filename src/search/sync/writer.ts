@@ -1,13 +1,15 @@
-import { deserialize, type Timestamp } from "bson";
+import type { Timestamp } from "bson";
 import type { Collection, Db, Document } from "mongodb";
 
-import { fail, reasonOf } from "../../errors.ts";
+import { fail } from "../../errors.ts";
 import { documentKey, type SearchCopy, searchCopier } from "../../schema/search-copy.ts";
 import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { bulk, type BulkItem, type BulkResult } from "../../stores/search/bulk.ts";
 import { requestMs, statusOf } from "../../stores/search/requests.ts";
 import type { DeadLetters, Refusal } from "./dead-letters.ts";
+import { groups, majority, mostDocuments } from "./groups.ts";
+import { damagedDocument, refusedCopy } from "./refusals.ts";
 import type { Batch, Changed } from "./tail.ts";
 import { epochOf, lastRevision, versionOf } from "./version.ts";
 
@@ -58,12 +60,6 @@ export interface Known {
   readonly key: string;
   readonly id: string;
 }
-
-/** Documents and bytes of them that are in memory at once. */
-const most = { documents: 1000, bytes: 4 * 1024 * 1024 };
-
-/** What is read cannot be rolled back: no change would tell of that. */
-export const majority = { readPreference: "primary", readConcern: { level: "majority" } } as const;
 
 /** Rounds in which copies are written again that an older epoch was in the way of, or whose documents have changed meanwhile. */
 const mostRounds = 4;
@@ -183,7 +179,7 @@ export function copyWriter(options: WriterOptions): Writer {
         try {
           pairs.push({ copy: copier.fromBson(document), document });
         } catch (error) {
-          refusals.push(damaged(document, message, error));
+          refusals.push(damagedDocument(document, message, error));
         }
       }
       const items = pairs.map(({ copy: { id, revision, json } }) => item(id, versionOf(epoch, revision), json));
@@ -194,7 +190,7 @@ export function copyWriter(options: WriterOptions): Writer {
         if (result === undefined) throw new Error("The search server said nothing of a copy");
         if (result.status < 300) done.push(copy.key);
         else if (result.status === 409) conflicts.push(copy);
-        else refusals.push(refused(copy, document, result));
+        else refusals.push(refusedCopy(copy, document, result));
       }
       if (conflicts.length === 0) break;
       if (round === mostRounds) throw tooFast(alias);
@@ -229,8 +225,8 @@ export function copyWriter(options: WriterOptions): Writer {
   };
 
   const bury = async (gone: readonly Gone[], signal: AbortSignal): Promise<void> => {
-    for (let at = 0; at < gone.length; at += most.documents) {
-      const part = gone.slice(at, at + most.documents);
+    for (let at = 0; at < gone.length; at += mostDocuments) {
+      const part = gone.slice(at, at + mostDocuments);
       const known = part.flatMap(({ id, key }) => (id === undefined ? [] : [{ id, key }]));
       const unknown = part.filter(({ id }) => id === undefined).map(({ key }) => key);
       const now = new Date();
@@ -263,7 +259,7 @@ export function copyWriter(options: WriterOptions): Writer {
     if (time !== undefined) session.advanceOperationTime(time);
     yield* collection.find<Uint8Array>(
       { _id: { $in: ids as never[] } },
-      { raw: true, signal, session, maxTimeMS: readMs, batchSize: most.documents },
+      { raw: true, signal, session, maxTimeMS: readMs, batchSize: mostDocuments },
     );
   }
 
@@ -332,7 +328,7 @@ export function copyWriter(options: WriterOptions): Writer {
     for (let page = 1; page <= mostTidied; page++) {
       await client.indices.refresh({ index: alias }, { signal, requestTimeout: requestMs });
       const { hits } = await client.search(
-        { index: alias, query: { bool: { filter } }, size: most.documents, version: true, _source: false },
+        { index: alias, query: { bool: { filter } }, size: mostDocuments, version: true, _source: false },
         { signal, requestTimeout: requestMs },
       );
       const items = hits.hits.map(({ _id = "", _version = 0 }) => ({
@@ -340,7 +336,7 @@ export function copyWriter(options: WriterOptions): Writer {
         action: `{"delete":{"_id":${JSON.stringify(_id)},"version":${_version},"version_type":"external_gte"}}`,
       }));
       if (items.length > 0) await send(items, signal);
-      if (items.length < most.documents) return;
+      if (items.length < mostDocuments) return;
     }
   };
 
@@ -364,47 +360,6 @@ interface Sent {
 
 function isEqual(one: Uint8Array, other: Uint8Array | undefined): boolean {
   return other !== undefined && Buffer.compare(one, other) === 0;
-}
-
-/** Documents of a cursor, raw, in groups that are written at once. */
-export async function* groups(documents: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array[]> {
-  let [group, bytes]: [Uint8Array[], number] = [[], 0];
-  for await (const document of documents) {
-    group.push(document);
-    bytes += document.byteLength;
-    if (group.length < most.documents && bytes < most.bytes) continue;
-    yield group;
-    [group, bytes] = [[], 0];
-  }
-  if (group.length > 0) yield group;
-}
-
-function damaged(document: Uint8Array, message: SearchedMessage, error: unknown): Refusal {
-  const told = reasonOf(error);
-  if (told === undefined) throw error;
-  const { _id, [message.id]: id, revision } = deserialize(document, { promoteValues: true, useBigInt64: true });
-  return {
-    key: documentKey(document),
-    source_id: _id,
-    document_id: typeof id === "string" ? id : "",
-    revision: typeof revision === "bigint" || Number.isInteger(revision) ? BigInt(revision as bigint | number) : 1n,
-    error_type: told.reason,
-    cause_type: "",
-    field: told.metadata["field"] ?? "",
-  };
-}
-
-function refused(copy: SearchCopy, document: Uint8Array, { type, causeType, reason }: BulkResult): Refusal {
-  return {
-    key: copy.key,
-    source_id: deserialize(document)["_id"] as unknown,
-    document_id: copy.id,
-    revision: copy.revision,
-    error_type: type,
-    cause_type: causeType,
-    // What else the server says may repeat the document.
-    field: /\bfield(?: \[|=")([\w.-]{1,200})/.exec(reason)?.[1] ?? "",
-  };
 }
 
 function tooFast(alias: string) {
