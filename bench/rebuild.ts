@@ -5,12 +5,17 @@ import { createClient } from "@connectrpc/connect";
 import { type Collection, MongoClient } from "mongodb";
 
 import { JobState } from "../gen/lucid/admin/v1/backup_service_pb.ts";
-import { SearchIndexService } from "../gen/lucid/search/v1/search_index_service_pb.ts";
+import {
+  IndexJobPhase,
+  SearchIndexService,
+  type WatchIndexJobResponse,
+} from "../gen/lucid/search/v1/search_index_service_pb.ts";
 import { SearchSyncService, SyncPhase } from "../gen/lucid/search/v1/search_sync_service_pb.ts";
 import { Complaint, runCommand, say } from "../local/project.ts";
 import { collections } from "../local/seed/documents.ts";
-import { namedStores, startStores, storeEnvironment } from "../local/stores.ts";
+import { namedStores, startStores, storeEnvironment, type Stores } from "../local/stores.ts";
 import { openSearch } from "../src/stores/search.ts";
+import { cpuMicros } from "./support/load.ts";
 import { startService } from "./support/service-process.ts";
 import { printTable } from "./support/table.ts";
 import { throwawayDatabases, throwawayIndices } from "./support/throwaway.ts";
@@ -22,9 +27,16 @@ const megabyte = 1_000_000;
 /** Wait between two writes while the index is rebuilt, in milliseconds. */
 const writeMs = 20;
 
+const partNames: ReadonlyMap<IndexJobPhase, string> = new Map([
+  [IndexJobPhase.COPYING, "copying"],
+  [IndexJobPhase.COMPARING, "comparing"],
+  [IndexJobPhase.SWAPPING, "swapping"],
+]);
+
 /**
- * A rebuild of an index of sessions while they are written: how long it takes, and what memory the service needs above what it
- * has when it only keeps the index up to date. Option: `--documents 20000`.
+ * A rebuild of an index of sessions while they are written: how long it takes, which process works on each part of it, where the
+ * stores are started here, and what memory the service needs above what it has when it only keeps the index up to date. Option:
+ * `--documents 20000`.
  */
 await runCommand(async () => {
   const { values } = parseArgs({ options: { documents: { type: "string", default: "20000" } } });
@@ -61,12 +73,9 @@ await runCommand(async () => {
   const indices = createClient(SearchIndexService, service.transport);
   const ending = new AbortController();
   const writing = write(sessions, count, ending.signal);
-  const startMs = performance.now();
   const { job } = await indices.rebuildIndex({ index: "sessions" });
-  for await (const { state, error } of indices.watchIndexJob({ jobId: job?.jobId ?? "" })) {
-    if (state === JobState.FAILED) throw new Error(`The rebuild failed: ${error?.reason}`);
-  }
-  const seconds = (performance.now() - startMs) / 1000;
+  const parts = await measured(indices.watchIndexJob({ jobId: job?.jobId ?? "" }), workers(stores, service.pid));
+  const seconds = parts.reduce((sum, part) => sum + part.seconds, 0);
   ending.abort();
   const writes = await writing;
   const above = (service.peakBytes() - idleBytes) / megabyte;
@@ -81,7 +90,53 @@ await runCommand(async () => {
       above.toFixed(0),
     ].map(String),
   ]);
+  printTable("What its parts take, of each process in µs of a processor for each document", [
+    ["", "seconds", "service", "MongoDB", "search"],
+    ...parts.map((part) => [
+      partNames.get(part.phase) ?? "",
+      part.seconds.toFixed(1),
+      ...part.cpuMicros.map((micros) => (micros === undefined ? "?" : (micros / count).toFixed(0))),
+    ]),
+  ]);
 });
+
+/** Processes that work on a rebuild; undefined where one is not of this machine. */
+type Workers = readonly (number | undefined)[];
+
+function workers({ mongodb, search }: Stores, service: number | undefined): Workers {
+  return [service, mongodb?.pid, search?.pid];
+}
+
+/** A part of a rebuild. */
+interface Part {
+  readonly phase: IndexJobPhase;
+  readonly seconds: number;
+  /** Of each process. */
+  readonly cpuMicros: readonly (number | undefined)[];
+}
+
+/** Waits for the end of a rebuild; what each part of it took. */
+async function measured(events: AsyncIterable<WatchIndexJobResponse>, processes: Workers): Promise<Part[]> {
+  const now = () => ({ ms: performance.now(), micros: processes.map((pid) => pid && cpuMicros(pid)) });
+  const parts: Part[] = [];
+  let phase: IndexJobPhase = IndexJobPhase.COPYING;
+  let began = now();
+  const end = () => {
+    const ended = now();
+    const cpu = ended.micros.map((micros, at) => micros && micros - (began.micros[at] ?? 0));
+    parts.push({ phase, seconds: (ended.ms - began.ms) / 1000, cpuMicros: cpu });
+    began = ended;
+  };
+  for await (const { state, error, progress } of events) {
+    if (state === JobState.FAILED) throw new Error(`The rebuild failed: ${error?.reason}`);
+    const next: IndexJobPhase = progress?.phase ?? phase;
+    if (next === phase || next === IndexJobPhase.UNSPECIFIED) continue;
+    end();
+    phase = next;
+  }
+  end();
+  return parts;
+}
 
 async function insert(sessions: Collection, count: number): Promise<void> {
   const sample = collections(1, 100_000).find(({ name }) => name === "sessions");
