@@ -6,7 +6,7 @@ import { pause } from "../../stores/waiting.ts";
 import { messageOf, type SearchIndices } from "../indices.ts";
 import { type DeadLetter, deadLetters, type DeadLetters } from "./dead-letters.ts";
 import { syncStates, type SyncStates } from "./state.ts";
-import { type IndexStatus, statusOf as statusOfIndex } from "./status.ts";
+import { changeCount, type IndexStatus, mostCounted, statusOf as statusOfIndex } from "./status.ts";
 import { copyWriter, type Writer } from "./writer.ts";
 
 /** Where the documents of a message are. */
@@ -72,8 +72,7 @@ export function syncAccess(options: {
     return made;
   };
 
-  const status = async (name: string, signal: AbortSignal): Promise<IndexStatus> =>
-    statusOfIndex(name, { indices, states, deadLetters: letters, sourceOf }, signal);
+  const looking = { indices, states, deadLetters: letters, sourceOf, count: changeCount() };
 
   return {
     search,
@@ -83,7 +82,7 @@ export function syncAccess(options: {
     deadLetters: letters,
     sourceOf,
     writer,
-    status,
+    status: (name, signal) => statusOfIndex(name, looking, { signal, most: mostCounted }),
 
     async retry(name, wanted, signal) {
       const made = await writer(name, signal);
@@ -112,7 +111,7 @@ export function syncAccess(options: {
       const beganMs = Date.now();
       const limit = AbortSignal.any([signal, AbortSignal.timeout(ms)]);
       for (let waitMs = lookMs.first; !limit.aborted; waitMs = Math.min(lookMs.last, waitMs * 2)) {
-        const { lagDocuments, lagMs } = await status(name, signal);
+        const { lagDocuments, lagMs } = await statusOfIndex(name, looking, { signal, most: 1 });
         // Whatever waits now has come later. Times of changes are told to a second.
         if (lagDocuments === 0 || Date.now() - lagMs > beganMs + 1000) return;
         await pause(waitMs, limit);

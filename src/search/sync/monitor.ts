@@ -12,6 +12,12 @@ export interface SyncMonitor extends AsyncDisposable {
   concern(): string;
 }
 
+/** What was seen of an index, when, by `performance.now()`, and whether a later look has come to nothing. */
+interface Seen extends IndexStatus {
+  readonly atMs: number;
+  readonly isOld: boolean;
+}
+
 /** Time between two looks, and what one may take, in milliseconds. */
 const everyMs = 5000;
 const lookMs = 10_000;
@@ -24,10 +30,10 @@ export function syncMonitor(options: {
 }): SyncMonitor {
   const { access, metrics, lagWarningMs } = options;
   const closing = new AbortController();
-  const seen = new Map<string, IndexStatus>();
+  const seen = new Map<string, Seen>();
   let looking: Promise<void> | undefined;
 
-  const gauge = (name: string, help: string, valueOf: (status: IndexStatus) => number) =>
+  const gauge = (name: string, help: string, valueOf: (seen: Seen) => number) =>
     new Gauge({
       name,
       help,
@@ -45,15 +51,20 @@ export function syncMonitor(options: {
     Number(s.isLost),
   );
   gauge("lucid_search_resyncs", "How often the index was filled from the beginning.", (s) => s.state?.resyncs ?? 0);
+  gauge(
+    "lucid_search_status_age_seconds",
+    "How long ago it was that the index was looked at, of which the others tell.",
+    ({ atMs }) => (performance.now() - atMs) / 1000,
+  );
 
   const look = async (): Promise<void> => {
     while (!closing.signal.aborted) {
       for (const name of searchedMessages.keys()) {
         const signal = AbortSignal.any([closing.signal, AbortSignal.timeout(lookMs)]);
-        // Without MongoDB nothing is known, and that has a warning of its own.
+        // Where MongoDB is away or slow, which it has a warning of its own for, what is known stays.
         const status = await access.status(name, signal).catch(() => undefined);
-        if (status === undefined) seen.delete(name);
-        else seen.set(name, status);
+        const known = status === undefined ? seen.get(name) : { ...status, atMs: performance.now() };
+        if (known !== undefined) seen.set(name, { ...known, isOld: status === undefined });
       }
       await pause(everyMs, closing.signal);
     }
@@ -65,7 +76,9 @@ export function syncMonitor(options: {
     },
     concern() {
       const of = (isOne: (status: IndexStatus) => boolean, what: string): string[] => {
-        const names = [...seen.values()].filter(isOne).map(({ name }) => name);
+        const names = [...seen.values()]
+          .filter(isOne)
+          .map(({ name, isOld }) => (isOld ? `${name} (as last seen)` : name));
         return names.length === 0 ? [] : [`${what}: ${names.join(", ")}`];
       };
       return [

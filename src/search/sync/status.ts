@@ -1,10 +1,11 @@
+import { type Document, serialize } from "bson";
 import type { Db } from "mongodb";
 
 import { isReason } from "../../errors.ts";
 import { type SearchIndices, messageOf } from "../indices.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import type { SyncState, SyncStates } from "./state.ts";
-import { changesAfter } from "./tail.ts";
+import { changesAfter, type Followed, type Following } from "./tail.ts";
 
 /** How one index stands. */
 export interface IndexStatus {
@@ -28,10 +29,18 @@ export interface StatusOptions {
   readonly states: SyncStates;
   readonly deadLetters: DeadLetters;
   readonly sourceOf: (name: string) => { readonly db: Db; readonly collection: string };
+  readonly count: ChangeCount;
 }
 
-/** Changes that are counted. */
-const mostCounted = 10_000;
+/** How a look is made. */
+export interface Look {
+  readonly signal: AbortSignal;
+  /** Changes that are counted at most; 1 says whether there are some, and since when. */
+  readonly most: number;
+}
+
+/** Changes that are counted for people. */
+export const mostCounted = 10_000;
 /** How long counting may take, in milliseconds; more is told as at least so many. */
 const countMs = 2000;
 const statementMs = 5000;
@@ -40,7 +49,7 @@ const statementMs = 5000;
  * Looks how an index stands. What it is behind is counted from the checkpoint on in MongoDB's own history, so that it is
  * true whether or not any process keeps the index, and whether or not search is there.
  */
-export async function statusOf(name: string, options: StatusOptions, signal: AbortSignal): Promise<IndexStatus> {
+export async function statusOf(name: string, options: StatusOptions, look: Look): Promise<IndexStatus> {
   const { indices, states, deadLetters } = options;
   const { db, collection } = options.sourceOf(name);
   const [state, letters] = await Promise.all([states.find(indices.alias(name)), deadLetters.count(name)]);
@@ -49,10 +58,12 @@ export async function statusOf(name: string, options: StatusOptions, signal: Abo
   const all = async () => db.collection(collection).estimatedDocumentCount({ timeoutMS: statementMs });
   if (state?.token === undefined) return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs: 0 };
   const unread = state.phase === "filling" ? Math.max(0, (await all()) - state.filled) : 0;
-  const limit = AbortSignal.timeout(countMs);
   try {
-    const followed = { db, collection, id: messageOf(name).id };
-    const { events, first, isOver } = await changesAfter(followed, state.token, { most: mostCounted, signal, limit });
+    const { events, first, isOver } = await options.count(
+      { db, collection, id: messageOf(name).id },
+      state.token,
+      look,
+    );
     const sinceMs = state.phase === "following" ? first : (state.resync_time?.getTime() ?? first);
     const lagMs = sinceMs === undefined ? 0 : Math.max(0, Date.now() - sinceMs);
     return { ...about, lagDocuments: unread + events, isAtLeast: !isOver, lagMs };
@@ -64,4 +75,32 @@ export async function statusOf(name: string, options: StatusOptions, signal: Abo
     const both = problem === "" ? lost : `${lost}. ${problem}`;
     return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs, isLost: true, problem: both };
   }
+}
+
+/** Counts the changes after a checkpoint. Fails with `SEARCH_HISTORY_LOST`. */
+export type ChangeCount = (followed: Followed, checkpoint: Document, look: Look) => Promise<Omit<Following, "end">>;
+
+/**
+ * Counts changes of some collections again and again. While a checkpoint stands still, as it does where search is away, what was
+ * counted after it is not read again.
+ */
+export function changeCount(): ChangeCount {
+  const counted = new Map<
+    string,
+    { readonly checkpoint: Uint8Array; readonly events: number; readonly end: Document }
+  >();
+  return async (followed, checkpoint, { signal, most }) => {
+    const limits = { signal, limit: AbortSignal.timeout(countMs) };
+    // Always the first one: the history may have been lost since.
+    const first = await changesAfter(followed, checkpoint, { most: 1, ...limits });
+    if (first.isOver || most === 1) return first;
+    const [collection, place] = [`${followed.db.databaseName}.${followed.collection}`, serialize(checkpoint)];
+    const known = counted.get(collection);
+    const before = known !== undefined && Buffer.compare(known.checkpoint, place) === 0 ? known : first;
+    if (before.events >= most) return { ...first, events: before.events };
+    const more = await changesAfter(followed, before.end, { most: most - before.events, ...limits });
+    const events = before.events + more.events;
+    counted.set(collection, { checkpoint: place, events, end: more.end });
+    return { events, first: first.first, isOver: more.isOver };
+  };
 }

@@ -209,6 +209,8 @@ export interface Following {
   readonly first: number | undefined;
   /** Whether there are no more. */
   readonly isOver: boolean;
+  /** Where to go on after them. */
+  readonly end: Document;
 }
 
 /** Counts the changes after a token, up to `most` of them or until `limit` is aborted. Fails with `SEARCH_HISTORY_LOST`. */
@@ -219,15 +221,16 @@ export async function changesAfter(
 ): Promise<Following> {
   const stream = streamOf(followed, { after, waitMs: shortWaitMs, onlyTimes: true });
   try {
-    let [events, first]: [number, number | undefined] = [0, undefined];
+    let [events, first, end]: [number, number | undefined, Document] = [0, undefined, after];
     while (events < most && !limit.aborted) {
       signal.throwIfAborted();
-      const event = (await stream.tryNext()) as Pick<Told, "clusterTime"> | null; // with that projection
-      if (event === null) return { events, first, isOver: true };
+      const event = (await stream.tryNext()) as Pick<Told, "_id" | "clusterTime"> | null; // with that projection
+      if (event === null) return { events, first, isOver: true, end };
       first ??= (event.clusterTime?.getHighBits() ?? 0) * 1000;
+      end = event._id;
       events += 1;
     }
-    return { events, first, isOver: false };
+    return { events, first, isOver: false, end };
   } catch (error) {
     throw lostOr(error);
   } finally {
