@@ -177,6 +177,6 @@ test("a fill that another process goes on with looks for what the first one had 
   const { token } = tail;
   await bed.access.states.save(alias, fence, { phase: "filling", filled: 0, needs_sweep: false, token });
   bed.start({ messages: [message] });
-  await bed.settled("users", 60_000);
+  await bed.settled("users");
   expect(await bed.access.states.find(alias)).toMatchObject({ resyncs: 1 });
 });
