@@ -40,10 +40,39 @@ export function readValue(client: Client, request: ValueRequest): Promise<ValueP
   return (readers[request.facts.type] ?? readDump)(client, request);
 }
 
-/** As many elements as are wanted and probably have room. */
-function countFor({ facts, size }: ValueRequest, length: number): number {
+/** Elements of a value that one command asks for. How long they are is known when they are here. */
+const elementsAtOnce = 25;
+
+/** Some elements that one command found, the bytes of which a response tells, and where the next ones begin. */
+interface Step<T> {
+  readonly found: readonly T[];
+  readonly contents: readonly Buffer[];
+  readonly next: string | undefined;
+}
+
+/**
+ * Asks for elements, a few at a time, until there are as many as are wanted or probably have room, or their bytes fill a page: what the
+ * server says of a value's size rests on a few elements, and others may be far larger.
+ */
+async function elementsOf<T>(
+  { facts, from, size }: ValueRequest,
+  length: number,
+  ask: (from: string | undefined, count: number) => Promise<Step<T>>,
+): Promise<Step<T>> {
   const elementBytes = Math.max(1, facts.sizeBytes / Math.max(1, length));
-  return Math.max(1, Math.min(size, Math.floor(pageBytes / elementBytes)));
+  const wanted = Math.max(1, Math.min(size, Math.floor(pageBytes / elementBytes)));
+  const found: T[] = [];
+  const contents: Buffer[] = [];
+  let bytes = 0;
+  let next = from;
+  do {
+    const step = await ask(next, Math.min(elementsAtOnce, wanted - found.length));
+    found.push(...step.found);
+    contents.push(...step.contents);
+    bytes += step.contents.reduce((sum, each) => sum + each.length, 0);
+    next = step.next;
+  } while (next !== undefined && found.length < wanted && bytes < pageBytes);
+  return { found, contents, next };
 }
 
 const readers: Readonly<Record<string, Reader>> = {
@@ -63,70 +92,66 @@ const readers: Readonly<Record<string, Reader>> = {
 
   async list(client, request) {
     const { key } = request.facts;
-    const first = Number(request.from ?? 0);
     const length = await client.llen(key);
-    const elements = await client.lrangeBuffer(key, first, first + countFor(request, length) - 1);
-    const tell = teller(request.format, elements);
-    return {
-      length,
-      value: { case: "list", value: { firstIndex: BigInt(first), elements: elements.map(tell) } },
-      next: nextIndex(first, elements.length, length),
-    };
+    const { found, contents, next } = await elementsOf(request, length, async (from, count) => {
+      const first = Number(from ?? 0);
+      const elements = await client.lrangeBuffer(key, first, first + count - 1);
+      return { found: elements, contents: elements, next: nextIndex(first, elements.length, length) };
+    });
+    const elements = found.map(teller(request.format, contents));
+    return { length, value: { case: "list", value: { firstIndex: BigInt(request.from ?? 0), elements } }, next };
   },
 
   async set(client, request) {
     const { key } = request.facts;
     const length = await client.scard(key);
-    const [cursor, members] = await client.sscanBuffer(key, request.from ?? "0", "COUNT", countFor(request, length));
-    return {
-      length,
-      value: { case: "set", value: { members: members.map(teller(request.format, members)) } },
-      next: nextCursor(cursor),
-    };
+    const { found, contents, next } = await elementsOf(request, length, async (from = "0", count) => {
+      const [cursor, members] = await client.sscanBuffer(key, from, "COUNT", count);
+      return { found: members, contents: members, next: nextCursor(cursor) };
+    });
+    return { length, value: { case: "set", value: { members: found.map(teller(request.format, contents)) } }, next };
   },
 
   async hash(client, request) {
     const { key } = request.facts;
     const length = await client.hlen(key);
-    const [cursor, flat] = await client.hscanBuffer(key, request.from ?? "0", "COUNT", countFor(request, length));
-    const tell = teller(request.format, flat);
-    const fields = pairs(flat).map(([field, value]) => ({ field: tell(field), value: tell(value) }));
-    return { length, value: { case: "hash", value: { fields } }, next: nextCursor(cursor) };
+    const { found, contents, next } = await elementsOf(request, length, async (from = "0", count) => {
+      const [cursor, flat] = await client.hscanBuffer(key, from, "COUNT", count);
+      return { found: pairs(flat), contents: flat, next: nextCursor(cursor) };
+    });
+    const tell = teller(request.format, contents);
+    const fields = found.map(([field, value]) => ({ field: tell(field), value: tell(value) }));
+    return { length, value: { case: "hash", value: { fields } }, next };
   },
 
   async zset(client, request) {
     const { key } = request.facts;
-    const first = Number(request.from ?? 0);
     const length = await client.zcard(key);
-    const last = String(first + countFor(request, length) - 1);
-    const flat = pairs(await client.zrangeBuffer(key, first, last, "WITHSCORES"));
-    const tell = teller(
-      request.format,
-      flat.map(([member]) => member),
-    );
-    const members = flat.map(([member, score]) => ({ member: tell(member), score: scoreOf(score) }));
-    return {
-      length,
-      value: { case: "sortedSet", value: { firstRank: BigInt(first), members } },
-      next: nextIndex(first, members.length, length),
-    };
+    const { found, contents, next } = await elementsOf(request, length, async (from, count) => {
+      const first = Number(from ?? 0);
+      const scored = pairs(await client.zrangeBuffer(key, first, String(first + count - 1), "WITHSCORES"));
+      const members = scored.map(([member]) => member);
+      return { found: scored, contents: members, next: nextIndex(first, scored.length, length) };
+    });
+    const tell = teller(request.format, contents);
+    const members = found.map(([member, score]) => ({ member: tell(member), score: scoreOf(score) }));
+    return { length, value: { case: "sortedSet", value: { firstRank: BigInt(request.from ?? 0), members } }, next };
   },
 
   async stream(client, request) {
     const { key } = request.facts;
     const length = await client.xlen(key);
-    const count = countFor(request, length);
-    const found = await client.xrangeBuffer(key, request.from ?? "-", "+", "COUNT", String(count + 1));
-    const page = found.slice(0, count);
-    const tell = teller(
-      request.format,
-      page.flatMap(([, fields]) => fields),
-    );
-    const entries = page.map(([id, fields]) => ({
+    const { found, contents, next } = await elementsOf(request, length, async (from = "-", count) => {
+      const entries = await client.xrangeBuffer(key, from, "+", "COUNT", String(count + 1));
+      const step = entries.slice(0, count);
+      return { found: step, contents: step.flatMap(([, fields]) => fields), next: entries[count]?.[0].toString() };
+    });
+    const tell = teller(request.format, contents);
+    const entries = found.map(([id, fields]) => ({
       entryId: id.toString(),
       fields: pairs(fields).map(([field, value]) => ({ field: tell(field), value: tell(value) })),
     }));
-    return { length, value: { case: "stream", value: { entries } }, next: found[count]?.[0].toString() };
+    return { length, value: { case: "stream", value: { entries } }, next };
   },
 };
 

@@ -225,6 +225,45 @@ test.for(forms)("a string that is %s is told as such", async ([what, stored, for
   }
 });
 
+test.for(["list", "hash", "set", "zset", "stream"] as const)(
+  "a page of a %s is no larger in memory for elements far larger than those that its size was estimated from",
+  async (type) => {
+    const name = named(`uneven ${type}`);
+    const large = Array.from({ length: 64 }, (_, index) => `${index} ${"x".repeat(256 * 1024)}`);
+    const { redis: direct } = shared;
+    for (const text of large) {
+      if (type === "list") await direct.rpush(name, text);
+      else if (type === "hash") await direct.hset(name, text.slice(0, 2), text);
+      else if (type === "set") await direct.sadd(name, text);
+      else if (type === "zset") await direct.zadd(name, 1, text);
+      else await direct.xadd(name, "*", "field", text);
+    }
+    let most = 0;
+    /** Bytes of what the server replied at once. */
+    const counted = <T>(reply: T): T => {
+      const texts = [reply].flat(9) as unknown[]; // of buffers and texts
+      most = Math.max(
+        most,
+        texts.reduce<number>((sum, each) => sum + (Buffer.isBuffer(each) ? each.length : 0), 0),
+      );
+      return reply;
+    };
+    const client = new Proxy(direct, {
+      get: (target, property) => {
+        const member: unknown = Reflect.get(target, property);
+        if (typeof member !== "function") return member;
+        return async (...args: unknown[]) =>
+          counted(await (member as (...given: unknown[]) => unknown).apply(target, args));
+      },
+    });
+    const facts = { key: Buffer.from(name), type, ttlMs: undefined, sizeBytes: 64 };
+    const page = await readValue(client, { facts, from: undefined, format: ContentFormat.BASE64, size: 1000 });
+    expect(page).toMatchObject({ length: 64, next: expect.any(String) as unknown });
+    expect(most).toBeGreaterThan(256 * 1024);
+    expect(most).toBeLessThan(40 * 256 * 1024);
+  },
+);
+
 test("a value that goes before it is read whole is not there", async () => {
   const facts = { key: Buffer.from(uniqueName("gone")), type: "of a module", ttlMs: undefined, sizeBytes: 1 };
   const reading = readValue(shared.redis, { facts, from: undefined, format: ContentFormat.UNSPECIFIED, size: 1 });
