@@ -14,10 +14,9 @@ import { fail, type Reason } from "../../errors.ts";
 import { codecFor } from "../../schema/codec.ts";
 import type { FoundDocuments } from "../../schema/found-documents.ts";
 import { pageSizeOf, queryOf } from "../../schema/list-query.ts";
-import { primariesOf } from "../../stores/redis-info.ts";
 import { redisScript, serverTime } from "../../stores/redis-script.ts";
 import { copies, type CopyRead, takeOut } from "./copies.ts";
-import { type DocumentChange, followedChanges } from "./followed-changes.ts";
+import { type CacheTime, type DocumentChange, followedChanges } from "./followed-changes.ts";
 import type { KeyAdminOptions } from "./key-admin.ts";
 import { keyPages } from "./key-pages.ts";
 import { keyspaceOf, positionExpired, scanStart, scanSteps } from "./key-scan.ts";
@@ -61,9 +60,11 @@ export function cachedDocuments({
   const pageOf = keyPages({ client, pageTokens });
   const list = redisScript(listScript);
   // Servers of a cluster have clocks of their own; a copy is newer than this only if it is by each of them.
-  const now = async (): Promise<number> => {
-    const times = await Promise.all((await primariesOf(client)).nodes.map((node) => node.time()));
-    return Math.max(...times.map(([seconds, micros]) => Number(seconds) * 1000 + Math.floor(Number(micros) / 1000)));
+  const now = async (): Promise<CacheTime> => {
+    const { servers, version } = await keyspaceOf(client);
+    const times = await Promise.all(servers.map((node) => node.time()));
+    const atMs = times.map(([seconds, micros]) => Number(seconds) * 1000 + Math.floor(Number(micros) / 1000));
+    return { atMs: Math.max(...atMs), servers: version };
   };
 
   const kindOf = <D extends typeof SessionSchema | typeof UserSchema>(kind: {

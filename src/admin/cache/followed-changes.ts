@@ -6,6 +6,14 @@ export interface DocumentChange {
   readonly revision: bigint;
 }
 
+/** A moment of the cache's. */
+export interface CacheTime {
+  /** By its clock, in milliseconds. */
+  readonly atMs: number;
+  /** Which servers it is made of: others where one was restarted or replaced, and may have what it had some time before. */
+  readonly servers: string;
+}
+
 /** Follows the changes of one kind of document while anybody asks. */
 export interface FollowedChanges extends AsyncDisposable {
   /**
@@ -27,12 +35,11 @@ export function followedChanges(options: {
   readonly follow: (signal: AbortSignal) => AsyncIterable<DocumentChange>;
   /** Deals with a change. */
   readonly changed: (change: DocumentChange) => Promise<void>;
-  /** The cache's clock, in milliseconds. */
-  readonly now: () => Promise<number>;
+  readonly now: () => Promise<CacheTime>;
 }): FollowedChanges {
   const closing = new AbortController();
   const { signal } = closing;
-  let since: number | undefined;
+  let since: CacheTime | undefined;
   let askedMs = 0;
   let running: Promise<void> | undefined;
 
@@ -60,7 +67,9 @@ export function followedChanges(options: {
         if (failures.length > 0) throw failures[0];
         if (change.id !== "") continue;
         if (performance.now() - askedMs > idleMs) return;
-        since ??= await options.now();
+        const now = await options.now();
+        // A copy that had been taken out may be back where a server has lost some of its time.
+        if (since?.servers !== now.servers) since = now;
       }
     } finally {
       await Promise.all(underWay);
@@ -84,7 +93,7 @@ export function followedChanges(options: {
     since() {
       askedMs = performance.now();
       if (!signal.aborted) running ??= run();
-      return since;
+      return since?.atMs;
     },
 
     async [Symbol.asyncDispose]() {

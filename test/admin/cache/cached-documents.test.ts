@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 
 import type { Client } from "@connectrpc/connect";
+import { Redis } from "ioredis";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { DocumentCacheService } from "../../../gen/lucid/repository/v1/document_cache_service_pb.ts";
@@ -178,7 +179,7 @@ test("copies are made, touched, listed by user, deleted and cleared; the session
   expect((await sessionsOf(shared.app).getSession({ sessionId: first })).session?.sessionId).toBe(first);
 });
 
-test("while Redis is away sessions are read from MongoDB, and copies serve again afterwards", async () => {
+test("while Redis is away sessions are read from MongoDB, and no copy of before serves afterwards", async () => {
   await using server = await startRedis();
   await using app = await testApp({ LUCID_REDIS_URI: server.uri });
   const client = app.client(DocumentCacheService);
@@ -191,7 +192,23 @@ test("while Redis is away sessions are read from MongoDB, and copies serve again
   await sessionsOf(app).updateSession({ session: { sessionId, description: "meanwhile" } });
   await server.start();
   await warm(client, sessionId);
-  expect((await client.getCachedSession({ sessionId })).session?.description).toBe("meanwhile");
+  const told = async () => (await client.getCachedSession({ sessionId })).session?.description;
+  expect(await told()).toBe("meanwhile");
+
+  // A server that was restarted may have a copy again that had been taken out.
+  const direct = new Redis(server.uri);
+  await direct.save();
+  const saved = await direct.hget(`${ownPrefixes.session}${sessionId}`, "revision");
+  await sessionsOf(app).updateSession({ session: { sessionId, description: "later" } });
+  await expect.poll(told, { timeout: 60_000, interval: 10 }).toBe("later");
+  direct.disconnect();
+  await server.kill();
+  await server.start();
+  const again = new Redis(server.uri);
+  expect(await again.hget(`${ownPrefixes.session}${sessionId}`, "revision")).toBe(saved);
+  again.disconnect();
+  await warm(client, sessionId);
+  await expect.poll(told, { timeout: 60_000, interval: 50 }).toBe("later");
 });
 
 /** Copies of one process, of which the test says what has been seen. */

@@ -28,10 +28,11 @@ test("many changes are dealt with at once, and nothing is trusted before all of 
   const source = told();
   let [atOnce, most, dealt] = [0, 0, 0];
   let isAway = false;
+  let servers = "one";
   const holding = Promise.withResolvers<void>();
   await using changes = followedChanges({
     follow: (signal) => source.follow(signal),
-    now: async () => 1000 + dealt,
+    now: async () => ({ atMs: 1000 + dealt, servers }),
     async changed() {
       most = Math.max(most, ++atOnce);
       await holding.promise;
@@ -47,6 +48,15 @@ test("many changes are dealt with at once, and nothing is trusted before all of 
   holding.resolve();
   await expect.poll(() => changes.since()).toBe(1100);
   expect(most).toBe(16);
+
+  // Another server may have copies again that were taken out of the one before.
+  source.tell({ id: "later", revision: 2n }, mark);
+  await expect.poll(() => dealt).toBe(101);
+  source.tell(mark);
+  expect(changes.since()).toBe(1100);
+  servers = "another";
+  source.tell(mark);
+  await expect.poll(() => changes.since()).toBe(1101);
 
   // No mark is needed for this to be known.
   isAway = true;

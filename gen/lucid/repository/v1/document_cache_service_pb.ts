@@ -442,7 +442,7 @@ export const DocumentCacheService: GenService<{
   /**
    * Returns a session from the cache; where there is no copy, one of those who ask reads it from MongoDB and keeps a copy for an hour.
    * A copy goes as soon as this process learns of a change, which takes some milliseconds, or up to half a minute while MongoDB cannot be
-   * reached. Without Redis, sessions are read from MongoDB. Who needs a session as it is now calls SessionService.GetSession; who needs
+   * reached; a copy that comes back with a restart or a failover of Redis serves for some seconds at most. Without Redis, sessions are read from MongoDB. Who needs a session as it is now calls SessionService.GetSession; who needs
    * to see a certain write says so by `min_revision`. Fails with `NOT_FOUND` (`SESSION_NOT_FOUND`), `FAILED_PRECONDITION`
    * (`CACHE_REVISION_NOT_REACHED`, metadata `revision`) where the session itself has not got to `min_revision`. May be repeated freely.
    *
