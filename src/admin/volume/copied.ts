@@ -1,24 +1,21 @@
 import type { Directory, Entry } from "../../stores/volumes/directory.ts";
+import { isCopyOf } from "../../stores/volumes/entry-meta.ts";
 import { isChangedMeanwhile } from "../../stores/volumes/failures.ts";
 import { readFileOf } from "../../stores/volumes/file-reader.ts";
-import { isSameTime } from "../../stores/volumes/tree-writer.ts";
 
-/** Whether there is something of the same kind, size and time. */
+/** Whether there is something of the same kind, size, time, permissions and owner. */
 export async function isCopied(copies: Directory, { name, stat }: Entry): Promise<boolean> {
   const found = await copies.find(name);
-  if (found === undefined) return false;
-  if (stat.isSymbolicLink()) return found.isSymbolicLink() && isSameTime(found.mtimeNs, stat.mtimeNs);
-  return found.isFile() && stat.isFile() && found.size === stat.size && isSameTime(found.mtimeNs, stat.mtimeNs);
+  return found !== undefined && isCopyOf(found, stat);
 }
 
-/** Whether there is the same, down to its content. */
+/** Whether there is the same symlink or file, down to its content. */
 export async function isEqual(
   copies: Directory,
   entry: Entry,
   { in: source, signal }: { readonly in: Directory; readonly signal: AbortSignal },
 ): Promise<boolean> {
   const { name, stat } = entry;
-  if (stat.isDirectory()) return (await copies.find(name))?.isDirectory() === true;
   if (!(await isCopied(copies, entry))) return false;
   try {
     if (stat.isSymbolicLink()) return (await copies.readSymlink(name)).equals(await source.readSymlink(name));
@@ -29,10 +26,6 @@ export async function isEqual(
   }
 }
 
-/**
- * Byte by byte, and small files without a generator: what each file leaves of a hash or an asynchronous generator is kept until V8 looks
- * at its old generation, which with many files takes a hundred megabytes.
- */
 async function isSameFile(
   source: Directory,
   copies: Directory,
@@ -44,7 +37,10 @@ async function isSameFile(
   const copy = await readFileOf(copies, entry);
   if (typeof copy === "string") return false;
   await using compared = copy;
-  const whole = await read.whole();
-  const content = whole === undefined ? read.parts(signal) : [whole];
-  return (await compared.isContent(content)) && (await read.outcome()) === "read";
+  // The permissions too are those of what is read, not of what was met.
+  return (
+    isCopyOf(compared.stat, read.stat) &&
+    (await compared.isContent(read.parts(signal))) &&
+    (await read.outcome()) === "read"
+  );
 }

@@ -1,7 +1,9 @@
 import { fail } from "../../errors.ts";
-import type { Name } from "../../stores/volumes/directory.ts";
+import type { Directory, Entry, Name } from "../../stores/volumes/directory.ts";
+import type { FileOutcome, FileTask } from "../../stores/volumes/file-work.ts";
+import type { FileWorkers } from "../../stores/volumes/file-workers.ts";
 import type { OpenVolume } from "../../stores/volumes/volumes.ts";
-import { shownPath } from "../../stores/volumes/walk.ts";
+import { joinPath, shownPath } from "../../stores/volumes/walk.ts";
 
 /** What a migration is doing. */
 export type MigrationPhase = "copying" | "verifying" | "switching" | "deleting";
@@ -35,6 +37,35 @@ export interface Migration {
 /** A migration that runs. */
 export interface MigrationRun extends Migration {
   readonly told: MigrationProgress;
+  readonly workers: FileWorkers;
+}
+
+/** Entries of a directory, and what is done with them. */
+export interface EntryTask {
+  readonly what: FileTask["what"];
+  readonly from: Directory;
+  readonly to: Directory;
+  readonly entries: readonly Entry[];
+  readonly durable?: boolean;
+  /** What a step is called, with the path of the directory; none where not given. */
+  readonly step?: readonly [verb: string, path: Name];
+}
+
+/** Has workers do something with entries, and tells what became of each. One by one where a test ends the process before each. */
+export async function runTask(
+  { workers, step }: MigrationRun,
+  { entries, step: told, ...task }: EntryTask,
+): Promise<{ readonly bytes: number; readonly done: readonly (readonly [Entry, FileOutcome])[] }> {
+  const isTold = step !== undefined && told !== undefined;
+  const done: [Entry, FileOutcome][] = [];
+  let bytes = 0;
+  for (const group of isTold ? entries.map((entry) => [entry]) : [entries]) {
+    if (isTold) for (const { name } of group) step(`${told[0]} ${shownPath(joinPath(told[1], name))}`);
+    const report = await workers.run({ ...task, names: group.map(({ name }) => name) });
+    bytes += report.bytes;
+    for (const [index, entry] of group.entries()) done.push([entry, report.outcomes[index] ?? "other"]);
+  }
+  return { bytes, done };
 }
 
 export function begin({ told, progress, step }: MigrationRun, phase: MigrationPhase): void {
@@ -45,7 +76,14 @@ export function begin({ told, progress, step }: MigrationRun, phase: MigrationPh
 
 /** The folder of the target's own in which the copy is until it is whole. */
 export function stagingName(id: string): Name {
-  return Buffer.from(`migration-${id}`);
+  return Buffer.from(`${stagingPrefix}${id}`);
+}
+
+const stagingPrefix = "migration-";
+
+/** Whether a name is that of the folder of any migration. */
+export function isStagingName(name: Name): boolean {
+  return name.toString("latin1").startsWith(stagingPrefix);
 }
 
 const mostExamples = 10;

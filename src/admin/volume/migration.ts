@@ -1,11 +1,11 @@
 import { fail } from "../../errors.ts";
 import { DirectoryFinder } from "../../stores/volumes/directory-finder.ts";
 import { type Directory, type Entry, isSame, type Name } from "../../stores/volumes/directory.ts";
-import { hasFileCode, isChangedMeanwhile, unlessChanged } from "../../stores/volumes/failures.ts";
+import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
+import { openFileWorkers } from "../../stores/volumes/file-workers.ts";
 import { discard, readOwnFile, removeOwnFile, writeOwnFile } from "../../stores/volumes/own-files.ts";
 import { isOwn, type OpenVolume } from "../../stores/volumes/volumes.ts";
 import { joinPath, shownPath, walk } from "../../stores/volumes/walk.ts";
-import { isCopied } from "./copied.ts";
 import { fill } from "./migration-copy.ts";
 import {
   addExample,
@@ -14,6 +14,8 @@ import {
   type Migration,
   type MigrationProgress,
   type MigrationRun,
+  isStagingName,
+  runTask,
   stagingName,
 } from "./migration-run.ts";
 
@@ -38,9 +40,11 @@ export async function migrate(migration: Migration): Promise<void> {
     verified: 0,
     deleted: 0,
   };
-  const work: MigrationRun = { ...migration, told: progress };
+  await using workers = openFileWorkers();
+  const work: MigrationRun = { ...migration, told: progress, workers };
   if ((await phaseOf(work)) === undefined) {
     await requireEmpty(to);
+    await discardOthers(work);
     await fill(work);
     await migration.prove();
     await mark(work, "switching");
@@ -58,13 +62,13 @@ export async function migrate(migration: Migration): Promise<void> {
   await removeOwnFile(to.own, markerName);
 }
 
-/** Removes what a migration that came to nothing has left in the target's own folder; not what shows in the target. */
+/**
+ * Removes what a migration that came to nothing has left in the target's own folder; not what shows in the target. Until it removes what
+ * was moved, the source has everything.
+ */
 export async function abandon(migration: Pick<Migration, "id" | "to">, signal: AbortSignal): Promise<void> {
   const { id, to } = migration;
-  const phase = await phaseOf(migration);
-  // Half of it may be in its place: that can only be brought to its end.
-  if (phase === "switching") return;
-  if (phase !== undefined) await removeOwnFile(to.own, markerName);
+  if ((await phaseOf(migration)) !== undefined) await removeOwnFile(to.own, markerName);
   await discard(to.own, stagingName(id), signal);
 }
 
@@ -90,6 +94,14 @@ async function requireEmpty({ name, top }: OpenVolume): Promise<void> {
   }
 }
 
+/** Removes the copies of migrations into this volume whose processes all died. There is one job for a volume at a time. */
+async function discardOthers({ to: { own }, id, signal }: MigrationRun): Promise<void> {
+  for await (const names of own.names()) {
+    for (const name of names)
+      if (isStagingName(name) && !name.equals(stagingName(id))) await discard(own, name, signal);
+  }
+}
+
 // ---------------------------------------------------------------- switching and removing
 
 async function putInPlace(work: MigrationRun): Promise<void> {
@@ -98,6 +110,7 @@ async function putInPlace(work: MigrationRun): Promise<void> {
   const place = stagingName(id);
   for (let round = 1; ; round++) {
     try {
+      if (round === 1) await requireFree(work, place);
       await placeAll(work, place);
       await to.top.sync();
       step?.("remove the empty folder");
@@ -113,6 +126,18 @@ async function putInPlace(work: MigrationRun): Promise<void> {
   await to.top.sync();
 }
 
+/** So that nothing shows in the target where all of it cannot. What is put there while the rest is placed is met by `placeOne`. */
+async function requireFree({ to }: MigrationRun, place: Name): Promise<void> {
+  await using staging = await to.own.open(place);
+  for await (const entries of staging.entries()) {
+    for (const { name, stat } of entries) {
+      const there = await to.top.find(name);
+      // A process that died may have given a file its name, and not have taken the other one from it.
+      if (there !== undefined && !isSame(there, stat)) throw inTheWay(to, name);
+    }
+  }
+}
+
 async function placeAll({ to, step }: MigrationRun, place: Name): Promise<void> {
   await using staging = await to.own.open(place);
   for await (const entries of staging.entries()) {
@@ -124,7 +149,8 @@ async function placeAll({ to, step }: MigrationRun, place: Name): Promise<void> 
 }
 
 /** Nothing that somebody has put there meanwhile is overwritten. May be repeated, also by a process that was stalled. */
-async function placeOne(staging: Directory, { name, stat }: Entry, { name: volume, top }: OpenVolume): Promise<void> {
+async function placeOne(staging: Directory, { name, stat }: Entry, to: OpenVolume): Promise<void> {
+  const { top } = to;
   try {
     if (stat.isDirectory()) await staging.rename(name, top, name);
     else {
@@ -137,9 +163,13 @@ async function placeOne(staging: Directory, { name, stat }: Entry, { name: volum
   } catch (error) {
     if (hasFileCode(error, "ENOENT")) return;
     if (!hasFileCode(error, "EEXIST", "ENOTEMPTY", "ENOTDIR", "EISDIR")) throw error;
-    const metadata = { volume, paths: shownPath(name) };
-    throw fail("VOLUME_CHANGED", `Something was put into the volume ${volume} while it was filled`, { metadata });
+    throw inTheWay(to, name);
   }
+}
+
+function inTheWay({ name: volume }: OpenVolume, name: Name): Error {
+  const metadata = { volume, paths: shownPath(name) };
+  return fail("VOLUME_CHANGED", `Something was put into the volume ${volume} while it was filled`, { metadata });
 }
 
 async function removeMoved(work: MigrationRun): Promise<void> {
@@ -158,26 +188,20 @@ async function removeMoved(work: MigrationRun): Promise<void> {
       work.progress(told);
     }
     if (step.type !== "entries") continue;
-    for (const entry of step.entries) {
-      if (entry.stat.isDirectory() || (step.path.length === 0 && isOwn(entry.name))) continue;
-      const path = joinPath(step.path, entry.name);
-      work.step?.(`delete ${shownPath(path)}`);
-      if (await removeCopied(step.in, entry, await copies.at(step.path))) told.deleted++;
-      else addExample(kept, path);
+    const { path, entries: met } = step;
+    const entries = met.filter(({ name, stat }) => !stat.isDirectory() && (path.length > 0 || !isOwn(name)));
+    const there = await copies.at(path);
+    const done =
+      there === undefined
+        ? entries.map((entry) => [entry, "kept"] as const)
+        : (await runTask(work, { what: "remove", from: step.in, to: there, entries, step: ["delete", path] })).done;
+    for (const [{ name }, outcome] of done) {
+      if (outcome === "removed" || outcome === "gone") told.deleted++;
+      else addExample(kept, joinPath(path, name));
     }
     work.progress(told);
   }
   if (kept.length > 0) throw changed(from, kept);
-}
-
-/** Removes what is the same as its copy, and has not been changed since it was met. */
-async function removeCopied(directory: Directory, entry: Entry, copies: Directory | undefined): Promise<boolean> {
-  if (copies === undefined || !(await isCopied(copies, entry))) return false;
-  const now = await directory.find(entry.name);
-  if (now === undefined) return true;
-  if (!isSame(now, entry.stat) || now.mtimeNs !== entry.stat.mtimeNs || now.size !== entry.stat.size) return false;
-  await directory.remove(entry.name).catch(unlessChanged);
-  return true;
 }
 
 function unlessKept(error: unknown): "kept" | "gone" {

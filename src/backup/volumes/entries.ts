@@ -38,8 +38,12 @@ export async function* entriesOf(records: AsyncGenerator<PlacedRecord>): AsyncGe
   }
 }
 
-export function metaOf({ mode, mtimeNs, userId, groupId }: VolumeRecord): EntryMeta {
-  return { mode, mtimeNs, userId, groupId };
+/**
+ * What an entry gets besides its content. No file gets the bits by which whoever runs it acts as its owner or group: a file that was changed
+ * while it was read may have another's content by them. A directory only gets that which has its group passed on.
+ */
+export function metaOf({ kind, mode, mtimeNs, userId, groupId }: VolumeRecord): EntryMeta {
+  return { mode: mode & (kind === VolumeEntryKind.DIRECTORY ? 0o3777 : 0o1777), mtimeNs, userId, groupId };
 }
 
 /** What Linux takes for where a symlink leads. */

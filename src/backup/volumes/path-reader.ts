@@ -1,10 +1,10 @@
 import { VolumeEntryKind, type VolumeRecord } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { DirectoryFinder, parentOf } from "../../stores/volumes/directory-finder.ts";
 import type { Directory, Name } from "../../stores/volumes/directory.ts";
+import { isSameTime } from "../../stores/volumes/entry-meta.ts";
 import { hasFileCode, isChangedMeanwhile } from "../../stores/volumes/failures.ts";
 import { type Parts, readFileOf } from "../../stores/volumes/file-reader.ts";
 import { allOf } from "../../stores/volumes/groups.ts";
-import { isSameTime } from "../../stores/volumes/tree-writer.ts";
 import type { OpenVolume } from "../../stores/volumes/volumes.ts";
 
 /** Files that are compared at once. */

@@ -1,6 +1,7 @@
 import { type BigIntStats, constants, lstat as lstatCallback } from "node:fs";
 import {
   type FileHandle,
+  lchown,
   link,
   lutimes,
   mkdir,
@@ -211,6 +212,11 @@ export class Directory implements AsyncDisposable {
   /** Sets the times of what has a name; a symlink's own. */
   async setTimes(name: Name, mtimeSeconds: number): Promise<void> {
     await lutimes(this.#path(name), mtimeSeconds, mtimeSeconds);
+  }
+
+  /** Gives what has a name to a user and a group; a symlink itself. */
+  async setOwnerOf(name: Name, userId: number, groupId: number): Promise<void> {
+    await lchown(this.#path(name), userId, groupId);
   }
 
   /** Sets the times of the directory itself. */

@@ -1,10 +1,11 @@
 import type { FileHandle } from "node:fs/promises";
 
 import { fail } from "../../errors.ts";
+import { DirectoryFinder, parentOf } from "./directory-finder.ts";
 import type { Directory, Name } from "./directory.ts";
-import { hasFileCode } from "./failures.ts";
+import { hasFileCode, isChangedMeanwhile } from "./failures.ts";
 import type { Parts } from "./file-reader.ts";
-import { temporaryName } from "./own-files.ts";
+import { removeOwnFile, temporaryName } from "./own-files.ts";
 import { removeTree } from "./remove-tree.ts";
 import type { OpenVolume } from "./volumes.ts";
 import { isOwn } from "./volumes.ts";
@@ -12,15 +13,11 @@ import { deepestLevel, shownPath } from "./walk.ts";
 
 /** What a file or directory is besides its content. */
 export interface EntryMeta {
+  /** The lower 12 bits of `st_mode`, all of which are given. */
   readonly mode: number;
   readonly mtimeNs: bigint;
   readonly userId: number;
   readonly groupId: number;
-}
-
-/** Whether a time is that which was to be set: Node sets times as seconds in a double, which tells a quarter of a microsecond. */
-export function isSameTime(one: bigint, other: bigint): boolean {
-  return Math.abs(Number(one - other)) < 2000;
 }
 
 /** What becomes of what is there already: `refuse` fails, `replace` removes it, `keep` leaves it and whatever should be below it. */
@@ -120,6 +117,31 @@ export class TreeWriter implements AsyncDisposable {
     return await this.#giveName(temporary, place, meta);
   }
 
+  /**
+   * Gives a file that was put one more name. Undefined where it is not there any more: it has to be put again then; false where
+   * something is kept that has the name.
+   */
+  async putLink(path: Name, first: Name): Promise<boolean | undefined> {
+    await this.settle();
+    const place = await this.#placeOf(path);
+    if (place === undefined) return false;
+    const { top, own } = this.#volume;
+    await using finder = new DirectoryFinder(top);
+    const name = first.subarray(first.lastIndexOf(0x2f) + 1);
+    const temporary = temporaryName();
+    try {
+      const directory = await finder.at(parentOf(first));
+      if (directory === undefined) return undefined;
+      await directory.link(name, own, temporary);
+      if ((await own.find(temporary))?.isFile() === true) return await this.#giveName(temporary, place);
+    } catch (error) {
+      // EMLINK: it has as many names as a file may have; EPERM: the file system has no such links.
+      if (!isChangedMeanwhile(error) && !hasFileCode(error, "EMLINK", "EPERM")) throw error;
+    }
+    await removeOwnFile(own, temporary.toString());
+    return undefined;
+  }
+
   /** Makes a directory where it is missing, and gives it its permissions and time. To be called behind all that is in it. */
   async putDirectory(path: Name, meta: EntryMeta): Promise<boolean> {
     if (path.length === 0) {
@@ -138,6 +160,14 @@ export class TreeWriter implements AsyncDisposable {
     await level.directory.setOwnTimes(Number(meta.mtimeNs) / 1e9);
     if (this.#isDurable) await level.directory.sync();
     return true;
+  }
+
+  /** The directory at a path, made where it is missing, until something is put elsewhere; undefined where what is kept is in the way. */
+  async directoryAt(path: Name): Promise<Directory | undefined> {
+    this.#check();
+    if (path.length === 0) return this.#volume.top;
+    const names = this.#namesOf(path);
+    return (await this.#goTo(names)) ? this.#levels[names.length - 1]?.directory : undefined;
   }
 
   /** Waits for all that is under way. */
@@ -223,7 +253,7 @@ export class TreeWriter implements AsyncDisposable {
         setOwner: (userId: number, groupId: number) => file.chown(userId, groupId),
         setMode: (mode: number) => file.chmod(mode),
       };
-      await setOwner(setter, meta, fileMode);
+      await setOwner(setter, meta);
       const seconds = Number(meta.mtimeNs) / 1e9;
       await file.utimes(seconds, seconds);
       if (this.#isDurable) await file.sync();
@@ -255,13 +285,19 @@ export class TreeWriter implements AsyncDisposable {
   async #giveName(temporary: Name, { directory, name, path }: Place, symlink?: EntryMeta): Promise<boolean> {
     const { own } = this.#volume;
     try {
-      if (symlink !== undefined) await own.setTimes(temporary, Number(symlink.mtimeNs) / 1e9);
+      if (symlink !== undefined) {
+        const { userId, groupId, mtimeNs } = symlink;
+        if (process.getuid?.() === 0) await own.setOwnerOf(temporary, userId, groupId);
+        await own.setTimes(temporary, Number(mtimeNs) / 1e9);
+      }
       if (this.#occupied === "replace") {
         await own.rename(temporary, directory, name).catch(async (error: unknown) => {
           if (!hasFileCode(error, "EISDIR", "EEXIST", "ENOTEMPTY")) throw error;
           await removeTree(directory, name, this.#signal);
           await own.rename(temporary, directory, name);
         });
+        // Where both are names of the same file, a rename leaves both.
+        await removeOwnFile(own, temporary.toString());
         return true;
       }
       // A link fails where anything has the name, whenever it came.
@@ -280,18 +316,13 @@ export class TreeWriter implements AsyncDisposable {
 const mostAttempts = 3;
 const noName = Buffer.alloc(0);
 
-/** Bits of permission that are given: none that would let others act as the owner of a file. */
-const fileMode = 0o1777;
-const directoryMode = 0o3777;
-
 async function setOwner(
   entry: { setOwner(userId: number, groupId: number): Promise<void>; setMode(mode: number): Promise<void> },
   { mode, userId, groupId }: EntryMeta,
-  allowed = directoryMode,
 ): Promise<void> {
-  // Only the administrator may give files away; whoever else writes them owns them.
+  // Only the administrator may give files away; whoever else writes them owns them. It takes bits of permission away.
   if (process.getuid?.() === 0) await entry.setOwner(userId, groupId);
-  await entry.setMode(mode & allowed);
+  await entry.setMode(mode);
 }
 
 /** Parts at least this long that hold nothing but zeros become a hole: a file that has some may be larger than its volume. */

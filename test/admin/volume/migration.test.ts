@@ -1,7 +1,10 @@
 import {
   appendFileSync,
   chmodSync,
+  chownSync,
   existsSync,
+  lchownSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -64,9 +67,16 @@ function told(folder: string): string[] {
       const stat = lstatSync(at);
       const content = stat.isFile() ? readFileSync(at).toString("base64").slice(0, 50) : "";
       const target = stat.isSymbolicLink() ? readlinkSync(at) : "";
-      return [path, stat.mode, stat.isFile() ? stat.size : 0, (stat.mtimeMs / 1000).toFixed(0), content, target].join(
-        " ",
-      );
+      const owner = [stat.uid, stat.gid, stat.isFile() ? stat.nlink : 0].join(":");
+      return [
+        path,
+        stat.mode,
+        owner,
+        stat.isFile() ? stat.size : 0,
+        (stat.mtimeMs / 1000).toFixed(0),
+        content,
+        target,
+      ].join(" ");
     })
     .toSorted((one, other) => (one < other ? -1 : 1));
 }
@@ -233,6 +243,111 @@ test("a damaged copy is noticed and made anew, and a move leaves what was change
   expect(readFileSync(join(two.to, "small"), "utf8")).toBe("small");
   expect(readFileSync(join(two.from, "a", "b", "c"), "utf8")).toBe("clate");
   expect(told(two.from).map((line) => line.split(" ")[0])).toEqual(["a", "a/b", "a/b/c"]);
+});
+
+test("the longest name is moved, also where it is no text", async () => {
+  const odd = Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.alloc(253, "x")]);
+  const two = await twoVolumes((folder) => writeFileSync(Buffer.concat([Buffer.from(`${folder}/`), odd]), "odd"));
+  await using _ = two.folder;
+  await goOn(two, { move: true });
+  expect(readdirSync(two.to, { encoding: "buffer" })).toContainEqual(odd);
+  expect(readdirSync(two.from)).toEqual([".lucid"]);
+});
+
+test("names of one file stay that, and permissions and owners what they were", async () => {
+  const isRoot = process.getuid?.() === 0;
+  const two = await twoVolumes((folder) => {
+    mkdirSync(join(folder, "a", "b"), { recursive: true });
+    for (const [name, length] of [
+      ["short", 5],
+      ["long", 600_000],
+    ] as const) {
+      writeFileSync(join(folder, name), Buffer.alloc(length, name));
+      linkSync(join(folder, name), join(folder, "a", "b", name));
+      linkSync(join(folder, name), join(folder, "a", `${name}-too`));
+    }
+    symlinkSync("nowhere", join(folder, "link"));
+    chmodSync(join(folder, "a"), 0o2751);
+    if (!isRoot) return;
+    lchownSync(join(folder, "link"), 1234, 1235);
+    chownSync(join(folder, "short"), 1234, 1235);
+    chmodSync(join(folder, "short"), 0o6755);
+  });
+  await using _ = two.folder;
+  const before = told(two.from);
+  await goOn(two, { move: true });
+  expect(told(two.to)).toEqual(before);
+  for (const name of ["short", "long"]) {
+    const inodes = [name, join("a", "b", name), join("a", `${name}-too`)].map(
+      (path) => lstatSync(join(two.to, path)).ino,
+    );
+    expect(new Set(inodes).size).toBe(1);
+    expect(lstatSync(join(two.to, name)).nlink).toBe(3);
+  }
+  expect(told(two.from)).toEqual([]);
+});
+
+test.for([
+  ["a file", "small", (path: string) => chmodSync(path, 0o751)],
+  ["a directory", "a/b", (path: string) => chmodSync(path, 0o751)],
+  ["the time of a file", "small", (path: string) => utimesSync(path, 1, 1)],
+  ["the time of a directory", "empty", (path: string) => utimesSync(path, 1, 1)],
+] as const)("what is done to %s while it is migrated is noticed", async ([, path, change]) => {
+  const two = await twoVolumes();
+  await using _ = two.folder;
+  let isDone = false;
+  await goOn(two, {
+    move: false,
+    step(what) {
+      if (what !== "verifying" || isDone) return;
+      isDone = true;
+      change(join(two.from, path));
+    },
+  });
+  expect(told(two.to)).toEqual(told(two.from));
+
+  // Of a directory only what is in it is compared again.
+  if (path !== "small") return;
+  const late = await twoVolumes();
+  await using __ = late.folder;
+  const step = (what: string): void => {
+    if (what === "deleting") change(join(late.from, path));
+  };
+  const ended = await goOn(late, { move: true, step }).catch((error: unknown) => error);
+  expect(reasonOf(ended)).toMatchObject({ reason: "VOLUME_CHANGED", metadata: { paths: path } });
+  expect(told(late.from).map((line) => line.split(" ")[0])).toEqual([path]);
+});
+
+test("where something is put into the target, nothing of the copy shows there, and nothing is left of it", async () => {
+  const two = await twoVolumes();
+  await using _ = two.folder;
+  const before = told(two.from);
+  const own = join(two.to, ".lucid");
+  for (const [at, name] of [
+    ["switching", "small"],
+    ["switching", "a"],
+    ["place", "a"],
+  ] as const) {
+    let isPut = false;
+    const step = (what: string): void => {
+      if (isPut || !what.startsWith(at)) return;
+      isPut = true;
+      mkdirSync(join(two.to, name, "not"), { recursive: true });
+    };
+    const error: unknown = await goOn(two, { move: true, step }).catch((cause: unknown) => cause);
+    expect(reasonOf(error)).toMatchObject({ reason: "VOLUME_CHANGED", metadata: { volume: "to", paths: name } });
+    if (at === "switching") expect(readdirSync(two.to).toSorted()).toEqual([".lucid", name]);
+    await using to = await two.volumes.open("to");
+    await abandon({ id: "the-job", to }, new AbortController().signal);
+    expect(readdirSync(own).filter((left) => !left.startsWith("tmp-"))).toEqual(["volume.1.json"]);
+    expect(told(two.from)).toEqual(before);
+    for (const left of readdirSync(two.to)) if (left !== ".lucid") rmSync(join(two.to, left), { recursive: true });
+  }
+  // What a job has left whose processes all died.
+  mkdirSync(join(own, "migration-of-another-job", "a"), { recursive: true });
+  await goOn(two, { move: true });
+  expect(told(two.to)).toEqual(before);
+  expect(readdirSync(own)).toEqual(["volume.1.json"]);
 });
 
 test("a move says so where something was put into a folder that it had gone through", async () => {
