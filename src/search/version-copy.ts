@@ -165,6 +165,7 @@ export class VersionCopy implements AsyncDisposable {
   async #bring(waitMs: number) {
     const { signal } = this.#options;
     const batch = await this.#tail.next(waitMs, signal);
+    await this.#writer.prepare(batch, signal);
     if (batch.changed.size > 0) await this.#writer.bring(batch, signal);
     this.#moved({ token: batch.token });
     return batch;

@@ -136,7 +136,8 @@ class Run {
       await indices.setEpoch(this.#ensured, epoch, right.signal);
       return epoch;
     };
-    this.#writer = copyWriter({ ...options, alias: this.#alias, raiseEpoch });
+    const beside = { count: () => states.besides(this.#alias) };
+    this.#writer = copyWriter({ ...options, alias: this.#alias, raiseEpoch, beside });
     this.#writer.epoch = state.epoch;
   }
 
@@ -214,6 +215,7 @@ class Run {
     // What comes while there is no room is taken together then.
     await this.#pieces.room();
     const batch = await tail.next(ms, signal);
+    await this.#writer.prepare(batch, signal);
     const work = async () => (batch.changed.size > 0 ? this.#writer.bring(batch, signal) : undefined);
     const done = () => this.#reached({ token: batch.token }, batch.events > 0);
     await this.#pieces.begin(work, done, batch);

@@ -59,6 +59,8 @@ export interface SyncState {
   readonly previous?: { readonly index: string; readonly uuid: string; readonly token?: Document };
   /** Until then, by MongoDB's clock, whoever keeps the index stops and lets another have it. */
   readonly yield_until?: Date;
+  /** How often documents were read whose copies were written beside whoever keeps the index; see `WriterOptions`. */
+  readonly beside?: number;
   /** Why it does not get on, as a caller may know it, and since when. */
   readonly problem?: string;
   readonly problem_time?: Date;
@@ -78,6 +80,9 @@ export interface SyncStates {
   /** Asks for a fill, and carries what the audit log is to say of it; false where nothing is known of the index yet. */
   wantResync(alias: string, record: Document | undefined): Promise<boolean>;
   find(alias: string): Promise<SyncState | undefined>;
+  /** Counts a reading beside whoever keeps the index, before it; and says how many there were. */
+  noteBeside(alias: string): Promise<void>;
+  besides(alias: string): Promise<number>;
   /** Asks whoever keeps the index to stop for so long. */
   askToYield(alias: string, ms: number): Promise<void>;
   isToYield(alias: string): Promise<boolean>;
@@ -150,6 +155,14 @@ export function syncStates(system: Db): SyncStates {
 
     async find(alias) {
       return (await states.findOne({ _id: alias }, bounded)) ?? undefined;
+    },
+
+    async noteBeside(alias) {
+      await states.updateOne({ _id: alias }, { $inc: { beside: 1 } }, bounded);
+    },
+
+    async besides(alias) {
+      return (await states.findOne({ _id: alias }, { projection: { beside: 1 }, ...bounded }))?.beside ?? 0;
     },
 
     async askToYield(alias, ms) {

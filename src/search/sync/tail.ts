@@ -23,6 +23,8 @@ export interface Batch {
   /** By their `_id` as text; each once. */
   readonly changed: ReadonlyMap<string, Changed>;
   readonly events: number;
+  /** Whether one of them makes a document. */
+  readonly creates: boolean;
   /** Whether one of them makes another state of a revision that a document had before, as a restore or another program does it. */
   readonly rewrites: boolean;
   /** Whether one does that, or removes a document. Copies of one version come in any order, so that nothing may be taken beside this batch. */
@@ -74,6 +76,7 @@ interface Event {
   readonly time: Timestamp | undefined;
   /** Undefined where it is of the whole collection. */
   readonly key: { readonly _id: unknown } | undefined;
+  readonly isCreation: boolean;
   readonly isRemoval: boolean;
   readonly raisesRevision: boolean;
   readonly id: string | undefined;
@@ -138,7 +141,7 @@ export class ChangeTail implements AsyncDisposable {
     if (this.#ahead.length === 0 && this.#failure === undefined && ms > 0) await pause(ms, signal, this.#waiting);
     signal.throwIfAborted();
     const changed = new Map<string, Changed>();
-    let [events, bytes, over, rewrites, alone] = [0, 0, false, false, false];
+    let [events, bytes, over, creates, rewrites, alone] = [0, 0, false, false, false, false];
     let time: Timestamp | undefined;
     while (events < mostTogether.events && bytes < mostTogether.bytes && !over) {
       const event = this.#ahead.shift();
@@ -147,6 +150,7 @@ export class ChangeTail implements AsyncDisposable {
       bytes += event.document?.byteLength ?? 0;
       this.#token = event.token;
       time = event.time ?? time;
+      creates ||= event.isCreation;
       rewrites ||= !event.raisesRevision && !event.isRemoval;
       alone ||= !event.raisesRevision;
       if (event.key === undefined) over = true;
@@ -156,7 +160,7 @@ export class ChangeTail implements AsyncDisposable {
     for (const wake of this.#waitingForRoom) wake();
     if (over) throw replaced();
     if (events === 0 && this.#failure !== undefined) throw lostOr(this.#failure.error);
-    return { changed, events, rewrites, alone, token: this.#token, time };
+    return { changed, events, creates, rewrites, alone, token: this.#token, time };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -284,6 +288,7 @@ function kept(told: Told, idName: string): Event {
     token: told._id,
     time: told.clusterTime,
     key: told.documentKey,
+    isCreation: operationType === "insert",
     isRemoval: operationType === "delete",
     raisesRevision: operationType === "insert" || Object.hasOwn(updateDescription?.updatedFields ?? {}, "revision"),
     id: typeof id === "string" ? id : undefined,

@@ -5,11 +5,12 @@ import { fail } from "../../errors.ts";
 import { documentKey, type SearchCopy, searchCopier } from "../../schema/search-copy.ts";
 import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
 import type { SearchStore } from "../../stores/search.ts";
-import { bulk, type BulkItem, type BulkResult } from "../../stores/search/bulk.ts";
-import { requestMs, statusOf } from "../../stores/search/requests.ts";
+import type { BulkItem, BulkResult } from "../../stores/search/bulk.ts";
+import { requestMs } from "../../stores/search/requests.ts";
 import type { DeadLetters, Refusal } from "./dead-letters.ts";
 import { groups, majority, mostDocuments } from "./groups.ts";
 import { damagedDocument, refusedCopy } from "./refusals.ts";
+import { sendCopies } from "./send.ts";
 import type { Batch, Changed } from "./tail.ts";
 import { epochOf, lastRevision, versionOf } from "./version.ts";
 
@@ -26,6 +27,11 @@ export interface WriterOptions {
   readonly deadLetters: Pick<DeadLetters, "record" | "clear">;
   /** Begins a new epoch, after `above`, and returns it. */
   readonly raiseEpoch: (above: number, signal: AbortSignal) => Promise<number>;
+  /**
+   * Whoever writes beside the one that keeps the index tells so each time before it reads documents; who keeps it looks how often that
+   * was. So the latter knows where a copy of what somebody read before may arrive late, though that process is no more.
+   */
+  readonly beside?: { readonly tell: () => Promise<void> } | { readonly count: () => Promise<number> };
 }
 
 /** Brings copies to what their documents are. Every call may be repeated. */
@@ -35,10 +41,15 @@ export interface Writer {
   /** Writes copies of documents as they were just read, raw. */
   write(documents: readonly Uint8Array[], signal: AbortSignal): Promise<void>;
   /**
+   * To be awaited before a batch is begun, and before any later one: begins a new epoch where something that was sent before may arrive
+   * yet and would win. Of two states of one revision the server keeps that which comes last, and a tombstone is above all revisions.
+   */
+  prepare(batch: Pick<Batch, "creates" | "rewrites">, signal: AbortSignal): Promise<void>;
+  /**
    * Reads the documents that have changed, where that is needed, and writes or buries their copies. Batches are begun in the order of
    * the changes; nothing else runs beside one that is to be alone.
    */
-  bring(batch: Pick<Batch, "changed" | "time" | "rewrites">, signal: AbortSignal): Promise<void>;
+  bring(batch: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void>;
   /** Makes the copies with these ids what their documents are, or buries them where these have gone. Others may write meanwhile. */
   mend(copies: readonly Known[], signal: AbortSignal): Promise<void>;
   /** Buries those of these copies whose documents have gone. Others may write meanwhile. */
@@ -71,12 +82,15 @@ const mostTidied = 20;
 const readMs = 60_000;
 
 export function copyWriter(options: WriterOptions): Writer {
-  const { message, db, collection: name, search, alias, deadLetters, raiseEpoch } = options;
+  const { message, db, collection: name, search, alias, deadLetters, raiseEpoch, beside } = options;
   const { client } = search;
   const copier = searchCopier(message);
   const collection: Collection = db.collection(name, majority);
   /** Whether something may arrive yet that was sent in this epoch: by who wrote before, or by a request that nobody heard of again. */
   let mayComeLate = true;
+  /** Readings beside this that were begun before it was asked last. */
+  let besides = 0;
+  const tell = async (): Promise<void> => (beside !== undefined && "tell" in beside ? beside.tell() : undefined);
 
   const raise = async (above: number, signal: AbortSignal): Promise<void> => {
     const epoch = await raiseEpoch(above, signal);
@@ -84,30 +98,13 @@ export function copyWriter(options: WriterOptions): Writer {
     writer.epoch = Math.max(writer.epoch, epoch);
   };
 
-  const send = async (items: readonly BulkItem[], signal: AbortSignal): Promise<readonly BulkResult[]> => {
-    try {
-      const results = await bulk(client, alias, items, { signal, requireAlias: true });
-      mayComeLate ||= results.some(({ repeated }) => repeated);
-      if (results.some(({ status, type }) => status === 404 && type === "index_not_found_exception")) {
-        throw fail("SEARCH_INDEX_REPLACED", `The search index ${alias} has vanished`, { metadata: { index: alias } });
-      }
-      return results;
-    } catch (error) {
-      // One item can make a server refuse all: it is too large, or its id is.
-      const status = statusOf(error);
-      if (status !== 400 && status !== 413) {
+  const send = (items: readonly BulkItem[], signal: AbortSignal): Promise<readonly BulkResult[]> =>
+    sendCopies(client, alias, items, {
+      signal,
+      mayArrive: () => {
         mayComeLate = true;
-        throw error;
-      }
-      const [first] = items;
-      if (first === undefined) return [];
-      if (items.length === 1) {
-        return [{ status, type: "request_refused", causeType: "", reason: "", repeated: false }];
-      }
-      const middle = items.length >> 1;
-      return [...(await send(items.slice(0, middle), signal)), ...(await send(items.slice(middle), signal))];
-    }
-  };
+      },
+    });
 
   const item = (id: string, version: bigint, json: string): BulkItem => ({
     action: `{"index":{"_id":${JSON.stringify(id)},"version":${version},"version_type":"external_gte"}}`,
@@ -140,6 +137,7 @@ export function copyWriter(options: WriterOptions): Writer {
 
   /** Documents of one epoch: whatever was sent in it before was read before. */
   const read = async (ids: readonly string[], signal: AbortSignal): Promise<Sent> => {
+    await tell();
     const { epoch } = writer;
     const reading = { raw: true, signal, maxTimeMS: readMs } as const;
     return { documents: await collection.find<Uint8Array>(withIds(ids), reading).toArray(), epoch };
@@ -224,6 +222,15 @@ export function copyWriter(options: WriterOptions): Writer {
     return gone.filter(({ id, key }) => (there.get(id)?.key ?? key) === key);
   };
 
+  /** Those of these copies whose documents have gone. */
+  const goneOf = async (copies: readonly Known[], signal: AbortSignal): Promise<Known[]> => {
+    await tell();
+    const reading = { raw: true, projection: { _id: 1 }, signal, maxTimeMS: readMs } as const;
+    const found = await collection.find<Uint8Array>(withIds(copies.map(({ id }) => id)), reading).toArray();
+    const there = new Set(found.map(documentKey));
+    return copies.filter(({ key }) => !there.has(key));
+  };
+
   const bury = async (gone: readonly Gone[], signal: AbortSignal): Promise<void> => {
     for (let at = 0; at < gone.length; at += mostDocuments) {
       const part = gone.slice(at, at + mostDocuments);
@@ -237,8 +244,11 @@ export function copyWriter(options: WriterOptions): Writer {
         const items = left.map(({ id, key }) => item(id, version, copier.tombstone(id, key, now)));
         const results = await send(items, signal);
         left = left.filter((_, place) => results[place]?.status === 409);
+        if (left.length === 0) break;
         // Only a newer epoch is above a tombstone.
-        if (left.length > 0) await raise(writer.epoch, signal);
+        await raise(writer.epoch, signal);
+        // Who keeps the index takes the changes one after the other; others may have been overtaken.
+        if (beside !== undefined && "tell" in beside) left = await goneOf(left, signal);
       }
       const keys = part.map(({ key }) => key);
       await deadLetters.clear(message.name, keys);
@@ -254,6 +264,7 @@ export function copyWriter(options: WriterOptions): Writer {
     for (const { document } of changed) if (document !== undefined) yield document;
     const ids = changed.filter(({ document }) => document === undefined).map(({ _id }) => _id);
     if (ids.length === 0) return;
+    await tell();
     // A member that has just become primary may not have what the stream told of yet.
     await using session = db.client.startSession({ causalConsistency: true });
     if (time !== undefined) session.advanceOperationTime(time);
@@ -263,12 +274,22 @@ export function copyWriter(options: WriterOptions): Writer {
     );
   }
 
-  const bring: Writer["bring"] = async ({ changed, time, rewrites }, signal) => {
-    if (rewrites && mayComeLate) {
-      // Of two states of one revision, the server keeps that which comes last.
-      await raise(writer.epoch, signal);
-      mayComeLate = false;
-    }
+  /** Whether somebody beside this has read since it was asked last; to be asked after the changes, which those who read later see. */
+  const isBeside = async (): Promise<boolean> => {
+    if (beside === undefined || !("count" in beside)) return false;
+    const before = besides;
+    besides = await beside.count();
+    return besides !== before;
+  };
+
+  const prepare: Writer["prepare"] = async ({ creates, rewrites }, signal) => {
+    const isLate = (creates || rewrites) && (await isBeside());
+    if (!isLate && !(rewrites && mayComeLate)) return;
+    await raise(writer.epoch, signal);
+    mayComeLate = false;
+  };
+
+  const bring: Writer["bring"] = async ({ changed, time }, signal) => {
     const { epoch } = writer;
     const there = new Set<string>();
     for await (const documents of groups(changedDocuments([...changed.values()], time, signal))) {
@@ -300,11 +321,7 @@ export function copyWriter(options: WriterOptions): Writer {
   };
 
   const prune = async (copies: readonly Known[], signal: AbortSignal): Promise<void> => {
-    const projection = { _id: 1 } as const;
-    const reading = { raw: true, projection, signal, maxTimeMS: readMs } as const;
-    const found = await collection.find<Uint8Array>(withIds(copies.map(({ id }) => id)), reading).toArray();
-    const there = new Set(found.map(documentKey));
-    const gone = copies.filter(({ key }) => !there.has(key));
+    const gone = await goneOf(copies, signal);
     if (gone.length === 0) return;
     await bury(gone, signal);
     // One may have been created between the look at it and its burial.
@@ -340,7 +357,7 @@ export function copyWriter(options: WriterOptions): Writer {
     }
   };
 
-  const writer: Writer = { epoch: 0, write, bring, mend, prune, tidy, stored };
+  const writer: Writer = { epoch: 0, write, prepare, bring, mend, prune, tidy, stored };
   return writer;
 }
 

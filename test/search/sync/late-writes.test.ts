@@ -124,6 +124,36 @@ test("what is mended beside the synchronisation does not overwrite what that has
   expect(await bed.differences("users")).toEqual([]);
 });
 
+test("what a repair had sent that was killed changes nothing, though it arrives after a restore of the same revision", async () => {
+  await using bed = await syncBed(searchUri);
+  const users = bed.domain.collection("users");
+  await users.insertOne(newUser({ user_id: "u1" }));
+  bed.start({ messages: [message] });
+  await bed.settled("users");
+  // From here on nothing of another process that kept the index may arrive.
+  await rewrite(bed, "u1", { status: "SUSPENDED" });
+  await bed.settled("users");
+  // A copy of which no change has told.
+  const surplus = { user_id: "u2", revision: 1, _key: "x" };
+  await bed.search.client.index({ index: bed.indices.alias("users"), id: "u2", document: surplus });
+  await using mender = await slowProcess(bed);
+  await using pruner = await slowProcess(bed);
+  const killing = new AbortController();
+  const mending = (await mender.access.writer("users", limit())).mend(
+    [{ id: "u1", key: await keyOf(bed, "u1") }],
+    killing.signal,
+  );
+  const pruning = (await pruner.access.writer("users", limit())).prune([{ id: "u2", key: "x" }], killing.signal);
+  await Promise.all([mender.sent, pruner.sent]);
+  killing.abort();
+  await Promise.allSettled([mending, pruning]);
+  await users.insertOne(newUser({ user_id: "u2" }));
+  await rewrite(bed, "u1", { status: "BANNED" });
+  await bed.settled("users");
+  await Promise.all([mender.arrives(), pruner.arrives()]);
+  expect(await bed.differences("users")).toEqual([]);
+});
+
 test("what a change told before a new epoch is not taken for newer than what was written since", async () => {
   await using bed = await syncBed(searchUri);
   const users = bed.domain.collection("users");
@@ -141,7 +171,7 @@ test("what a change told before a new epoch is not taken for newer than what was
   await users.updateOne({ user_id: ids[0] ?? "" }, { $set: { revision: Long.fromNumber(9) } });
   await writer.write(await rawUsers(bed, ids.slice(0, 1)), limit());
   await users.updateOne({ user_id: ids[0] ?? "" }, { $set: { revision: Long.fromNumber(1) } });
-  await writer.bring({ changed, time: undefined, rewrites: false }, limit());
+  await writer.bring({ changed, time: undefined }, limit());
   expect(await bed.differences("users")).toEqual([]);
 });
 
@@ -158,7 +188,7 @@ test("what was read before a new epoch is not taken for newer than what was writ
   await change(bed.domain, "users", {}, { status: "SUSPENDED" });
   await writer.write(await rawUsers(bed, ["u1", "u2"]), limit());
   await users.updateOne({ user_id: "u1" }, { $set: { revision: Long.fromNumber(1) } });
-  await writer.bring({ changed, time: undefined, rewrites: false }, limit());
+  await writer.bring({ changed, time: undefined }, limit());
   expect(await bed.differences("users")).toEqual([]);
 });
 
