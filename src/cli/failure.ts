@@ -64,6 +64,7 @@ const advices: Readonly<Record<string, string>> = {
   INDEX_NOT_FOUND: "`lucid collection index ls` shows what there is.",
   INDEX_BUILD_NOT_FOUND: "`lucid collection build ls` shows what there is.",
   CACHE_KEY_NOT_FOUND: "`lucid cache ls` shows what there is.",
+  LOCK_NOT_FOUND: "`lucid cache lock ls` shows what there is.",
   COMPARISON_NOT_FOUND: "`lucid index comparison ls` shows what there is.",
   SEARCH_INDEX_PROTECTED: "The service keeps this index by itself; `lucid index rebuild` makes it anew.",
   BACKUP_REPOSITORY_NOT_CONFIGURED: "Set LUCID_BACKUP_DIR for the service and start it again.",

@@ -51,11 +51,15 @@ export async function showList<D extends DescMessage>(
   const rows: MessageShape<D>[] = [];
   let shown = 0;
   let pageToken = "";
+  let isMore = false;
   for (;;) {
-    const left = limit === 0 ? mostInPage : limit - shown;
-    const { items, nextPageToken } = await page({ pageSize: Math.min(left, mostInPage), pageToken });
+    const left = limit === 0 ? Infinity : limit - shown;
+    const { items: found, nextPageToken } = await page({ pageSize: Math.min(left, mostInPage), pageToken });
+    // A page of keys may have more than were asked for.
+    const items = found.slice(0, left);
     shown += items.length;
     pageToken = nextPageToken;
+    isMore = pageToken !== "" || items.length < found.length;
     if (output.json) for (const item of items) await output.message(schema, item);
     else rows.push(...items);
     // A table needs all its rows for its widths; a long one is shown in parts.
@@ -66,5 +70,5 @@ export async function showList<D extends DescMessage>(
   if (rows.length > 0) await output.table(rows, columns);
   if (output.json) return;
   if (shown === 0) output.note(none);
-  if (pageToken !== "") output.note(`These are the first ${count(shown)}; --limit 0 shows all.`);
+  if (isMore) output.note(`These are the first ${count(shown)}; --limit 0 shows all.`);
 }

@@ -16,7 +16,10 @@ export interface Column<T> {
   readonly of: (row: T) => string;
   readonly align?: "left" | "right";
   readonly style?: (row: T) => Style | undefined;
-  /** Whether it may be cut where the terminal is too narrow. Identifiers are not: a part of one is of no use. */
+  /**
+   * Whether it may be cut where the terminal is too narrow. Identifiers are not, as a part of one is of no use: a long one pushes the rest of its
+   * row aside.
+   */
   readonly mayBeCut?: boolean;
 }
 
@@ -93,9 +96,10 @@ export function tableLines<T>(
   if (columns !== undefined) narrow(widths, shown, columns);
   const join = (texts: readonly string[], style: (index: number) => Style | undefined) =>
     shown
-      .map(({ align = "left" }, index) => {
+      .map(({ align = "left", mayBeCut = false }, index) => {
         const width = widths[index] ?? 0;
-        const text = cut(texts[index] ?? "", width);
+        const whole = texts[index] ?? "";
+        const text = mayBeCut ? cut(whole, width) : whole;
         // Spaces at the end of a line would wrap on a narrow terminal.
         const isLast = index === shown.length - 1 && align === "left";
         return paint(isLast ? text : pad(text, width, align), style(index));
@@ -111,15 +115,18 @@ export function tableLines<T>(
   ];
 }
 
-/** Takes from the columns that may be cut what is too much, the widest first. */
+/** Takes from the columns what is too much, the widest first, and from those that may be cut before all others. */
 function narrow<T>(widths: number[], shown: readonly Column<T>[], columns: number): void {
-  const least = 8;
-  for (;;) {
-    const excess = widths.reduce((sum, width) => sum + width + 2, -2) - columns;
-    const [widest] = [...widths.keys()]
-      .filter((index) => shown[index]?.mayBeCut === true && (widths[index] ?? 0) > least)
-      .toSorted((one, other) => (widths[other] ?? 0) - (widths[one] ?? 0));
-    if (excess <= 0 || widest === undefined) return;
-    widths[widest] = Math.max(least, (widths[widest] ?? 0) - excess);
+  const least = shown.map(({ title }) => Math.max(8, widthOf(title)));
+  for (const mayBeCut of [true, false]) {
+    for (;;) {
+      const excess = widths.reduce((sum, width) => sum + width + 2, -2) - columns;
+      const [widest] = [...widths.keys()]
+        .filter((index) => (shown[index]?.mayBeCut ?? false) === mayBeCut && (widths[index] ?? 0) > (least[index] ?? 0))
+        .toSorted((one, other) => (widths[other] ?? 0) - (widths[one] ?? 0));
+      if (excess <= 0) return;
+      if (widest === undefined) break;
+      widths[widest] = Math.max(least[widest] ?? 0, (widths[widest] ?? 0) - excess);
+    }
   }
 }

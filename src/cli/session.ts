@@ -109,7 +109,10 @@ export function openSession(terminal: Terminal, stop: AbortSignal): Session {
         signal: stop,
       });
       if (isCancel(typed)) throw new Failure("interrupted", "Nothing was changed");
-      if (typed !== name) throw new Failure("refused", `That is not ${name}; nothing was changed`);
+      // What cannot be typed is typed as it is shown.
+      if (typed !== name && typed !== safe(name)) {
+        throw new Failure("refused", `That is not ${name}; nothing was changed`);
+      }
     },
     async [Symbol.asyncDispose]() {
       connection?.close();

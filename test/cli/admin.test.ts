@@ -64,7 +64,15 @@ test("a collection is created, looked at, indexed, renamed and dropped", async (
   expect([kept.code, kept.stderr]).toEqual([3, expect.stringContaining("Repeat it with --yes")]);
   expect((await command.run("collection", "index", "rm", "notes", "title_-1", ...there, "--yes")).code).toBe(0);
 
-  expect((await command.run("collection", "rename", "notes", "old", ...there)).code).toBe(0);
+  expect((await command.run("collection", "create", "old", ...there)).code).toBe(0);
+  const replace = ["collection", "rename", "notes", "old", "--drop-target", ...there];
+  const [asked, would] = await Promise.all([command.run(...replace), command.run(...replace, "--dry-run")]);
+  expect([asked.code, asked.stderr]).toEqual([3, expect.stringContaining("This drops old with 0 documents; ")]);
+  expect([would.code, would.stderr]).toEqual([0, expect.stringContaining("would drop old with 0 documents")]);
+  expect((await command.run(...replace, "--yes")).code).toBe(0);
+  const rebuild = await command.run("collection", "index", "rebuild", "old", ...there);
+  // It asks only where the server can.
+  expect([rebuild.code, rebuild.stderr]).toEqual([3, expect.stringMatching(/MONGODB_FEATURE_MISSING|--yes/)]);
   const dry = await command.run("collection", "rm", "old", ...there, "--dry-run");
   expect([dry.code, dry.stderr]).toEqual([0, "It would drop 3 documents.\n"]);
   expect((await command.run("collection", "rm", "old", ...there, "--yes")).stderr).toBe("Dropped 3 documents.\n");
@@ -115,6 +123,16 @@ test("keys are set, shown, listed, deleted and flushed", async () => {
     ),
   );
   expect(figures.map(({ code }) => code)).toEqual([0, 0, 0, 0]);
+});
+
+test("a name that nobody can type is typed as it is shown", async () => {
+  await using terminal = command.inTerminal(["cache", "rm", `${uniqueName("cli")}\u001b[2J`]);
+  await terminal.shows("to go on");
+  const [shown = ""] = /\S+(?= to go on)/.exec(terminal.screen.lines().join("\n")) ?? [];
+  expect(shown).toMatch(/\\x1b\[2J$/);
+  terminal.type(`${shown}\r`);
+  await terminal.shows("Deleted 0 of 1 key.");
+  expect(await terminal.ended()).toBe(0);
 });
 
 test("a message reaches who listens, and cannot order its terminal about", async () => {

@@ -195,4 +195,6 @@ test.for(["zsh", "fish"])("%s is given every command", async (shell) => {
   const { code, stdout } = await command.run("completion", shell);
   expect(code).toBe(0);
   for (const word of ["status", "backup create", "restore watch", "dry-run"]) expect(stdout).toContain(word);
+  // The file is what zsh runs for the first completion; without this, that would find nothing.
+  if (shell === "zsh") expect(stdout).toMatch(/\nif \[\[ \$funcstack\[1\] == _lucid \]\]; then _lucid; /);
 });

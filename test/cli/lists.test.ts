@@ -3,7 +3,7 @@ import type { WriteStream } from "node:tty";
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 
-import { VolumeSchema } from "../../gen/lucid/admin/v1/volume_pb.ts";
+import { type Volume, VolumeSchema } from "../../gen/lucid/admin/v1/volume_pb.ts";
 import { showList } from "../../src/cli/lists.ts";
 import { openSession } from "../../src/cli/session.ts";
 
@@ -33,4 +33,16 @@ test.for([
     },
   });
   expect(written.map((line) => (JSON.parse(line) as { name: string }).name)).toEqual(expected);
+});
+
+test("a list shows no more than was asked for, whatever the page has", async () => {
+  const { session, written } = kept(false);
+  await showList(session, {
+    ...{ schema: VolumeSchema, limit: 2, columns: [{ title: "NAME", of: ({ name }: Volume) => name }], none: "none" },
+    page: async () => ({
+      items: ["one", "two", "three"].map((name) => create(VolumeSchema, { name })),
+      nextPageToken: "",
+    }),
+  });
+  expect(written).toEqual(["NAME\n", "one\n", "two\n", "These are the first 2; --limit 0 shows all.\n"]);
 });

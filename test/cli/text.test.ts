@@ -56,6 +56,19 @@ test("a table is as wide as the terminal, and cuts only what may be cut", () => 
   ]);
 });
 
+test("a name that is wider than the terminal moves its own row, and no other", () => {
+  const rows = [{ id: "x".repeat(30) }, { id: "1" }];
+  const titles = [
+    { title: "ID", of: ({ id }: { id: string }) => id },
+    { title: "STATE", of: () => "running" },
+  ];
+  expect(tableLines(rows, titles, { columns: 20, paint: (text) => text })).toEqual([
+    "ID           STATE",
+    `${"x".repeat(30)}  running`,
+    "1            running",
+  ]);
+});
+
 test.for([
   [0, "0 B"],
   [1023, "1023 B"],

@@ -11,6 +11,7 @@ import {
   CreateIndexResponseSchema,
   DatabaseAdminService,
   DropIndexResponseSchema,
+  ReindexCollectionResponseSchema,
 } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { showEnsured } from "../ensured.ts";
 import { withExamples } from "../examples.ts";
@@ -188,9 +189,21 @@ export function defineIndexes(index: Command, session: Session): void {
   withExamples(
     ofCollection(index.command("rebuild"))
       .description("Build all indexes of a collection anew")
+      .option("--dry-run", "only say whether this MongoDB can do it")
       .option("-w, --watch", "show how far it is until it has ended, and end as it did")
-      .action(async (collection: string, { database = "", watch = false }: InDatabase & { watch?: boolean }) => {
-        await session.confirm("This builds all indexes of the collection anew", collection);
+      .action(async (collection: string, options: InDatabase & { dryRun?: boolean; watch?: boolean }) => {
+        const { database = "", dryRun = false, watch = false } = options;
+        // Few servers can, so that is said before anybody is asked for anything.
+        const would = await client().reindexCollection({ database, collection, validateOnly: true }, session.call());
+        if (dryRun) {
+          if (session.output.json) await session.output.message(ReindexCollectionResponseSchema, would);
+          else session.output.note("They could be rebuilt; nothing was changed.");
+          return;
+        }
+        await session.confirm(
+          "This builds all indexes of the collection anew, and nobody can use it meanwhile",
+          collection,
+        );
         const request = { database, collection, confirmCollection: collection, requestId: randomUUID() };
         const { build } = await client().reindexCollection(request, session.call());
         await builds.begun(build, { watch });

@@ -121,7 +121,7 @@ function defineCollections(collection: Command, session: Session): void {
         const asked = { database, collection: name };
         const would = await client().dropCollection({ ...asked, validateOnly: true }, session.call());
         const amount = counted(would.collection?.sizes?.documentCount ?? 0n, "document");
-        if (!dryRun) await session.confirm(`This drops the collection with ${amount}`, name);
+        if (!dryRun) await session.confirm(`This drops ${name} with ${amount}`, name);
         const response = dryRun
           ? would
           : await client().dropCollection({ ...asked, confirmCollection: name }, session.call());
@@ -141,18 +141,18 @@ function defineCollections(collection: Command, session: Session): void {
       .action(
         async (name: string, newName: string, options: InDatabase & { dropTarget?: boolean; dryRun?: boolean }) => {
           const { database = "", dropTarget = false, dryRun = false } = options;
-          if (dropTarget && !dryRun) await session.confirm(`This drops ${newName}, if it is there`, newName);
-          const request = {
-            database,
-            collection: name,
-            newCollection: newName,
-            dropTarget,
-            confirmNewCollection: dropTarget ? newName : "",
-            validateOnly: dryRun,
-          };
-          const response = await client().renameCollection(request, session.call());
+          const asked = { database, collection: name, newCollection: newName, dropTarget };
+          const would = await client().renameCollection({ ...asked, validateOnly: true }, session.call());
+          const amount = counted(would.dropped?.sizes?.documentCount ?? 0n, "document");
+          const isDropped = would.dropped !== undefined;
+          if (isDropped && !dryRun) await session.confirm(`This drops ${newName} with ${amount}`, newName);
+          const confirmed = { ...asked, confirmNewCollection: isDropped ? newName : "" };
+          const response = dryRun ? would : await client().renameCollection(confirmed, session.call());
           if (session.output.json) return session.output.message(RenameCollectionResponseSchema, response);
-          session.output.note(dryRun ? "It could be renamed; nothing was changed." : `${name} is ${newName} now.`);
+          const drops = isDropped ? `, which would drop ${newName} with ${amount}` : "";
+          session.output.note(
+            dryRun ? `It could be renamed${drops}; nothing was changed.` : `${name} is ${newName} now.`,
+          );
         },
       ),
     "lucid collection rename notes old-notes",

@@ -149,7 +149,11 @@ ${places.map((place) => `    ${quoted(place.path)}) described=(\n${described(pla
   esac
   _describe command described
 }
-compdef _lucid lucid`.replace("local word path= skip=", "local word place= skip=");
+# Loaded from $fpath, this file is what answers the first time.
+if [[ $funcstack[1] == _lucid ]]; then _lucid; else compdef _lucid lucid; fi`.replace(
+    "local word path= skip=",
+    "local word place= skip=",
+  );
 }
 
 function fishScript(places: readonly Place[]): string {

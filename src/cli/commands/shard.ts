@@ -81,9 +81,10 @@ export function define(shard: Command, session: Session): void {
         ) => {
           const { database = "", unique = false, chunks = 0, dryRun = false } = options;
           const key = keys.map(readKey);
+          const request = { database, collection, key, unique, initialChunkCount: chunks };
+          const would = await client().shardCollection({ ...request, validateOnly: true }, session.call());
           if (!dryRun) await session.confirm("A collection that is sharded stays so, by this key", collection);
-          const request = { database, collection, key, unique, initialChunkCount: chunks, validateOnly: dryRun };
-          const response = await client().shardCollection(request, session.call());
+          const response = dryRun ? would : await client().shardCollection(request, session.call());
           if (session.output.json) return session.output.message(ShardCollectionResponseSchema, response);
           session.output.note(dryRun ? "It could be sharded; nothing was changed." : `${collection} is sharded.`);
         },

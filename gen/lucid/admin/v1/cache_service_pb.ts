@@ -349,7 +349,7 @@ export const GetCacheMemoryResponseSchema: GenMessage<GetCacheMemoryResponse> = 
  */
 export type ScanKeysRequest = Message<"lucid.admin.v1.ScanKeysRequest"> & {
   /**
-   * About this many, possibly a few more; 0 means 50, more than 1000 means 1000.
+   * About this many, up to a hundred more where the server finds them in one step; 0 means 50, more than 1000 means 1000.
    *
    * @generated from field: int32 page_size = 1;
    */
