@@ -51,7 +51,7 @@ const groups: readonly Group[] = [
   },
   {
     name: "cache",
-    summary: "Look at what is in Redis, set, delete and flush it; rate limits, locks, messages",
+    summary: "Look at what is in Redis, set, delete and flush it; copies of sessions, rate limits, locks, messages",
     load: () => import("./commands/cache.ts"),
   },
   {

@@ -5,8 +5,11 @@ import { text } from "node:stream/consumers";
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { DocumentCacheService } from "../../gen/lucid/repository/v1/document_cache_service_pb.ts";
+import { SessionService } from "../../gen/lucid/repository/v1/session_service_pb.ts";
 import { cuttable } from "../jobs/proxy.ts";
 import { ownFolder } from "../local/support.ts";
+import { newSession } from "../repository/session-support.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { uniqueName } from "../support/stores.ts";
 import { lucid, type Lucid, lucidInside } from "./support.ts";
@@ -123,6 +126,22 @@ test("keys are set, shown, listed, deleted and flushed", async () => {
     ),
   );
   expect(figures.map(({ code }) => code)).toEqual([0, 0, 0, 0]);
+});
+
+test("copies of sessions are listed, removed and cleared; the sessions stay", async () => {
+  const sessions = app.client(SessionService);
+  const copies = app.client(DocumentCacheService);
+  const { sessionId, userId } = await newSession(sessions);
+  const ofUser = ["--user", userId];
+  await copies.createCachedSession({ sessionId });
+  const listed = await command.run("cache", "session", "ls", ...ofUser);
+  expect(listed.stdout).toMatch(new RegExp(`^${sessionId} +${userId} +1 +`, "m"));
+  const removed = [];
+  for (const _ of [1, 2]) removed.push((await command.run("cache", "session", "rm", sessionId)).stderr);
+  expect(removed).toEqual(["Removed.\n", "There was no copy.\n"]);
+  await copies.createCachedSession({ sessionId });
+  expect((await command.run("cache", "session", "clear", ...ofUser)).stderr).toBe("Removed 1 copy.\n");
+  expect((await sessions.getSession({ sessionId })).session?.sessionId).toBe(sessionId);
 });
 
 test("a name that nobody can type is typed as it is shown", async () => {

@@ -32,6 +32,7 @@ import { safe } from "../text.ts";
 import { bytes, count, counted, duration, nameOf, nothing, readSpan } from "../units.ts";
 import { defineLimits, defineLocks } from "./cache-locks.ts";
 import { defineMessages } from "./cache-messages.ts";
+import { defineSessions } from "./cache-sessions.ts";
 
 /** `lucid cache …`. */
 export function define(cache: Command, session: Session): void {
@@ -39,6 +40,7 @@ export function define(cache: Command, session: Session): void {
   defineKeys(cache, session);
   defineFlush(cache, session);
   defineMessages(cache, session);
+  defineSessions(cache.command("session").description("Copies of sessions, which save reads of MongoDB"), session);
   defineLimits(cache.command("limit").description("Rate limits that services share"), session);
   defineLocks(cache.command("lock").description("Locks that services hold"), session);
 }
