@@ -137,16 +137,18 @@ export function keyAdmin({
       const keys = [...texts.map((text) => Buffer.from(text)), ...rawKeys.map((bytes) => Buffer.from(bytes))];
       const kept = keys.find(isProtected);
       if (kept !== undefined) throw keyProtected(kept);
+      // One that is named twice is there, or not, both times.
+      const distinct = new Map(keys.map((key) => [key.toString("latin1"), key]));
       const replies = validateOnly
-        ? await askEach("exists", keys)
-        : await carryOut(context, keyResource(namesOf(keys)), () => askEach("unlink", keys));
-      const found = replies.map((count) => count > 0);
+        ? await askEach("exists", [...distinct.values()])
+        : await carryOut(context, keyResource(namesOf(keys)), () => askEach("unlink", [...distinct.values()]));
+      const found = new Set([...distinct.keys()].filter((_, index) => (replies[index] ?? 0) > 0));
       return {
         keys: keys.map((key, index) => ({
           name: index < texts.length ? { case: "key", value: key.toString() } : { case: "rawKey", value: key },
-          found: found[index] ?? false,
+          found: found.has(key.toString("latin1")),
         })),
-        foundCount: found.filter(Boolean).length,
+        foundCount: found.size,
       };
     },
 

@@ -331,6 +331,13 @@ test("keys are deleted by name, each with what became of it", async () => {
   }
   expect((await cache.deleteKeys(request)).foundCount).toBe(0);
   expect(await refusalOf(cache.deleteKeys({}))).toMatchObject({ code: "InvalidArgument", reason: "BAD_REQUEST" });
+  const name = named("twice");
+  await redis.set(name, "1");
+  const twice = { keys: [name, name], rawKeys: [Buffer.from(name)] };
+  for (const validateOnly of [true, false]) {
+    const response = await cache.deleteKeys({ ...twice, validateOnly });
+    expect([response.foundCount, response.keys.map(({ found }) => found)]).toEqual([1, [true, true, true]]);
+  }
 });
 
 test("the service's own keys are shown as such, and those that would be missed are protected", async () => {
