@@ -4,7 +4,7 @@ import { type Collection, MongoBulkWriteError } from "mongodb";
 
 import type { Chunk } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { fail, isReason, reasonOf } from "../errors.ts";
-import { auditApplied, auditKey, auditRecord } from "../schema/audited-call.ts";
+import { auditApplied, auditCarrier, auditKey, auditRecord } from "../schema/audited-call.ts";
 import { deadlineOf } from "../schema/call-options.ts";
 import { isDuplicate } from "../schema/create-once.ts";
 import { changeBy, type ChunkCounters } from "./chunk-counters.ts";
@@ -75,12 +75,12 @@ export function chunkStore({ chunks, counters }: { chunks: Collection; counters:
       const [first] = documents;
       const about = { resource: { type: "Session", name: sessionId } };
       const key = { session_id: sessionId, chunk_index: first?.chunk_index };
-      const record = auditRecord(brief, { collection: chunks.collectionName, key, ...about });
-      if (first !== undefined && record !== undefined) (first as Document)[auditKey] = [record];
+      const carrier = auditCarrier(brief, { collection: chunks.collectionName, key, ...about });
+      if (first !== undefined && carrier !== undefined) (first as Document)[auditKey] = [carrier.record];
       const result = await insertAll(documents, limits);
       const change = changeBy([...result.added]);
       const isCarried = first === undefined || result.added.has(first);
-      auditApplied(brief, record, isCarried);
+      auditApplied(carrier, isCarried);
       if (isCarried || result.added.size === 0) return { result, change };
       // The chunk that was to carry the record was not stored; the session carries it with the sum of the others.
       const ofSession = { collection: counters.sessions, key: { session_id: sessionId }, ...about };

@@ -4,7 +4,7 @@ import type { Document } from "bson";
 import { type Db, MongoServerError } from "mongodb";
 
 import { isReason, type Reason } from "../errors.ts";
-import { auditApplied, auditPush, auditRecord } from "../schema/audited-call.ts";
+import { auditApplied, auditCarrier, auditPush } from "../schema/audited-call.ts";
 import { deadlineOf } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { collectionOf } from "../schema/collection.ts";
@@ -103,7 +103,7 @@ export function secretsOf<D extends DescMessage>(
       const absent = schema.fields.map((field) => field.name).filter((field) => !(field in document));
       const key = keyOf(owner);
       const id = String(Object.values(key)[0]);
-      const record = auditRecord(context, {
+      const carrier = auditCarrier(context, {
         collection: collection.collectionName,
         key,
         resource: { type: resource, name: id },
@@ -116,11 +116,11 @@ export function secretsOf<D extends DescMessage>(
           $unset: Object.fromEntries(absent.filter((field) => !kept.has(field)).map((field) => [field, ""])),
           $setOnInsert: { created_at: now },
           $inc: { revision: 1n },
-          ...auditPush(record),
+          ...auditPush(carrier?.record),
         },
         { upsert: true, ...deadlineOf(context) },
       );
-      auditApplied(context, record, true);
+      auditApplied(carrier, true);
     },
   };
 }

@@ -22,8 +22,8 @@ export interface AuditedCall {
   readonly record: Document;
   /** Writes that were begun. */
   readonly attempted: Carrier[];
-  /** The same by the resource that they change: a call may make a thousand. */
-  readonly byResource: Map<string, Carrier[]>;
+  /** Their records by the resource that they change: a call may make a thousand writes. */
+  readonly byResource: Map<string, Document>;
   /** Takes writes of a call that goes on, so that a long stream does not fill memory. */
   readonly handOver: (attempted: Carrier[]) => void;
 }
@@ -72,14 +72,19 @@ const mostAttempted = 2000;
 
 type Context = Pick<HandlerContext, "values">;
 
+/** The record that the write is to carry, for a write of which nobody says how it ended: the document is looked at after the call. */
+export function auditRecord(context: Context, change: AuditedChange): Document | undefined {
+  return auditCarrier(context, change)?.record;
+}
+
 /**
- * The record that the write is to carry; undefined where the call is not audited. The write must follow at once. Writes that
- * change the same resource carry the same record, and the log holds it once, whichever of them are stored.
+ * The document that the write is to put a record beside; undefined where the call is not audited. The write must follow at once. Writes
+ * that change the same resource carry the same record, and the log holds it once, whichever of them are stored.
  */
-export function auditRecord(
+export function auditCarrier(
   { values }: Context,
   { collection, key, resource, fields }: AuditedChange,
-): Document | undefined {
+): Carrier | undefined {
   const call = values.get(auditedCall);
   if (call === undefined) return undefined;
   const { attempted, byResource } = call;
@@ -87,8 +92,8 @@ export function auditRecord(
     call.handOver(attempted.splice(0));
     byResource.clear();
   }
-  const same = byResource.get(keyOf(resource)) ?? [];
-  const record = same[0]?.record ?? {
+  const name = `${resource.type} ${resource.name}`;
+  const record = byResource.get(name) ?? {
     audit_id: randomUUIDv7(),
     ...call.record,
     effect: "CHANGED",
@@ -96,24 +101,15 @@ export function auditRecord(
     resource,
     ...(fields !== undefined && fields.length > 0 && { changed_fields: fields }),
   };
-  const carrier = { collection, key, record };
+  byResource.set(name, record);
+  const carrier: Carrier = { collection, key, record };
   attempted.push(carrier);
-  same.push(carrier);
-  byResource.set(keyOf(resource), same);
-  return record;
+  return carrier;
 }
 
 /** Says how the write of a record ended, where that is known for sure. Otherwise the document is looked at after the call. */
-export function auditApplied({ values }: Context, record: Document | undefined, applied: boolean): void {
-  if (record === undefined) return;
-  // A record of this call was made above.
-  const same = values.get(auditedCall)?.byResource.get(keyOf(record["resource"] as AuditedChange["resource"]));
-  const carrier = same?.findLast((candidate) => candidate.record === record && candidate.applied === undefined);
+export function auditApplied(carrier: Carrier | undefined, applied: boolean): void {
   if (carrier !== undefined) carrier.applied = applied;
-}
-
-function keyOf({ type, name }: AuditedChange["resource"]): string {
-  return `${type} ${name}`;
 }
 
 /** A stage that adds the record to those that wait in a document. */

@@ -1,6 +1,6 @@
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import type { ListValue, Timestamp, Value } from "@bufbuild/protobuf/wkt";
-import { Binary, type Document, Double, Long } from "bson";
+import { Binary, type Document, Double } from "bson";
 
 import { fail } from "../errors.ts";
 import { isEtag, isImplicit, storedKind, storedNames } from "./stored-field.ts";
@@ -93,15 +93,16 @@ function valueEncoder(field: DescField, boxed: boolean): Encode {
     case "int32":
     case "string":
       return (value) => value;
+    // The driver stores a bigint as a long.
     case "uint32":
-      return (value) => Long.fromNumber(value as number);
+      return (value) => BigInt(value as number);
     case "int64":
-      return (value) => Long.fromBigInt(BigInt(value as bigint | string)); // a string where the proto says so
+      return (value) => BigInt(value as bigint | string); // a string where the proto says so
     case "uint64":
       return (value, path) => {
         const number = BigInt(value as bigint | string);
         if (number >= 1n << 63n) throw unstorable(path, "must be below 2^63 to be stored");
-        return Long.fromBigInt(number);
+        return number;
       };
     case "double":
       return (value) => new Double(value as number);

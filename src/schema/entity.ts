@@ -4,7 +4,7 @@ import type { ConnectError, HandlerContext } from "@connectrpc/connect";
 import { type Document, serialize } from "bson";
 import type { Collection, Db, Filter } from "mongodb";
 
-import { auditApplied, auditKey, auditRecord, auditStage } from "./audited-call.ts";
+import { auditApplied, auditCarrier, auditKey, auditStage, type Carrier } from "./audited-call.ts";
 import { stringIn } from "./bson-reader.ts";
 import { cancellable, deadlineOf } from "./call-options.ts";
 import { collectionOf } from "./collection.ts";
@@ -142,7 +142,7 @@ export function entity(options: EntityOptions): Entity {
   };
 
   const audited = (id: string, context: Context, fields?: readonly string[]) =>
-    auditRecord(context, {
+    auditCarrier(context, {
       collection: collection.collectionName,
       key: { [idName]: id },
       resource: { type: schema.name, name: id },
@@ -151,11 +151,11 @@ export function entity(options: EntityOptions): Entity {
 
   const change = async (id: string, { stages, filter, fields, now = new Date() }: Change, context: Context) => {
     await ready(schema);
-    const record = audited(id, context, fields);
+    const carrier = audited(id, context, fields);
     const pipeline = [
       ...stages,
       { $set: { revision: sum("$revision", 1n), updated_at: now } },
-      ...(record === undefined ? [] : [auditStage(record)]),
+      ...(carrier === undefined ? [] : [auditStage(carrier.record)]),
     ];
     try {
       // Not `raw`: of this command the driver would leave the failure raw too, and no longer see which it may retry.
@@ -168,25 +168,22 @@ export function entity(options: EntityOptions): Entity {
           ...deadlineOf(context),
         },
       );
-      auditApplied(context, record, found !== null);
+      auditApplied(carrier, found !== null);
       return found === null ? null : serialize(found);
     } catch (error) {
-      if (duplicateKey(error) !== undefined) auditApplied(context, record, false);
+      if (duplicateKey(error) !== undefined) auditApplied(carrier, false);
       throw alreadyExists(error);
     }
   };
 
-  /** A document as it is first stored. */
-  const created = (document: Document, now: Date, context: Context): Document => {
+  /** A document as it is first stored, and what it is for the audit log. */
+  const created = (document: Document, now: Date, context: Context): { stored: Document; carrier?: Carrier } => {
+    const stored: Document = { ...document, created_at: now, updated_at: now, revision: 1n };
     const id = document[idName] as string; // whoever makes a document gives it its id
-    const record = audited(id, context);
-    return {
-      ...document,
-      created_at: now,
-      updated_at: now,
-      revision: 1n,
-      ...(record !== undefined && { [auditKey]: [record] }),
-    };
+    const carrier = audited(id, context);
+    if (carrier === undefined) return { stored };
+    stored[auditKey] = [carrier.record];
+    return { stored, carrier };
   };
 
   /** Why no live one was found that has that etag. */
@@ -226,7 +223,7 @@ export function entity(options: EntityOptions): Entity {
     get,
     notFound,
     taken: (field) => keyTaken(field),
-    made: (document, context) => created(document, new Date(), context),
+    made: (document, context) => created(document, new Date(), context).stored,
     change,
     step,
     whyNot,
@@ -242,9 +239,9 @@ export function entity(options: EntityOptions): Entity {
     async insert(document, context, mark) {
       await ready(schema);
       try {
-        const stored = created(document, new Date(), context);
+        const { stored, carrier } = created(document, new Date(), context);
         const made = await createOnce(collection, stored, mark, deadlineOf(context));
-        auditApplied(context, carried(stored), made.isNew);
+        auditApplied(carrier, made.isNew);
         return made;
       } catch (error) {
         throw alreadyExists(error);
@@ -254,11 +251,12 @@ export function entity(options: EntityOptions): Entity {
     async insertMany(items, context) {
       await ready(schema);
       const now = new Date();
-      const made = items.map(({ document, mark }) => ({ document: created(document, now, context), mark }));
+      const made = items.map(({ document }) => created(document, now, context));
+      const marked = items.map(({ mark }, index) => ({ document: made[index]?.stored ?? {}, mark }));
       const { indexes } = collectionOf(schema);
-      const outcomes = await createManyOnce(collection, made, indexes, deadlineOf(context));
+      const outcomes = await createManyOnce(collection, marked, indexes, deadlineOf(context));
       for (const [index, outcome] of outcomes.entries()) {
-        auditApplied(context, carried(made[index]?.document ?? {}), "isNew" in outcome && outcome.isNew);
+        auditApplied(made[index]?.carrier, "isNew" in outcome && outcome.isNew);
       }
       return outcomes.map((outcome) => {
         if ("refusal" in outcome) return outcome.refusal;
@@ -318,9 +316,4 @@ export function entity(options: EntityOptions): Entity {
       return BigInt(await collection.countDocuments(filter, cancellable(context)));
     },
   };
-}
-
-/** The audit record of a document that `created` made. */
-function carried(document: Document): Document | undefined {
-  return (document[auditKey] as Document[] | undefined)?.[0];
 }

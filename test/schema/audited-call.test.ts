@@ -1,7 +1,7 @@
 import { createContextValues } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 
-import { auditApplied, auditedCall, auditRecord, type Carrier } from "../../src/schema/audited-call.ts";
+import { auditApplied, auditCarrier, auditedCall, type Carrier } from "../../src/schema/audited-call.ts";
 
 function call() {
   const handedOver: Carrier[] = [];
@@ -13,37 +13,37 @@ function call() {
     handOver: (carriers) => void handedOver.push(...carriers),
   });
   const write = (name: string, key = name) =>
-    auditRecord({ values }, { collection: "things", key: { name: key }, resource: { type: "Thing", name } });
-  return { values, attempted, handedOver, write };
+    auditCarrier({ values }, { collection: "things", key: { name: key }, resource: { type: "Thing", name } });
+  return { attempted, handedOver, write };
 }
 
 test("writes of one call to one resource carry one record, those to another another", () => {
   const { attempted, write } = call();
   const [one, same, other] = [write("a"), write("a", "part of a"), write("b")];
-  expect(same).toBe(one);
-  expect(other?.["audit_id"]).not.toBe(one?.["audit_id"]);
+  expect(same?.record).toBe(one?.record);
+  expect(other?.record["audit_id"]).not.toBe(one?.record["audit_id"]);
   expect(attempted.map(({ key }) => key as unknown)).toEqual([{ name: "a" }, { name: "part of a" }, { name: "b" }]);
 });
 
 test("a call that goes on hands over what it has written, and loses none of it", () => {
   const { attempted, handedOver, write } = call();
-  const ids = Array.from({ length: 5000 }, (_, index) => write(String(index))?.["audit_id"] as unknown);
+  const ids = Array.from({ length: 5000 }, (_, index) => write(String(index))?.record["audit_id"] as unknown);
   expect(new Set(ids).size).toBe(5000);
   expect(attempted.length).toBeLessThanOrEqual(2000);
   expect([...handedOver, ...attempted].map(({ record }) => record["audit_id"] as unknown)).toEqual(ids);
 });
 
 test("how a write ended is noted with that write, however often a call tries", () => {
-  const { values, attempted, write } = call();
-  auditApplied({ values }, write("a"), false);
-  auditApplied({ values }, write("a"), true);
+  const { attempted, write } = call();
+  auditApplied(write("a"), false);
+  auditApplied(write("a"), true);
   write("b");
   expect(attempted.map(({ applied }) => applied)).toEqual([false, true, undefined]);
 });
 
 test("a call that is not audited has no record", () => {
   const values = createContextValues();
-  const record = auditRecord({ values }, { collection: "c", key: {}, resource: { type: "T", name: "n" } });
-  expect(record).toBeUndefined();
-  auditApplied({ values }, record, true);
+  const carrier = auditCarrier({ values }, { collection: "c", key: {}, resource: { type: "T", name: "n" } });
+  expect(carrier).toBeUndefined();
+  auditApplied(carrier, true);
 });
