@@ -1,3 +1,4 @@
+import type { DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 
 /** Takes how long a call took. `failed`: it ended with an error that was not the caller's mistake. */
@@ -8,9 +9,18 @@ const faults = new Set([Code.Unknown, Code.Internal, Code.Unavailable, Code.Data
 
 /** Measures unary calls, all that is inside of it included. Streams last as long as their caller wants. */
 export function measurementInterceptor(record: RecordCall): Interceptor {
+  /** Kept, since a text that was just put together is hashed anew wherever it is looked up. */
+  const names = new Map<DescMethod, string>();
+  const nameOf = (method: DescMethod): string => {
+    const known = names.get(method);
+    if (known !== undefined) return known;
+    const name = `${method.parent.typeName}/${method.name}`;
+    names.set(method, name);
+    return name;
+  };
   return (next) => async (request) => {
     if (request.method.methodKind !== "unary") return next(request);
-    const rpc = `${request.service.typeName}/${request.method.name}`;
+    const rpc = nameOf(request.method);
     const beganMs = performance.now();
     try {
       const response = await next(request);
