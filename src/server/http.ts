@@ -46,7 +46,13 @@ export async function httpListener(options: ListenerOptions & { readonly pages: 
     if (!rpc(request, response)) void page(request, response, options);
   };
 
-  const limits = { requestTimeout: 300_000, headersTimeout: 10_000, maxHeaderSize: 16_384 };
+  const limits = {
+    requestTimeout: 300_000,
+    headersTimeout: 10_000,
+    // Longer than proxies keep a connection that says nothing: a call on one that is just being closed would be reset.
+    keepAliveTimeout: 75_000,
+    maxHeaderSize: 16_384,
+  };
   const server = createServer(limits, (request, response) => {
     keepConnection(request, response);
     onRequest(request, response);
