@@ -134,7 +134,8 @@ export async function start(config: Config, log: Logger): Promise<App> {
   const monitor = parts.use(healthMonitor({ check: (signal) => checkStores(stores, signal) }));
   const systemDatabase = config.mongodb.systemDatabase;
   const repository = parts.use(lazyRepository(config.backup, log));
-  const jobs = parts.use(openJobs({ db: mongodb.system, ...config.jobs, log, translate: translateStoreError }));
+  const callMs = config.server.defaultDeadlineMs;
+  const jobs = parts.use(openJobs({ db: mongodb.system, ...config.jobs, callMs, log, translate: translateStoreError }));
   const volumes = openVolumes(config.volumes);
   const measures = parts.use(openMeasures(volumes));
   const backups = {
@@ -158,12 +159,15 @@ export async function start(config: Config, log: Logger): Promise<App> {
   volumeJobs({ jobs, volumes });
 
   const tokens = sharedPageTokens(config.server.pageTokenSecret, mongodb.system);
+  // For unique indexes: who waits for them is to be told before its time is over.
+  const waitMs = (callMs * 2) / 3;
   const repositories = {
     db: mongodb.domain,
     collections: parts.use(
       domainCollections(mongodb.domain, (conflict) => log.warn(conflict, "A collection is not as it should be"), {
         failed: (err) => log.warn({ err }, "The collections could not be seen to yet"),
         done: (report) => log.info(countedStates(report), "The collections were seen to"),
+        waitMs,
       }),
     ),
     pageTokens: tokens,
@@ -181,6 +185,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       },
       isHeldUp: isRestoring,
       ...config.audit,
+      waitMs,
       logger: log,
     }),
   );

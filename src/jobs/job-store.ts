@@ -28,7 +28,10 @@ import {
 /** Days that a job is kept after its end; its events a week longer. */
 const keptDays = 90;
 
-/** Longest time in milliseconds that one statement may take, finding a server included. */
+/**
+ * How long a statement of those who do the work is waited for at least, in milliseconds, finding a server included. It is tried
+ * again while the lease lasts; a caller does not try again, and is given what its call has.
+ */
 const statementMs = 5000;
 
 interface StoredProgress {
@@ -121,8 +124,8 @@ export function jobKey(jobId: string): Document {
 /** The statements on jobs and their events; each is atomic. */
 export type JobStore = ReturnType<typeof jobStore>;
 
-/** Opens the collections `jobs` and `job_events` of `db`. Nothing is read or written yet. */
-export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
+/** Opens the collections `jobs` and `job_events` of `db`. Nothing is read or written yet. `callMs` is as in `JobsOptions`. */
+export function jobStore(db: Db, { leaseMs, callMs }: { readonly leaseMs: number; readonly callMs: number }) {
   // What this room stores must not change with the options of the client that it was given. Majority: an event that
   // a watcher has seen must not be taken back by a failover.
   const options = {
@@ -137,7 +140,9 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
   const jobs: Collection<StoredJob> = db.collection(jobsCollection, options);
   const events: Collection<StoredEvent & { _id: string; job_id: string }> = db.collection("job_events", options);
   const owner = `${hostname()}/${process.pid}/${crypto.randomUUID()}`;
-  const bounded = { timeoutMS: statementMs };
+  // What a claim takes whose answer is not waited for is nobody's until the lease has run out.
+  const bounded = { timeoutMS: Math.max(statementMs, leaseMs / 2) };
+  const asked = { timeoutMS: callMs };
   // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
   const now = { $toDate: { $toLong: "$$NOW" } };
   const leaseExpired = { $expr: { $lte: [{ $ifNull: ["$lease_expire_time", new Date(0)] }, now] } };
@@ -154,10 +159,10 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
   }
   async function createIndexes(): Promise<void> {
     const unique = { unique: true, partialFilterExpression: { request_id: { $exists: true } } };
-    await jobs.createIndex({ kind: 1, request_id: 1 }, { ...unique, ...bounded });
-    await jobs.createIndex({ kind: 1, state: 1, _id: 1 }, bounded);
-    await jobs.createIndex({ end_time: 1 }, { expireAfterSeconds: keptDays * 86_400, ...bounded });
-    await events.createIndex({ event_time: 1 }, { expireAfterSeconds: (keptDays + 7) * 86_400, ...bounded });
+    await jobs.createIndex({ kind: 1, request_id: 1 }, { ...unique, ...asked });
+    await jobs.createIndex({ kind: 1, state: 1, _id: 1 }, asked);
+    await jobs.createIndex({ end_time: 1 }, { expireAfterSeconds: keptDays * 86_400, ...asked });
+    await events.createIndex({ event_time: 1 }, { expireAfterSeconds: (keptDays + 7) * 86_400, ...asked });
   }
 
   const held = (lease: Lease): Filter<StoredJob> => ({ _id: lease.jobId, owner: lease.owner, fence: lease.fence });
@@ -186,7 +191,7 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
       const created = { $mergeObjects: [{ $literal: fixed }, { create_time: "$$NOW", event }] };
       // An insert could not use the server's clock, an update with a pipeline can.
       const insert = [{ $replaceWith: { $cond: [{ $eq: [{ $type: "$kind" }, "missing"] }, created, "$$ROOT"] } }];
-      const once = { upsert: true, returnDocument: "after", ...bounded } as const;
+      const once = { upsert: true, returnDocument: "after", ...asked } as const;
       for (;;) {
         try {
           const stored = await jobs.findOneAndUpdate({ _id: jobId }, insert, once);
@@ -194,7 +199,7 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
         } catch (error) {
           if (!isDuplicate(error)) throw error;
           if (request_id !== undefined) {
-            const stored = await jobs.findOne({ kind, request_id }, bounded);
+            const stored = await jobs.findOne({ kind, request_id }, asked);
             if (stored !== null) return recordOf(stored);
           }
           // Otherwise two upserts of one id met, and the next round finds the winner's.
@@ -203,12 +208,12 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
     },
 
     async find(kind: string, jobId: string, signal?: AbortSignal): Promise<Snapshot | undefined> {
-      const stored = await jobs.findOne({ _id: jobId, kind }, { ...bounded, ...(signal && { signal }) });
+      const stored = await jobs.findOne({ _id: jobId, kind }, { ...asked, ...(signal && { signal }) });
       return stored === null ? undefined : snapshotOf(stored);
     },
 
     async findRequest(kind: string, requestId: string): Promise<JobRecord | undefined> {
-      const stored = await jobs.findOne({ kind, request_id: requestId }, bounded);
+      const stored = await jobs.findOne({ kind, request_id: requestId }, asked);
       return stored === null ? undefined : recordOf(stored);
     },
 
@@ -217,7 +222,7 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
       const filter: Filter<StoredJob> = { kind };
       if (wanted.states !== undefined) filter.state = { $in: wanted.states };
       if (wanted.before !== undefined) filter._id = { $lt: wanted.before };
-      const found = jobs.find(filter, { ...bounded, ...(signal && { signal }) });
+      const found = jobs.find(filter, { ...asked, ...(signal && { signal }) });
       return (await found.sort({ _id: -1 }).limit(wanted.limit).toArray()).map(recordOf);
     },
 
@@ -226,8 +231,8 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
       // Not where it was asked already: that changes nothing.
       const filter = { _id: jobId, kind, state: { $in: activeStates.filter((state) => state !== "CANCELLING") } };
       const change = { $set: { state: "CANCELLING" as const }, ...auditPush(record) };
-      const asked = await jobs.findOneAndUpdate(filter, change, { returnDocument: "after", ...bounded });
-      const stored = asked ?? (await jobs.findOne({ _id: jobId, kind }, bounded));
+      const cancelling = await jobs.findOneAndUpdate(filter, change, { returnDocument: "after", ...asked });
+      const stored = cancelling ?? (await jobs.findOne({ _id: jobId, kind }, asked));
       return stored === null ? undefined : recordOf(stored);
     },
 
@@ -320,14 +325,14 @@ export function jobStore(db: Db, { leaseMs }: { readonly leaseMs: number }) {
     /** The newest events and progress of jobs, in no order. */
     async heads(jobIds: readonly string[], signal: AbortSignal): Promise<Head[]> {
       const projection = { kind: 1, event: 1, progress: 1 };
-      const found = await jobs.find({ _id: { $in: jobIds } }, { projection, signal, ...bounded }).toArray();
+      const found = await jobs.find({ _id: { $in: jobIds } }, { projection, signal, timeoutMS: statementMs }).toArray();
       return found.map(({ _id, kind, event, progress }) => ({ jobId: _id, kind, event: eventOf(event), progress }));
     },
 
     /** Stored events with `after` < sequence < `before`, in order, at most `limit`. */
     async history(jobId: string, range: { after: number; before: number; limit: number }, signal: AbortSignal) {
       const _id = { $gt: eventId(jobId, range.after), $lt: eventId(jobId, range.before) };
-      const found = events.find({ _id }, { sort: { _id: 1 }, limit: range.limit, signal, ...bounded });
+      const found = events.find({ _id }, { sort: { _id: 1 }, limit: range.limit, signal, ...asked });
       return (await found.toArray()).map(eventOf);
     },
   };

@@ -3,6 +3,7 @@ import { performance } from "node:perf_hooks";
 import type { Db, Document } from "mongodb";
 
 import { fail } from "../errors.ts";
+import { callTime } from "../schema/call-options.ts";
 import { type Head, jobStore, type ListOptions, type NewJob, type Snapshot } from "./job-store.ts";
 import { pause } from "./pause.ts";
 import { isFinal, type JobEvent, type JobRecord } from "./record.ts";
@@ -49,6 +50,8 @@ export interface JobsOptions {
   readonly leaseMs: number;
   /** Jobs that this process runs at once. */
   readonly concurrency: number;
+  /** Longest time in milliseconds that a statement may take which a caller waits for; 30 s where not given. */
+  readonly callMs?: number;
   readonly log: JobLog;
   /** Turns an error of a store into one that a caller can be told. */
   readonly translate: (error: unknown) => unknown;
@@ -57,10 +60,18 @@ export interface JobsOptions {
 }
 
 /** Opens the jobs in `db`. Does nothing before it is asked to, so the store may be away. */
-export function openJobs({ db, leaseMs, concurrency, log, translate, maxAttempts = 3 }: JobsOptions): Jobs {
+export function openJobs({
+  db,
+  leaseMs,
+  callMs = callTime.timeoutMS,
+  concurrency,
+  log,
+  translate,
+  maxAttempts = 3,
+}: JobsOptions): Jobs {
   // A free slot looks for work so often, and watchers for events of other processes; a quarter of the lease when that is short.
   const pollMs = Math.min(500, leaseMs / 4);
-  const store = jobStore(db, { leaseMs });
+  const store = jobStore(db, { leaseMs, callMs });
   const handlers = new Map<string, JobHandler>();
   const holdings = new Map<string, Holding>();
   const following = tails(store, { pollMs, log });

@@ -32,8 +32,8 @@ interface StoredLease {
   readonly expire_time: Date;
 }
 
-/** What one statement may take, finding a server included. */
-const bounded = { timeoutMS: 5000 };
+/** How long a statement is waited for at least, in milliseconds, finding a server included. */
+const statementMs = 5000;
 
 /** Opens the collection `leases` of `db`. Nothing is read or written yet. All times are the server's. */
 export function leasesOf(db: Db, { leaseMs }: { readonly leaseMs: number }): Leases {
@@ -42,6 +42,8 @@ export function leasesOf(db: Db, { leaseMs }: { readonly leaseMs: number }): Lea
     promoteLongs: true,
     promoteValues: true,
   });
+  // A right that is taken by a statement whose answer is not waited for is nobody's until it has run out.
+  const bounded = { timeoutMS: Math.max(statementMs, leaseMs / 2) };
   const made = new Set<string>();
 
   /** No upsert may compare with the server's clock, so the lease is there before it is taken. */

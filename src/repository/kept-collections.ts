@@ -44,19 +44,19 @@ export interface KeptOptions {
   readonly done?: (report: readonly CollectionReport[]) => void;
   /** Documents up to which all indexes of a collection are made at once: the server reads so many in no time. */
   readonly smallDocuments?: number;
+  /** Longest that a writer waits, in milliseconds; 20 s where not given. */
+  readonly waitMs?: number;
 }
 
 /** Collections that are seen to at once. */
 const concurrency = 4;
-/** Longest that a writer waits, in milliseconds. */
-const waitMs = 20_000;
 /** Wait between two tries in milliseconds, while MongoDB is away. */
 const retryMs = 1000;
 
 export function keptCollections(
   db: Db,
   wanted: readonly WantedCollection[],
-  { conflict, failed, done, smallDocuments = 10_000 }: KeptOptions,
+  { conflict, failed, done, smallDocuments = 10_000, waitMs = 20_000 }: KeptOptions,
 ): KeptCollections {
   const keepers = new Map(wanted.map((each) => [each.name, collectionKeeper(db, each, { smallDocuments })]));
   const ending = new AbortController();

@@ -18,3 +18,9 @@ export function cancellable(context: Pick<HandlerContext, "timeoutMs" | "signal"
 } {
   return { ...deadlineOf(context), signal: context.signal };
 }
+
+/**
+ * Driver options of a statement that a caller waits for and that nobody tells its deadline: as long as a call has by itself.
+ * What gives up earlier fails a call that had time left, and nobody repeats it.
+ */
+export const callTime = { timeoutMS: 30_000 } as const;

@@ -28,6 +28,8 @@ export function openAudit(options: {
   /** Whether documents must be left as they are, since a restore compares them with its backup. */
   readonly isHeldUp: () => Promise<boolean>;
   readonly takeoverMs: number;
+  /** Longest that an append waits for the unique indexes of the log, in milliseconds. */
+  readonly waitMs: number;
   readonly logger: AuditLogger;
 }): Audit {
   const { system, outcomes, logger } = options;
@@ -35,6 +37,7 @@ export function openAudit(options: {
   const log = auditLog(system, {
     carriers: [...beside, intentsCollection],
     tell: (conflict) => logger.warn(conflict, "The audit log is not as it should be"),
+    waitMs: options.waitMs,
   });
   const intents = auditIntents(system, { log, outcomes });
   const carriers = [...options.carriers, ...beside.map((name) => system.collection(name)), intents.collection];

@@ -2,6 +2,7 @@ import type { Document } from "bson";
 import type { Collection, Filter } from "mongodb";
 
 import { auditKey } from "../../schema/audited-call.ts";
+import { callTime } from "../../schema/call-options.ts";
 import type { StoredIndex } from "../../schema/collection.ts";
 import type { CarriedRecord } from "./record.ts";
 
@@ -15,9 +16,6 @@ export const carrierIndex: StoredIndex = {
   partialFilterExpression: { [idKey]: { $exists: true } },
 };
 
-/** What one statement may take, finding a server included. */
-const bounded = { timeoutMS: 5000 };
-
 /** Which of these records wait in the documents that the keys find. */
 export async function waitingIn(
   collection: Collection,
@@ -25,7 +23,7 @@ export async function waitingIn(
   auditIds: ReadonlySet<string>,
 ): Promise<Set<string>> {
   // From the primary: what it does not show is not there.
-  const options = { projection: { [idKey]: 1 }, readPreference: "primary", ...bounded } as const;
+  const options = { projection: { [idKey]: 1 }, readPreference: "primary", ...callTime } as const;
   const found = await collection.find(oneOf(keys), options).toArray();
   const ids = found.flatMap((document) => recordsIn(document).map(({ audit_id }) => audit_id));
   return new Set(ids.filter((id) => auditIds.has(id)));
@@ -33,7 +31,7 @@ export async function waitingIn(
 
 /** Documents with records that were made before `auditId`: the process that was to move them is slow or dead. */
 export async function stale(collection: Collection, auditId: string, limit: number): Promise<Document[]> {
-  const options = { projection: { [auditKey]: 1 }, limit, readPreference: "primary", ...bounded } as const;
+  const options = { projection: { [auditKey]: 1 }, limit, readPreference: "primary", ...callTime } as const;
   return collection.find({ [idKey]: { $lt: auditId } }, options).toArray();
 }
 
@@ -57,7 +55,7 @@ export async function takeFrom(
       { $set: { [auditKey]: others } },
       { $set: { [auditKey]: { $cond: [{ $eq: [`$${auditKey}`, []] }, "$$REMOVE", `$${auditKey}`] } } },
     ],
-    bounded,
+    callTime,
   );
 }
 

@@ -4,6 +4,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Collection, Db } from "mongodb";
 
 import { auditKey, auditRecord, type CarryOut, doubtful } from "../../schema/audited-call.ts";
+import { callTime } from "../../schema/call-options.ts";
 import type { AuditLog } from "./log.ts";
 import type { CarriedRecord } from "./record.ts";
 
@@ -35,7 +36,6 @@ const leave = (): void => {};
 
 /** Where they are kept. */
 export const intentsCollection = "audit_intents";
-const bounded = { timeoutMS: 5000 };
 
 /** What is said of a change of which nobody knows whether it happened. */
 const unknown = { effect: "UNKNOWN", outcome: "UNKNOWN" } as const;
@@ -58,28 +58,28 @@ export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; out
     if (look === undefined) return undefined;
     if (!(await look(resource?.name ?? ""))) return false;
     const by = { "resource.type": resource?.type, "resource.name": resource?.name, rpc, effect: "CHANGED" };
-    return (await log.records.findOne(by, { projection: { _id: 1 }, ...bounded })) === null;
+    return (await log.records.findOne(by, { projection: { _id: 1 }, ...callTime })) === null;
   };
 
   const settleOne = async ({ _id, intended }: StoredIntent): Promise<void> => {
     if (intended === undefined) return;
     const isKnown = await happened(intended);
     // The process that called died, so that there is no outcome either.
-    if (isKnown === undefined) await intents.updateOne({ _id }, carried({ ...intended, ...unknown }), bounded);
-    else if (isKnown) await intents.updateOne({ _id }, carried(intended), bounded);
-    else await intents.deleteOne({ _id }, bounded);
+    if (isKnown === undefined) await intents.updateOne({ _id }, carried({ ...intended, ...unknown }), callTime);
+    else if (isKnown) await intents.updateOne({ _id }, carried(intended), callTime);
+    else await intents.deleteOne({ _id }, callTime);
   };
 
   /** Tells of what failed. Whether it changed anything is looked up where that can be, and is what the code says where it cannot. */
   const settleFailed = async (_id: string, intended: CarriedRecord, error: unknown): Promise<void> => {
     const code = error instanceof ConnectError ? error.code : Code.Unknown;
     const isLooked = outcomes[intended.rpc] !== undefined;
-    if (isLooked ? code === Code.NotFound : !doubtful.has(code)) await intents.deleteOne({ _id }, bounded);
+    if (isLooked ? code === Code.NotFound : !doubtful.has(code)) await intents.deleteOne({ _id }, callTime);
     else if (isLooked) await settleOne({ _id, intended });
     else {
       // The same object that the relay moves, which adds the outcome of the call.
       Object.assign(intended, { effect: unknown.effect });
-      await intents.updateOne({ _id }, carried(intended), bounded);
+      await intents.updateOne({ _id }, carried(intended), callTime);
     }
   };
 
@@ -92,7 +92,7 @@ export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; out
       if (record === undefined) return run();
       // The interceptor began it.
       const intended = record as CarriedRecord;
-      await intents.insertOne({ _id, intended }, bounded);
+      await intents.insertOne({ _id, intended }, callTime);
       let result;
       try {
         result = await run();
@@ -100,15 +100,15 @@ export function auditIntents(system: Db, { log, outcomes }: { log: AuditLog; out
         await settleFailed(_id, intended, error).catch(leave);
         throw error;
       }
-      await intents.updateOne({ _id }, carried(intended), bounded).catch(leave);
+      await intents.updateOne({ _id }, carried(intended), callTime).catch(leave);
       return result;
     },
 
     async settle(beforeId) {
-      for await (const intent of intents.find({ _id: { $lt: beforeId } }, { sort: { _id: 1 }, ...bounded })) {
+      for await (const intent of intents.find({ _id: { $lt: beforeId } }, { sort: { _id: 1 }, ...callTime })) {
         if (intent.intended !== undefined) await settleOne(intent);
         // What it carried is in the log.
-        else if (intent[auditKey] === undefined) await intents.deleteOne({ _id: intent._id }, bounded);
+        else if (intent[auditKey] === undefined) await intents.deleteOne({ _id: intent._id }, callTime);
       }
     },
   };

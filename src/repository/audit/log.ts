@@ -3,6 +3,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import type { Collection, Db } from "mongodb";
 
 import { AuditRecordSchema } from "../../../gen/lucid/repository/v1/audit_record_pb.ts";
+import { callTime } from "../../schema/call-options.ts";
 import { wantedCollection } from "../../schema/collection-keeper.ts";
 import { collectionOf } from "../../schema/collection.ts";
 import { duplicateKey } from "../../schema/create-once.ts";
@@ -34,9 +35,6 @@ export interface AuditLog extends AsyncDisposable {
   head(): Promise<Head>;
 }
 
-/** What one statement may take, finding a server included. */
-const statementMs = 5000;
-
 /** Tries at the end of the log before an append gives up; each lost one means that another process has succeeded. */
 const mostTries = 100;
 
@@ -46,7 +44,11 @@ const mostTries = 100;
  */
 export function auditLog(
   system: Db,
-  { carriers, tell }: { readonly carriers: readonly string[]; readonly tell: KeptOptions["conflict"] },
+  {
+    carriers,
+    tell,
+    ...limits
+  }: { readonly carriers: readonly string[]; readonly tell: KeptOptions["conflict"] } & Pick<KeptOptions, "waitMs">,
 ): AuditLog {
   // A record is taken from the document that carries it once it is here, so a failover must not take it back.
   const options = {
@@ -55,7 +57,6 @@ export function auditLog(
     ignoreUndefined: true,
     useBigInt64: true,
   } as const;
-  const bounded = { timeoutMS: statementMs };
   const records: Collection = system.collection(collectionOf(AuditRecordSchema).name, options);
   const heads = system.collection<Head & { _id: string }>("audit_heads", options);
   const tree = auditTree(system, records);
@@ -66,13 +67,16 @@ export function auditLog(
 
   // Without its indexes the log would take a record twice.
   const others = carriers.map((name) => ({ name, indexes: [carrierIndex] }));
-  const kept = keptCollections(system, [wantedCollection(AuditRecordSchema), ...others], { conflict: tell });
+  const kept = keptCollections(system, [wantedCollection(AuditRecordSchema), ...others], {
+    conflict: tell,
+    ...limits,
+  });
   let hasHead = false;
   const ready = async (): Promise<void> => {
     await kept.ready();
     if (hasHead) return;
     try {
-      await heads.updateOne({ _id: "head" }, { $setOnInsert: emptyHead }, { upsert: true, ...bounded });
+      await heads.updateOne({ _id: "head" }, { $setOnInsert: emptyHead }, { upsert: true, ...callTime });
     } catch (error) {
       if (duplicateKey(error) === undefined) throw error; // another replica made it at the same time
     }
@@ -81,7 +85,7 @@ export function auditLog(
 
   /** `local` sees also what others append just now, which a failover may still take back. */
   const readHead = async (level: "local" | "majority"): Promise<Head> => {
-    const concern = { readConcern: { level }, ...bounded };
+    const concern = { readConcern: { level }, ...callTime };
     const { sequence, hash } = (await heads.findOne({ _id: "head" }, concern)) ?? emptyHead;
     // The bound is for servers that sort all that a filter lets through.
     const newest = await records.findOne<Pick<LoggedRecord, "sequence" | "hash">>(
@@ -92,12 +96,12 @@ export function auditLog(
   };
 
   const moveHead = async ({ sequence, hash }: Head): Promise<void> => {
-    await heads.updateOne({ _id: "head", sequence: { $lt: sequence } }, { $set: { sequence, hash } }, bounded);
+    await heads.updateOne({ _id: "head", sequence: { $lt: sequence } }, { $set: { sequence, hash } }, callTime);
   };
 
   const withoutLogged = async (waiting: readonly CarriedRecord[]): Promise<CarriedRecord[]> => {
     const filter = { audit_id: { $in: waiting.map(({ audit_id }) => audit_id) } };
-    const found = await records.find(filter, { projection: { audit_id: 1 }, ...bounded }).toArray();
+    const found = await records.find(filter, { projection: { audit_id: 1 }, ...callTime }).toArray();
     const logged = new Set(found.map(({ audit_id }) => audit_id as unknown));
     return waiting.filter(({ audit_id }) => !logged.has(audit_id));
   };
@@ -110,7 +114,7 @@ export function auditLog(
       known = undefined;
       const batch = waiting.map((record) => (head = chained(record, head)));
       try {
-        await records.insertMany(batch, { ordered: true, ...bounded });
+        await records.insertMany(batch, { ordered: true, ...callTime });
         known = { sequence: head.sequence, hash: head.hash };
         await moveHead(known);
         tree.follow(Number(head.sequence));

@@ -12,6 +12,7 @@ import {
   verifyConsistency,
   verifyInclusion,
 } from "../../proofs/merkle.ts";
+import { callTime } from "../../schema/call-options.ts";
 import { duplicateKey } from "../../schema/create-once.ts";
 import { isDuplicate } from "../../schema/create-once.ts";
 import { abortable } from "../../stores/waiting.ts";
@@ -66,9 +67,6 @@ const _id = "tree";
 /** Records that are read at once to make cells. */
 const mostLeaves = 1024;
 
-/** What one statement may take, finding a server included. */
-const bounded = { timeoutMS: 5000 };
-
 /** The tree over `records`. Nothing is read or written before it is asked to. */
 export function auditTree(system: Db, records: Collection): AuditTree {
   const options = {
@@ -86,11 +84,11 @@ export function auditTree(system: Db, records: Collection): AuditTree {
   let [stored, wanted] = [0, 0];
   let growing: Promise<void> | undefined;
 
-  const storedSize = async (): Promise<number> => Number((await sizes.findOne({ _id }, bounded))?.size ?? 0n);
+  const storedSize = async (): Promise<number> => Number((await sizes.findOne({ _id }, callTime))?.size ?? 0n);
 
   /** The leaves that a filter of sequences finds. */
   const findLeaves = async (sequence: object): Promise<Map<string, Uint8Array>> => {
-    const found = leaves.find({ sequence }, { projection: { _id: 0, sequence: 1, hash: 1 }, ...bounded });
+    const found = leaves.find({ sequence }, { projection: { _id: 0, sequence: 1, hash: 1 }, ...callTime });
     const entries = await found
       .map((record): [string, Uint8Array] => [
         keyOf({ level: 0, index: Number(record["sequence"]) - 1 }),
@@ -102,7 +100,7 @@ export function auditTree(system: Db, records: Collection): AuditTree {
 
   const findCells = async (keys: readonly string[]): Promise<Map<string, Uint8Array>> => {
     if (keys.length === 0) return new Map();
-    const found = await cells.find({ _id: { $in: [...keys] } }, bounded).toArray();
+    const found = await cells.find({ _id: { $in: [...keys] } }, callTime).toArray();
     return new Map(found.map((cell) => [cell._id, Buffer.from(cell.hash, "hex")]));
   };
 
@@ -120,7 +118,7 @@ export function auditTree(system: Db, records: Collection): AuditTree {
   const store = async (made: readonly HashedCell[]): Promise<void> => {
     const documents = made.map((cell) => ({ _id: keyOf(cell), hash: hex(cell.hash) }));
     try {
-      await cells.insertMany(documents, { ordered: false, ...bounded });
+      await cells.insertMany(documents, { ordered: false, ...callTime });
     } catch (error) {
       // Others store the same.
       if (!(error instanceof MongoBulkWriteError) || error.result.getWriteConcernError() !== undefined) throw error;
@@ -145,7 +143,7 @@ export function auditTree(system: Db, records: Collection): AuditTree {
       }
       await store(made);
       // Two replicas that begin it at once meet in its _id; what one of them says then is made up for with its next cells.
-      const raised = sizes.updateOne({ _id }, { $max: { size: BigInt(done) } }, { upsert: true, ...bounded });
+      const raised = sizes.updateOne({ _id }, { $max: { size: BigInt(done) } }, { upsert: true, ...callTime });
       await raised.catch((error: unknown) => {
         if (duplicateKey(error) === undefined) throw error;
       });

@@ -1,5 +1,7 @@
 import type { Db, Filter } from "mongodb";
 
+import { callTime } from "../../schema/call-options.ts";
+
 /** A document that is not in its index as it is, since the server or the service refused its copy. */
 export interface DeadLetter {
   /** Alias of the index and `_id` of the document as text. */
@@ -59,7 +61,7 @@ export interface DeadLetters {
   count(index: string): Promise<number>;
 }
 
-/** What one statement may take, finding a server included. */
+/** What one statement may take that is tried again, finding a server included. */
 const bounded = { timeoutMS: 5000 };
 
 export function deadLetters(system: Db, { alias }: { readonly alias: (name: string) => string }): DeadLetters {
@@ -117,11 +119,11 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
           ...(after === "" ? [] : [{ _id: { $gt: after } }]),
         ],
       };
-      return letters.find(filter, { sort: { _id: 1 }, limit, ...bounded }).toArray();
+      return letters.find(filter, { sort: { _id: 1 }, limit, ...callTime }).toArray();
     },
 
     async find(ids) {
-      const found = await letters.find({ _id: { $in: [...ids] } }, bounded).toArray();
+      const found = await letters.find({ _id: { $in: [...ids] } }, callTime).toArray();
       for (const { index } of found) mayHave.set(index, true);
       return found;
     },
@@ -136,10 +138,10 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
     async discard(id) {
       const change = { $set: { discarded: true } };
       return (
-        (await letters.findOneAndUpdate({ _id: id }, change, { returnDocument: "after", ...bounded })) ?? undefined
+        (await letters.findOneAndUpdate({ _id: id }, change, { returnDocument: "after", ...callTime })) ?? undefined
       );
     },
 
-    count: (index) => letters.countDocuments({ $and: [of(index), { discarded: false }] }, bounded),
+    count: (index) => letters.countDocuments({ $and: [of(index), { discarded: false }] }, callTime),
   };
 }

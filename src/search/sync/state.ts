@@ -2,6 +2,7 @@ import type { Db, Document } from "mongodb";
 
 import { fail } from "../../errors.ts";
 import { auditPush } from "../../schema/audited-call.ts";
+import { callTime } from "../../schema/call-options.ts";
 
 /** Why an index is filled anew. */
 export type ResyncReason =
@@ -90,7 +91,7 @@ export interface SyncStates {
 
 export const statesCollection = "search_sync";
 
-/** What one statement may take, finding a server included. */
+/** What one statement may take that is tried again, finding a server included. */
 const bounded = { timeoutMS: 5000 };
 
 export function syncStates(system: Db): SyncStates {
@@ -150,11 +151,11 @@ export function syncStates(system: Db): SyncStates {
 
     async wantResync(alias, record) {
       const change = { $set: { resync_wanted: true }, ...auditPush(record) };
-      return (await states.updateOne({ _id: alias }, change, bounded)).matchedCount === 1;
+      return (await states.updateOne({ _id: alias }, change, callTime)).matchedCount === 1;
     },
 
     async find(alias) {
-      return (await states.findOne({ _id: alias }, bounded)) ?? undefined;
+      return (await states.findOne({ _id: alias }, callTime)) ?? undefined;
     },
 
     async noteBeside(alias) {

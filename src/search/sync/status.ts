@@ -2,6 +2,7 @@ import { type Document, serialize } from "bson";
 import type { Db } from "mongodb";
 
 import { isReason } from "../../errors.ts";
+import { callTime } from "../../schema/call-options.ts";
 import { type SearchIndices, messageOf } from "../indices.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import type { SyncState, SyncStates } from "./state.ts";
@@ -43,7 +44,6 @@ export interface Look {
 export const mostCounted = 10_000;
 /** How long counting may take, in milliseconds; more is told as at least so many. */
 const countMs = 2000;
-const statementMs = 5000;
 
 /**
  * Looks how an index stands. What it is behind is counted from the checkpoint on in MongoDB's own history, so that it is
@@ -55,7 +55,7 @@ export async function statusOf(name: string, options: StatusOptions, look: Look)
   const [state, letters] = await Promise.all([states.find(indices.alias(name)), deadLetters.count(name)]);
   const problem = state?.problem ?? "";
   const about = { name, state, deadLetters: letters, isLost: false, problem };
-  const all = async () => db.collection(collection).estimatedDocumentCount({ timeoutMS: statementMs });
+  const all = async () => db.collection(collection).estimatedDocumentCount(callTime);
   if (state?.token === undefined) return { ...about, lagDocuments: await all(), isAtLeast: false, lagMs: 0 };
   const unread = state.phase === "filling" ? Math.max(0, (await all()) - state.filled) : 0;
   try {
