@@ -13,5 +13,7 @@ export default defineConfig({
     testTimeout: 240_000,
     hookTimeout: 240_000,
     teardownTimeout: 30_000,
+    // For what certainly comes; by itself it is one second, which a busy machine takes for anything.
+    expect: { poll: { timeout: 60_000 } },
   },
 });

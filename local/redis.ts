@@ -46,7 +46,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<Server> {
       },
       uri: (port) => `redis://127.0.0.1:${port}`,
       isReady: answersPing,
-      readyWithinMs: 30_000,
+      readyWithinMs: 120_000,
     },
     options,
   );

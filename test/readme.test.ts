@@ -22,7 +22,12 @@ const grpcurl = await goTool("grpcurl").catch(() => undefined);
 /** Starts as `npm start` does, on stores and in a folder of its own. */
 async function quickStart(folder: string) {
   const { LUCID_MONGODB_URI: _mongodb, LUCID_REDIS_URI: _redis, LUCID_SEARCH_URI: _search, ...env } = process.env;
-  const child = spawn(process.execPath, ["local/start.ts", "--folder", folder], { cwd: projectFolder, env });
+  // A busy machine ends no call and no lease.
+  const patience = { LUCID_DEFAULT_DEADLINE_MS: "180000", LUCID_JOB_LEASE_MS: "60000" };
+  const child = spawn(process.execPath, ["local/start.ts", "--folder", folder], {
+    cwd: projectFolder,
+    env: { ...env, ...patience },
+  });
   let output = "";
   const ready = Promise.withResolvers<void>();
   for (const stream of [child.stdout, child.stderr]) {

@@ -92,7 +92,7 @@ test("who has lost the lease seals nothing", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(10);
   const copying = gate();
-  const { client } = await rig.replica({ sources: [gatedSource(plainSource(db), copying)], leaseMs: 3000 });
+  const { client } = await rig.replica({ sources: [gatedSource(plainSource(db), copying)] });
   const { backup } = await client.createBackup({});
   const backupId = backup?.backupId ?? "";
   await copying.reached;

@@ -6,6 +6,7 @@ import { expect, test, vi } from "vitest";
 
 import { BackupType, JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../gen/lucid/admin/v1/common_pb.ts";
+import { endLeases } from "../jobs/lease.ts";
 import { startChild } from "../support/child.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { plainSource, plainTarget } from "./fixtures.ts";
@@ -162,9 +163,6 @@ async function childReplica(rig: BackupRig, database: string, { first = 1 } = {}
   return startChild(`${import.meta.dirname}/replica.ts`, args);
 }
 
-/** Tests that wait for a dead process's lease wait so long, beside one another; the killed process has the same. */
-const leaseMs = 8000;
-
 test.concurrent("a process that is killed in the middle of a backup leaves nothing that looks whole, and another one takes it", async () => {
   await using rig = await backupRig();
   const db = await rig.filled(200);
@@ -172,7 +170,6 @@ test.concurrent("a process that is killed in the middle of a backup leaves nothi
     sources: [plainSource(db)],
     targets: [plainTarget(db.client)],
     start: false,
-    leaseMs,
   });
   const { backup } = await client.createBackup({ selection: { stores: [Store.MONGODB] } });
   const backupId = backup?.backupId ?? "";
@@ -184,6 +181,7 @@ test.concurrent("a process that is killed in the middle of a backup leaves nothi
   expect((await client.listBackups({ state: JobState.SUCCEEDED })).backups).toEqual([]);
   expect((await client.getBackup({ backupId })).backup).toMatchObject({ state: JobState.RUNNING, rootHash: "" });
 
+  await endLeases(db.client.db(rig.database));
   jobs.start();
   const events = await watched;
   expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => BigInt(index + 1)));
@@ -201,7 +199,7 @@ test.concurrent("what a killed process has made durable is not stored again", as
   const count = 3000;
   const documents = Array.from({ length: count }, () => ({ bytes: randomBytes(8192) }));
   await db.collection("large").insertMany(documents);
-  const { client, jobs } = await rig.replica({ sources: [plainSource(db)], start: false, leaseMs });
+  const { client, jobs } = await rig.replica({ sources: [plainSource(db)], start: false });
   const { backup } = await client.createBackup({ selection: { stores: [Store.MONGODB] } });
   const backupId = backup?.backupId ?? "";
   {
@@ -211,6 +209,7 @@ test.concurrent("what a killed process has made durable is not stored again", as
     const areThere = async () => expect((await filesOf(rig, "packs")).length).toBeGreaterThanOrEqual(2);
     await vi.waitFor(areThere, { timeout: 60_000, interval: 100 });
   }
+  await endLeases(db.client.db(rig.database));
   jobs.start();
   expect((await eventsOf(client.watchBackup({ backupId }))).at(-1)?.state).toBe(JobState.SUCCEEDED);
   const { logicalBytes = 0n, storedBytes = 0n } = (await client.getBackup({ backupId })).backup ?? {};
@@ -225,7 +224,7 @@ test.concurrent("a process that is killed in the middle of a restore interrupts 
   const first = await rig.replica({ sources: [plainSource(db)] });
   const backupId = await takenBackup(first.client);
   await first.jobs.drain(0);
-  const { client, jobs } = await rig.replica({ targets: [plainTarget(db.client)], start: false, leaseMs });
+  const { client, jobs } = await rig.replica({ targets: [plainTarget(db.client)], start: false });
   const to = rig.databaseName();
   const { restore } = await client.createRestore({
     backupId,
@@ -239,6 +238,7 @@ test.concurrent("a process that is killed in the middle of a restore interrupts 
     const isTold = async () => expect(await report()).toMatchObject([{ writtenItems: 20n }, { writtenItems: 1n }]);
     await vi.waitFor(isTold, { timeout: 60_000, interval: 200 });
   }
+  await endLeases(db.client.db(rig.database));
   jobs.start();
   const last = (await eventsOf(client.watchRestore({ restoreId }))).at(-1);
   expect(last).toMatchObject({ state: JobState.INTERRUPTED, error: { reason: "JOB_INTERRUPTED" } });

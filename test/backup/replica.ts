@@ -4,6 +4,7 @@ import { MongoClient } from "mongodb";
 import { backupJobs } from "../../src/backup/backup-jobs.ts";
 import { lazyRepository } from "../../src/backup/lazy-repository.ts";
 import { openJobs } from "../../src/jobs/jobs.ts";
+import { longLeaseMs } from "../jobs/lease.ts";
 import { gate, gatedSource, gatedTarget, plainSource, plainTarget } from "./fixtures.ts";
 
 const [uri, jobsDatabase, database, dir, keyFile, first] = process.argv.slice(2);
@@ -12,7 +13,13 @@ if (!uri || !jobsDatabase || !database || !dir || !keyFile)
 
 const client = await MongoClient.connect(uri);
 const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({ db: client.db(jobsDatabase), leaseMs: 8000, concurrency: 2, log, translate: (error) => error });
+const jobs = openJobs({
+  db: client.db(jobsDatabase),
+  leaseMs: longLeaseMs,
+  concurrency: 2,
+  log,
+  translate: (error) => error,
+});
 const repository = lazyRepository({ dir, keyFile, oldKeyFile: "" }, log);
 const half = gate();
 const sources = [gatedSource(plainSource(client.db(database)), half, { first: Number(first ?? 1) })];

@@ -16,6 +16,7 @@ import { reasonOf } from "../../src/errors.ts";
 import { type Jobs, openJobs } from "../../src/jobs/jobs.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { translateStoreError } from "../../src/stores/errors.ts";
+import { longLeaseMs } from "../jobs/lease.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
 export const systemDatabase = "lucid_system";
@@ -45,8 +46,6 @@ export interface BackupRig extends AsyncDisposable {
     readonly database?: string;
     readonly mongodbUri?: string;
     readonly start?: boolean;
-    /** Short where a test waits for it to run out; a busy machine needs some room otherwise. */
-    readonly leaseMs?: number;
   }): Promise<Replica>;
 }
 
@@ -91,7 +90,6 @@ export async function backupRig(): Promise<BackupRig> {
       database = ownDatabase,
       mongodbUri,
       start = true,
-      leaseMs = 15_000,
     } = {}) {
       databases.add(database);
       // One that is named is away, which is soon told; a busy one is waited for.
@@ -104,7 +102,7 @@ export async function backupRig(): Promise<BackupRig> {
       const lazy = stack.use(lazyRepository({ ...repository, oldKeyFile: "" }, log));
       const jobs = openJobs({
         db: connection.db(database),
-        leaseMs,
+        leaseMs: longLeaseMs,
         concurrency: 4,
         log,
         translate: translateStoreError,

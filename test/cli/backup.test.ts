@@ -39,7 +39,7 @@ async function quiet(backupId: string): Promise<void> {
     const { backup } = await app.client(BackupService).getBackup({ backupId });
     return backup !== undefined && backup.state >= JobState.SUCCEEDED;
   };
-  expect(await waitUntil(ended, { withinMs: 30_000 })).toBe(true);
+  expect(await waitUntil(ended, { withinMs: 120_000 })).toBe(true);
 }
 
 test("a backup is taken, shown, verified, restored under another name, and deleted", async () => {

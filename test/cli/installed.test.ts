@@ -26,7 +26,7 @@ async function install(folder: string): Promise<string> {
   return modules;
 }
 
-test("it runs from any folder, from a clone and as a dependency of something else", { timeout: 120_000 }, async () => {
+test("it runs from any folder, from a clone and as a dependency of something else", async () => {
   using folder = ownFolder();
   const modules = await install(folder.path);
   const bin = join(modules, ".bin");

@@ -121,7 +121,7 @@ function inTerminal(child: ChildProcessByStdio<Writable, Readable, null>): InTer
     async shows(what) {
       const isShown = () =>
         shown.lines().some((line) => (typeof what === "string" ? line.includes(what) : what.test(line)));
-      const found = await waitUntil(() => isShown() || child.exitCode !== null, { withinMs: 30_000 });
+      const found = await waitUntil(() => isShown() || child.exitCode !== null, { withinMs: 120_000 });
       if (!found || !isShown()) throw new Error(`It does not show ${what}:\n${shown.lines().join("\n")}`);
     },
     async ended() {

@@ -4,15 +4,18 @@ import { MongoClient } from "mongodb";
 import { reasonOf } from "../../src/errors.ts";
 import { openJobs } from "../../src/jobs/jobs.ts";
 import type { JobContext } from "../../src/jobs/runner.ts";
-import { aborted, leaseMs, progress } from "./lease.ts";
+import { aborted, progress } from "./lease.ts";
 
-const [uri, database, onOwnerLost] = process.argv.slice(2);
-if (uri === undefined || database === undefined) throw new Error("usage: replica.ts URI DATABASE rerun|interrupt");
+const [uri, database, onOwnerLost, leaseMs] = process.argv.slice(2);
+if (uri === undefined || database === undefined)
+  throw new Error("usage: replica.ts URI DATABASE rerun|interrupt LEASE");
 
 const client = await MongoClient.connect(uri);
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({ db: client.db(database), leaseMs, concurrency: 1, log, translate: (error) => error });
+// A lease that is waited out is a short one, and lost as well where the store stalls.
+const options = { leaseMs: Number(leaseMs), concurrency: 1, maxAttempts: 100, log };
+const jobs = openJobs({ db: client.db(database), ...options, translate: (error) => error });
 jobs.handle("work", {
   onOwnerLost: onOwnerLost === "interrupt" ? "interrupt" : "rerun",
   async run(_job, context: JobContext) {

@@ -3,7 +3,8 @@ import { MongoClient, type Db } from "mongodb";
 import { type Jobs, openJobs } from "../../src/jobs/jobs.ts";
 import type { JobEvent } from "../../src/jobs/record.ts";
 import type { JobLog } from "../../src/jobs/runner.ts";
-import { storeAddresses, uniqueName } from "../support/stores.ts";
+import { impatientClient, storeAddresses, uniqueName } from "../support/stores.ts";
+import { longLeaseMs } from "./lease.ts";
 
 export const utf8 = new TextEncoder();
 
@@ -38,12 +39,12 @@ export async function rig(): Promise<Rig> {
     async replica({
       concurrency = 2,
       maxAttempts = 3,
-      leaseMs = 10_000,
+      leaseMs = longLeaseMs,
       uri = storeAddresses().mongodbUri,
       log = silent,
       onCommand,
     } = {}) {
-      const own = await MongoClient.connect(uri, { serverSelectionTimeoutMS: 1000, monitorCommands: true });
+      const own = await impatientClient(uri, { monitorCommands: true });
       own.on("commandStarted", ({ commandName }) => onCommand?.(commandName));
       stack.defer(() => own.close());
       const jobs = openJobs({
@@ -61,8 +62,9 @@ export async function rig(): Promise<Rig> {
   };
 }
 
+/** No test waits so long. */
 export function never(): AbortSignal {
-  return AbortSignal.timeout(50_000);
+  return AbortSignal.timeout(230_000);
 }
 
 /** All events of a job to its end. */

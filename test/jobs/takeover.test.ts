@@ -4,45 +4,51 @@ import { reasonOf } from "../../src/errors.ts";
 import type { JobHandler } from "../../src/jobs/runner.ts";
 import { startChild } from "../support/child.ts";
 import { storeAddresses } from "../support/stores.ts";
-import { aborted, leaseMs, progress } from "./lease.ts";
+import { aborted, endLeases, leaseMs, longLeaseMs, progress } from "./lease.ts";
 import { cuttable } from "./proxy.ts";
 import { eventsOf, firstEvent, never, type Rig, rig, sequences, upTo, utf8 } from "./support.ts";
 
 const spec = utf8.encode("spec");
 
-/** Time that noticing a death may take beyond the lease: one round of the claim loop, and a busy machine. */
-const slackMs = 10_000;
-
 /** A replica in a process of its own. */
-const childReplica = (r: Rig, onOwnerLost: JobHandler["onOwnerLost"]) =>
-  startChild(`${import.meta.dirname}/replica.ts`, [storeAddresses().mongodbUri, r.database, onOwnerLost]);
+const childReplica = (r: Rig, onOwnerLost: JobHandler["onOwnerLost"], ownLeaseMs = longLeaseMs) =>
+  startChild(`${import.meta.dirname}/replica.ts`, [
+    storeAddresses().mongodbUri,
+    r.database,
+    onOwnerLost,
+    String(ownLeaseMs),
+  ]);
 
 test.concurrent("a killed process's job is taken over within the lease, and a watcher elsewhere sees every event once", async () => {
   await using r = await rig();
-  const other = await r.replica({ leaseMs });
-  await using child = await childReplica(r, "rerun");
+  const looks: number[] = [];
+  const onCommand = (name: string) => void (name === "findAndModify" && looks.push(Date.now()));
+  const other = await r.replica({ leaseMs, maxAttempts: 100, onCommand });
+  await using child = await childReplica(r, "rerun", leaseMs);
   await other.create("work", { jobId: "a", spec });
   const watched = eventsOf(other, "a");
   await child.said("working");
 
   const attempts: number[] = [];
-  const killedMs = performance.now();
   let takenMs = Infinity;
   other.handle("work", {
     onOwnerLost: "rerun",
     async run(_job, context) {
-      takenMs = performance.now();
+      takenMs = Date.now();
       attempts.push(context.attempt);
       context.report(progress(5), { milestone: true });
       await context.prove();
     },
   });
   child.kill("SIGKILL");
+  const jobs = r.db.collection<{ _id: string; lease_expire_time: Date }>("jobs");
+  const leaseEnd = (await jobs.findOne({ _id: "a" }))?.lease_expire_time.getTime() ?? 0;
   other.start();
 
   const events = await watched;
-  expect(takenMs - killedMs).toBeLessThan(leaseMs + slackMs);
-  expect(attempts).toEqual([2]);
+  // By one of the first looks after it, however long the server takes for each; the event that it runs is a statement too.
+  expect(looks.filter((atMs) => atMs > leaseEnd && atMs <= takenMs).length).toBeLessThanOrEqual(4);
+  expect(Math.min(...attempts)).toBeGreaterThan(1);
   expect(sequences(events)).toEqual(upTo(events.length));
   expect(events.at(-1)?.state).toBe("SUCCEEDED");
   expect(events.filter(({ state }) => state === "SUCCEEDED")).toHaveLength(1);
@@ -54,11 +60,12 @@ test.concurrent("work that must not run twice ends INTERRUPTED, also when the de
   await using r = await rig();
   {
     await using child = await childReplica(r, "interrupt");
-    const asking = await r.replica({ leaseMs });
+    const asking = await r.replica();
     await asking.create("work", { jobId: "a", spec });
     await child.said("working");
   }
-  const next = await r.replica({ leaseMs });
+  await endLeases(r.db);
+  const next = await r.replica();
   next.handle("work", { onOwnerLost: "interrupt", run: () => Promise.reject(new Error("must not run")) });
   next.start();
   const events = await eventsOf(next, "a");
@@ -69,8 +76,8 @@ test.concurrent("work that must not run twice ends INTERRUPTED, also when the de
 
 test.concurrent("an owner that was stalled beyond its lease writes nothing when it wakes", async () => {
   await using r = await rig();
-  const other = await r.replica({ leaseMs });
-  await using child = await childReplica(r, "rerun");
+  const other = await r.replica({ maxAttempts: 100 });
+  await using child = await childReplica(r, "rerun", leaseMs);
   await other.create("work", { jobId: "a", spec });
   await child.said("working");
   child.kill("SIGSTOP");
@@ -89,13 +96,16 @@ test.concurrent("an owner that was stalled beyond its lease writes nothing when 
 
 test.concurrent("a job that kills every process that takes it up ends after so many", async () => {
   await using r = await rig();
-  const asking = await r.replica({ leaseMs });
+  const asking = await r.replica();
   await asking.create("work", { jobId: "a", spec });
   for (let attempt = 1; attempt <= 2; attempt += 1) {
-    await using child = await childReplica(r, "rerun");
-    await child.said("working");
+    {
+      await using child = await childReplica(r, "rerun");
+      await child.said("working");
+    }
+    await endLeases(r.db);
   }
-  const last = await r.replica({ maxAttempts: 2, leaseMs });
+  const last = await r.replica({ maxAttempts: 2 });
   last.handle("work", { onOwnerLost: "rerun", run: () => Promise.reject(new Error("must not run")) });
   last.start();
   const events = await eventsOf(last, "a");
@@ -105,7 +115,7 @@ test.concurrent("a job that kills every process that takes it up ends after so m
 
 test.concurrent("a death between the two writes of an event loses and repeats nothing", async () => {
   await using r = await rig();
-  const jobs = await r.replica({ leaseMs });
+  const jobs = await r.replica();
   await jobs.create("work", { jobId: "a", spec });
   // What a process leaves that copied event 1 and died before it wrote event 2.
   const job = await r.db.collection<{ _id: string; event: object }>("jobs").findOne({ _id: "a" });
@@ -126,8 +136,7 @@ test.concurrent("a death between the two writes of an event loses and repeats no
 test.concurrent("a store that is away for less than the lease costs nothing", async () => {
   await using r = await rig();
   await using wire = await cuttable(storeAddresses().mongodbUri);
-  // Long enough for the driver to find its server again.
-  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs: 15_000 }), await r.replica({ leaseMs })];
+  const [owner, other] = [await r.replica({ uri: wire.uri }), await r.replica()];
   const cut = Promise.withResolvers<void>();
   owner.handle("work", {
     onOwnerLost: "rerun",
@@ -154,12 +163,14 @@ test.concurrent("a store that is away for less than the lease costs nothing", as
 test.concurrent("work stops when the store is away for longer than the lease, and is done again", async () => {
   await using r = await rig();
   await using wire = await cuttable(storeAddresses().mongodbUri);
-  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs }), await r.replica({ leaseMs })];
+  const [owner, other] = [await r.replica({ uri: wire.uri, leaseMs, maxAttempts: 100 }), await r.replica()];
   const stopped = Promise.withResolvers<unknown>();
+  let isCut = false;
   owner.handle("work", {
     onOwnerLost: "rerun",
-    async run(_job, { attempt, signal }) {
-      if (attempt > 1) return;
+    async run(_job, { signal }) {
+      if (isCut) return;
+      isCut = true;
       wire.cut();
       stopped.resolve(await aborted(signal));
       signal.throwIfAborted();
@@ -173,13 +184,13 @@ test.concurrent("work stops when the store is away for longer than the lease, an
   const events = await watched;
   expect(sequences(events)).toEqual(upTo(events.length));
   expect(events.at(-1)?.state).toBe("SUCCEEDED");
-  expect((await other.find("work", "a"))?.attempt).toBe(2);
+  expect((await other.find("work", "a"))?.attempt).toBeGreaterThan(1);
 });
 
 test.concurrent("a watch whose store does not answer goes on when it does", async () => {
   await using r = await rig();
   await using wire = await cuttable(storeAddresses().mongodbUri);
-  const [owner, watching] = [await r.replica({ leaseMs }), await r.replica({ uri: wire.uri, leaseMs })];
+  const [owner, watching] = [await r.replica(), await r.replica({ uri: wire.uri })];
   const end = Promise.withResolvers<void>();
   owner.handle("work", { onOwnerLost: "rerun", run: () => end.promise });
   owner.start();
@@ -202,7 +213,7 @@ test.concurrent("a watch whose store does not answer goes on when it does", asyn
 
 test.concurrent("a job whose owner lives is nobody else's, however long it takes", async () => {
   await using r = await rig();
-  const longerMs = 10_000;
+  const longerMs = 20_000;
   const asking = await r.replica({ leaseMs: longerMs });
   const replicas = [asking, await r.replica({ leaseMs: longerMs }), await r.replica({ leaseMs: longerMs })];
   const jobs = r.db.collection<{ _id: string; lease_expire_time: Date }>("jobs");
@@ -214,8 +225,8 @@ test.concurrent("a job whose owner lives is nobody else's, however long it takes
         runs += 1;
         const leaseEnd = async () => (await jobs.findOne({ _id: job.jobId }))?.lease_expire_time.getTime() ?? 0;
         const firstEnd = await leaseEnd();
-        const isProlonged = async () => expect(await leaseEnd()).toBeGreaterThan(firstEnd + 2 * longerMs);
-        await vi.waitFor(isProlonged, { timeout: 60_000, interval: 200 });
+        const isOutlived = async () => expect(await leaseEnd()).toBeGreaterThan(firstEnd + longerMs);
+        await vi.waitFor(isOutlived, { timeout: 120_000, interval: 200 });
       },
     });
     replica.start();

@@ -15,7 +15,7 @@ import { startServer } from "../../local/server.ts";
 import { waitUntil } from "../../local/wait.ts";
 import { ownFolder, startStarter } from "./support.ts";
 
-const isGone = (pid: number) => waitUntil(() => identify(pid) === undefined, { withinMs: 20_000 });
+const isGone = (pid: number) => waitUntil(() => identify(pid) === undefined, { withinMs: 120_000 });
 
 test.for(["SIGINT", "SIGTERM", "SIGHUP"] as const)("%s ends a starter with its servers", async (signal) => {
   using folder = ownFolder();
@@ -84,7 +84,7 @@ test("a server that dies at the start is reported with the end of its log", asyn
     command: () => ({ file: "/bin/sh", arguments: ["-c", "echo the disk is gone >&2; exit 3"] }),
     uri: (port) => `http://127.0.0.1:${port}`,
     isReady: async () => false,
-    readyWithinMs: 10_000,
+    readyWithinMs: 120_000,
   });
   await expect(start).rejects.toThrow(/^broken ended at once \(exit code 3\)[^]*the disk is gone$/);
 });

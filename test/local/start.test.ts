@@ -41,7 +41,7 @@ test("the quick start takes other ports where its own are taken, and Ctrl-C stop
   try {
     const { child, said } = quickStart(folder.path, systemDatabase);
     const file = join(folder.path, "env");
-    const started = await waitUntil(() => existsSync(file) || child.exitCode !== null, { withinMs: 50_000 });
+    const started = await waitUntil(() => existsSync(file) || child.exitCode !== null, { withinMs: 120_000 });
     expect([started, child.exitCode]).toEqual([true, null]);
     const { LUCID_HTTP_URL: url = "", LUCID_MONGODB_URI: mongodbUri } = parseEnv(readFileSync(file, "utf8"));
     expect(url).not.toContain(":8080");
@@ -76,7 +76,7 @@ test("quick starts that look for ports at the same time all come up", async () =
   });
   try {
     for (const { child, file } of starts) {
-      await waitUntil(() => existsSync(file) || child.exitCode !== null, { withinMs: 50_000 });
+      await waitUntil(() => existsSync(file) || child.exitCode !== null, { withinMs: 120_000 });
       expect(child.exitCode).toBe(null);
     }
     const addresses = starts.map(({ file }) => parseEnv(readFileSync(file, "utf8")));

@@ -6,12 +6,11 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Block, BlockStatus } from "../../gen/lucid/repository/v1/block_pb.ts";
 import { BlockService } from "../../gen/lucid/repository/v1/block_service_pb.ts";
 import { blockService } from "../../src/repository/block.ts";
-import { domainCollections } from "../../src/repository/collections.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { runs, within } from "../support/sequences.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { allOf, type Blocks, blockInit, newHash } from "./block-support.ts";
-import { refusalOf, noWatches } from "./support.ts";
+import { noWatches, patientCollections, refusalOf } from "./support.ts";
 
 /** Chains that sequences run on side by side: a database has one chain. */
 const lanes = 8;
@@ -21,7 +20,7 @@ const databases: Db[] = [];
 beforeAll(async () => {
   client = await MongoClient.connect(storeAddresses().mongodbUri);
   for (let lane = 0; lane < lanes; lane++) databases.push(client.db(uniqueName("chain"), { useBigInt64: true }));
-  await Promise.all(databases.map((db) => domainCollections(db, () => {}).ready()));
+  await Promise.all(databases.map((db) => patientCollections(db).ready()));
 });
 afterAll(async () => {
   await Promise.all(databases.map((db) => db.dropDatabase()));

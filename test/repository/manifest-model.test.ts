@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { type Manifest, ManifestValidationStatus } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { merkleRoot } from "../../src/proofs/merkle.ts";
-import { runs, within } from "../support/sequences.ts";
+import { begunIn, runs, within } from "../support/sequences.ts";
 import { hashOf, type ManifestsApp, manifestsApp, storeChunks, upTo } from "./manifest-support.ts";
 import { refusalOf } from "./support.ts";
 
@@ -182,18 +182,21 @@ test(
     expect.hasAssertions();
     const sequences = fc.array(fc.array(operation, { minLength: 4, maxLength: 14 }), { minLength: 5, maxLength: 5 });
     await fc.assert(
-      fc.asyncProperty(sequences, async (all) => {
-        // Sessions know nothing of each other, so that several go on at once.
-        await Promise.all(
-          all.map(async (operations) => {
-            const step = session();
-            for (const _ of upTo(2)) await step({ name: "add" });
-            await step({ name: "create" });
-            for (const each of operations) await step(each);
-          }),
-        );
-      }),
-      runs({ numRuns: 12, interruptAfterTimeLimit: 20_000 }, 5),
+      fc.asyncProperty(
+        sequences,
+        begunIn(20_000, async (all) => {
+          // Sessions know nothing of each other, so that several go on at once.
+          await Promise.all(
+            all.map(async (operations) => {
+              const step = session();
+              for (const _ of upTo(2)) await step({ name: "add" });
+              await step({ name: "create" });
+              for (const each of operations) await step(each);
+            }),
+          );
+        }),
+      ),
+      runs({ numRuns: 12 }, 5),
     );
   },
 );

@@ -14,7 +14,6 @@ import { TrustPolicyService } from "../../gen/lucid/repository/v1/trust_policy_s
 import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { WalletService } from "../../gen/lucid/repository/v1/wallet_service_pb.ts";
 import { blockService } from "../../src/repository/block.ts";
-import { domainCollections } from "../../src/repository/collections.ts";
 import { manifestService } from "../../src/repository/manifest.ts";
 import { sessionService } from "../../src/repository/session.ts";
 import { transactionService } from "../../src/repository/transaction.ts";
@@ -27,6 +26,7 @@ import { validationInterceptor } from "../../src/server/interceptors/validation.
 import { callWith, filledRequest, platformServices } from "../support/requests.ts";
 import { type Query, stagesOf, whyNotServed } from "../support/served.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
+import { patientCollections } from "./support.ts";
 
 const noSideEffects = MethodOptions_IdempotencyLevel.NO_SIDE_EFFECTS;
 
@@ -51,7 +51,7 @@ beforeAll(async () => {
     if (!["find", "aggregate", "findAndModify", "update", "delete"].includes(commandName)) return;
     asked.push({ collection: String(command[commandName]), command });
   });
-  const collections = domainCollections(db, ({ name }) => expect.unreachable(name));
+  const collections = patientCollections(db);
   await collections.ready();
   const tokens = pageTokens("");
   const shared = { db: watched.db(db.databaseName, { useBigInt64: true }), pageTokens: async () => tokens };

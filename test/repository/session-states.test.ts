@@ -59,7 +59,7 @@ async function walk(sequence: readonly ("next" | SessionStatus)[]): Promise<void
   expect((await sessions.getSession({ sessionId })).session).toMatchObject({ status: model, revision });
 }
 
-test("any sequence of steps leaves a session where a plain model is", { timeout: within(120_000) }, async () => {
+test("any sequence of steps leaves a session where a plain model is", { timeout: within() }, async () => {
   const together = fc.array(steps, { minLength: 20, maxLength: 20 });
   const property = fc.asyncProperty(together, async (sequences) => {
     await Promise.all(sequences.map(walk));

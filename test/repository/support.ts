@@ -4,11 +4,14 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError } from "@connectrpc/connect";
 import { createBase58check } from "@scure/base";
 import type { Db } from "mongodb";
+import { expect } from "vitest";
 
 import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { User, UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { reasonOf } from "../../src/errors.ts";
+import { domainCollections } from "../../src/repository/collections.ts";
+import type { KeptCollections } from "../../src/repository/kept-collections.ts";
 import type { Watches } from "../../src/repository/watch/watches.ts";
 import { type TestApp, testApp } from "../support/app.ts";
 import { uniqueName } from "../support/stores.ts";
@@ -46,6 +49,11 @@ export async function usersApp(environment: Readonly<Record<string, string>> = {
 }
 
 const base58check = createBase58check((bytes: Uint8Array) => createHash("sha256").update(bytes).digest());
+
+/** The collections of the domain, waited for however long a busy server takes to make their indexes. */
+export function patientCollections(db: Db): KeptCollections {
+  return domainCollections(db, ({ name }) => expect.unreachable(name), { waitMs: 200_000 });
+}
 
 /** A TRON address that no other test has. */
 export function tronAddress(version = 0x41, length = 20): string {

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { type TrustPolicy, TrustPolicyStatus } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
-import { runs, within } from "../support/sequences.ts";
+import { begunIn, runs, within } from "../support/sequences.ts";
 import { refusalOf } from "./support.ts";
 import { newPolicy, policiesApp, type PoliciesApp, statusName } from "./trust-policy-support.ts";
 
@@ -129,13 +129,16 @@ test(
     // Ten at once: what takes the time is to wait for the store.
     const batches = fc.array(operations, { minLength: 10, maxLength: 10 });
     await fc.assert(
-      fc.asyncProperty(batches, async (sequences) => {
-        await Promise.all(sequences.map(follow));
-      }),
-      runs({ numRuns: 60, interruptAfterTimeLimit: 12_000 }, 10),
+      fc.asyncProperty(
+        batches,
+        begunIn(12_000, async (sequences) => {
+          await Promise.all(sequences.map(follow));
+        }),
+      ),
+      runs({ numRuns: 60 }, 10),
     );
   },
-  within(120_000),
+  within(),
 );
 
 test(
@@ -144,17 +147,17 @@ test(
     await fc.assert(
       fc.asyncProperty(
         fc.array(fc.constantFrom(...Object.keys(steps)), { minLength: 2, maxLength: 6 }),
-        async (wanted) => {
+        begunIn(6000, async (wanted) => {
           const { policyId } = await newPolicy(service.policies);
           await Promise.allSettled(wanted.map((to) => perform(policyId, { kind: "status", to })));
           const { trustPolicies } = await service.policies.listTrustPolicyVersions({ policyId });
           const taken = trustPolicies.toReversed().map(({ status }) => statusName(status));
           expect(taken[0]).toBe("DRAFT");
           for (const [index, to] of taken.slice(1).entries()) expect(steps[taken[index] ?? ""]).toContain(to);
-        },
+        }),
       ),
-      runs({ numRuns: 25, interruptAfterTimeLimit: 6000 }),
+      runs({ numRuns: 25 }),
     );
   },
-  within(60_000),
+  within(),
 );

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { TrustLevel } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import { type TrustRelationship } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
-import { runs, within } from "../support/sequences.ts";
+import { begunIn, runs, within } from "../support/sequences.ts";
 import { refusalOf } from "./support.ts";
 import { policiesApp, type PoliciesApp, relationshipInit } from "./trust-policy-support.ts";
 
@@ -185,64 +185,69 @@ test(
       state: "live" | "expired" | "revoked";
     }
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 8 }), async (steps) => {
-        const { policies } = service;
-        const own = randomUUID();
-        const known: Known[] = [];
-        for (const one of steps) {
-          if (one.kind === "establish") {
-            const links = [`${one.from}${one.to}`, ...(one.both ? [`${one.to}${one.from}`] : [])];
-            const inTheWay = known.filter(
-              ({ links: others, state }) => state !== "revoked" && others.some((link) => links.includes(link)),
-            );
-            const call = establish(own + one.from, own + one.to, { bidirectional: one.both });
-            if (one.from === one.to) expect(await refusalOf(call)).toMatchObject({ reason: "BAD_REQUEST" });
-            else if (inTheWay.some(({ state }) => state === "live")) {
-              expect(await refusalOf(call)).toMatchObject(taken);
-              // What had expired may have been revoked before the one that is in the way was met.
-              for (const other of inTheWay.filter(({ state }) => state === "expired")) {
-                const { trustRelationship } = await policies.getTrustRelationship({
-                  relationshipId: other.id,
-                  showRevoked: true,
-                });
-                if (trustRelationship?.deletedAt !== undefined) other.state = "revoked";
+      fc.asyncProperty(
+        fc.array(step, { minLength: 1, maxLength: 8 }),
+        begunIn(12_000, async (steps) => {
+          const { policies } = service;
+          const own = randomUUID();
+          const known: Known[] = [];
+          for (const one of steps) {
+            if (one.kind === "establish") {
+              const links = [`${one.from}${one.to}`, ...(one.both ? [`${one.to}${one.from}`] : [])];
+              const inTheWay = known.filter(
+                ({ links: others, state }) => state !== "revoked" && others.some((link) => links.includes(link)),
+              );
+              const call = establish(own + one.from, own + one.to, { bidirectional: one.both });
+              if (one.from === one.to) expect(await refusalOf(call)).toMatchObject({ reason: "BAD_REQUEST" });
+              else if (inTheWay.some(({ state }) => state === "live")) {
+                expect(await refusalOf(call)).toMatchObject(taken);
+                // What had expired may have been revoked before the one that is in the way was met.
+                for (const other of inTheWay.filter(({ state }) => state === "expired")) {
+                  const { trustRelationship } = await policies.getTrustRelationship({
+                    relationshipId: other.id,
+                    showRevoked: true,
+                  });
+                  if (trustRelationship?.deletedAt !== undefined) other.state = "revoked";
+                }
+              } else {
+                for (const other of inTheWay) other.state = "revoked";
+                known.push({ id: (await call).relationshipId, links, state: "live" });
               }
-            } else {
-              for (const other of inTheWay) other.state = "revoked";
-              known.push({ id: (await call).relationshipId, links, state: "live" });
+              continue;
             }
-            continue;
+            const chosen = known[one.at];
+            if (chosen === undefined) continue;
+            const relationshipId = chosen.id;
+            if (one.kind === "expire") {
+              if (chosen.state !== "live") continue;
+              await expire(relationshipId);
+              chosen.state = "expired";
+            } else if (one.kind === "revoke") {
+              const call = policies.revokeTrustRelationship({ relationshipId });
+              if (chosen.state === "revoked")
+                expect(await refusalOf(call)).toMatchObject({ reason: "TRUST_RELATIONSHIP_NOT_FOUND" });
+              else await call;
+              chosen.state = "revoked";
+            } else {
+              const call = policies.verifyTrustRelationship({ relationshipId });
+              const reasons = { revoked: "TRUST_RELATIONSHIP_NOT_FOUND", expired: "TRUST_RELATIONSHIP_EXPIRED" };
+              if (chosen.state === "live") await call;
+              else expect(await refusalOf(call)).toMatchObject({ reason: reasons[chosen.state] });
+            }
           }
-          const chosen = known[one.at];
-          if (chosen === undefined) continue;
-          const relationshipId = chosen.id;
-          if (one.kind === "expire") {
-            if (chosen.state !== "live") continue;
-            await expire(relationshipId);
-            chosen.state = "expired";
-          } else if (one.kind === "revoke") {
-            const call = policies.revokeTrustRelationship({ relationshipId });
-            if (chosen.state === "revoked")
-              expect(await refusalOf(call)).toMatchObject({ reason: "TRUST_RELATIONSHIP_NOT_FOUND" });
-            else await call;
-            chosen.state = "revoked";
-          } else {
-            const call = policies.verifyTrustRelationship({ relationshipId });
-            const reasons = { revoked: "TRUST_RELATIONSHIP_NOT_FOUND", expired: "TRUST_RELATIONSHIP_EXPIRED" };
-            if (chosen.state === "live") await call;
-            else expect(await refusalOf(call)).toMatchObject({ reason: reasons[chosen.state] });
+          const live = known.filter(({ state }) => state === "live");
+          for (const from of ["a", "b", "c"]) {
+            const { trustRelationships } = await policies.listTrustRelationships({
+              filter: { from: party(own + from) },
+            });
+            expect(trustRelationships.map(({ relationshipId }) => relationshipId).toReversed()).toEqual(
+              live.filter(({ links }) => links.some((link) => link.startsWith(from))).map(({ id }) => id),
+            );
           }
-        }
-        const live = known.filter(({ state }) => state === "live");
-        for (const from of ["a", "b", "c"]) {
-          const { trustRelationships } = await policies.listTrustRelationships({ filter: { from: party(own + from) } });
-          expect(trustRelationships.map(({ relationshipId }) => relationshipId).toReversed()).toEqual(
-            live.filter(({ links }) => links.some((link) => link.startsWith(from))).map(({ id }) => id),
-          );
-        }
-      }),
-      runs({ numRuns: 40, interruptAfterTimeLimit: 12_000 }),
+        }),
+      ),
+      runs({ numRuns: 40 }),
     );
   },
-  within(60_000),
+  within(),
 );

@@ -5,11 +5,10 @@ import { MongoClient } from "mongodb";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { UserSchema, UserStatus, UserStatusSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
-import { domainCollections } from "../../src/repository/collections.ts";
 import { type Entity, entity } from "../../src/schema/entity.ts";
 import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { stateMachine } from "../../src/schema/state-machine.ts";
-import { refusalOf, tronAddress } from "../repository/support.ts";
+import { patientCollections, refusalOf, tronAddress } from "../repository/support.ts";
 import { runs, within } from "../support/sequences.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
@@ -31,7 +30,7 @@ let users: Entity;
 beforeAll(async () => {
   client = await MongoClient.connect(storeAddresses().mongodbUri);
   const db = client.db(uniqueName("states"), { useBigInt64: true });
-  const collections = domainCollections(db, ({ name }) => expect.unreachable(name));
+  const collections = patientCollections(db);
   users = entity({
     db,
     schema: UserSchema,
@@ -92,7 +91,7 @@ test(
       runs({ numRuns: 100 }),
     );
   },
-  within(60_000),
+  within(),
 );
 
 test("of many steps at once that exclude each other, one is taken", async () => {

@@ -10,12 +10,10 @@ import { waitUntil } from "../../local/wait.ts";
 import { openJobs } from "../../src/jobs/jobs.ts";
 import { indexCatalog } from "../../src/search/index-catalog.ts";
 import { indexJobKind, indexJobOf, indexJobs } from "../../src/search/index-jobs.ts";
+import { endLeases, longLeaseMs } from "../jobs/lease.ts";
 import { concurrentlyOnEveryServer } from "../support/search-servers.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { newUser, type SyncBed, syncBed } from "./sync/support.ts";
-
-/** The killed process has the same. */
-const leaseMs = 10_000;
 
 /** A replica that has come to where it stops for good. */
 async function stopped(bed: SyncBed, uri: string, where: "bulk" | "swap") {
@@ -38,14 +36,20 @@ concurrentlyOnEveryServer((uri) => {
   test.for(["bulk", "swap"] as const)(
     "a rebuild whose replica is killed at its %s is taken over by another, which goes on",
     async (where) => {
-      await using bed = await syncBed(uri, leaseMs);
+      await using bed = await syncBed(uri);
       await bed.domain.collection("users").createIndex({ user_id: 1 }, { unique: true });
       await bed.domain.collection("users").insertMany(Array.from({ length: 3500 }, () => newUser()));
       const log = { info() {}, warn() {}, error() {} };
-      const options = { db: bed.system, leaseMs, concurrency: 1, log, translate: (error: unknown) => error };
+      const options = {
+        db: bed.system,
+        leaseMs: longLeaseMs,
+        concurrency: 1,
+        log,
+        translate: (error: unknown) => error,
+      };
       await using jobs = openJobs(options);
       const spec = toBinary(IndexJobSchema, create(IndexJobSchema, { type: IndexJobType.REBUILD, index: "users" }));
-      await bed.indices.ensure("users", AbortSignal.timeout(10_000));
+      await bed.indices.ensure("users", AbortSignal.timeout(150_000));
       const { jobId } = await jobs.create(indexJobKind, { jobId: "rebuild", spec });
       await using replica = await stopped(bed, uri, where);
       const written = async () => {
@@ -53,11 +57,12 @@ concurrentlyOnEveryServer((uri) => {
         return job === undefined ? 0n : (indexJobOf(job).progress?.writtenCount ?? 0n);
       };
       // The second bulk may be one of changes.
-      const hasWritten = await waitUntil(async () => (await written()) >= 1000n, { withinMs: 100_000 });
+      const hasWritten = await waitUntil(async () => (await written()) >= 1000n, { withinMs: 150_000 });
       expect(hasWritten, "the first bulk is told").toBe(true);
       await replica.kill();
+      await endLeases(bed.system);
       const { search, prefix, access } = bed;
-      indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs });
+      indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: longLeaseMs });
       jobs.start();
       const counts: bigint[] = [];
       const watch = { afterSequence: 0, heartbeatMs: 1000, signal: AbortSignal.timeout(200_000) };

@@ -8,6 +8,7 @@ import { indexJobs } from "../../src/search/index-jobs.ts";
 import { searchIndices } from "../../src/search/indices.ts";
 import { syncAccess } from "../../src/search/sync/access.ts";
 import { openSearch } from "../../src/stores/search.ts";
+import { longLeaseMs } from "../jobs/lease.ts";
 
 const [mongodbUri, searchUri, prefix, domain, system, where] = process.argv.slice(2);
 if (!mongodbUri || !searchUri || !prefix || !domain || !system)
@@ -45,8 +46,14 @@ const counted: Request = async (params, options) => {
 transport.request = counted as typeof transport.request;
 
 const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({ db: client.db(system), leaseMs: 10_000, concurrency: 1, log, translate: (error) => error });
+const jobs = openJobs({
+  db: client.db(system),
+  leaseMs: longLeaseMs,
+  concurrency: 1,
+  log,
+  translate: (error) => error,
+});
 const indices = searchIndices({ search, prefix });
 const access = syncAccess({ search, indices, domain: client.db(domain), system: client.db(system) });
-indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: 10_000 });
+indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: longLeaseMs });
 jobs.start();

@@ -38,7 +38,7 @@ export async function searchApp(uri: string, environment: Readonly<Record<string
   const app = parts.use(await testApp(settings));
   const { database, systemDatabase } = app.config.mongodb;
   const indices = searchIndices({ search: store, prefix });
-  const signal = AbortSignal.timeout(60_000);
+  const signal = AbortSignal.timeout(150_000);
   await Promise.all([...searchedMessages.keys()].map((name) => indices.ensure(name, signal)));
   const collectionFor = (schema: DescMessage) =>
     app.mongodb.db(schema === AuditRecordSchema ? systemDatabase : database).collection(collectionOf(schema).name);

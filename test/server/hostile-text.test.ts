@@ -118,7 +118,7 @@ async function codeOverGrpc(method: DescMethod, bytes: Buffer): Promise<status> 
   const path = `/${method.parent.typeName}/${method.name}`;
   try {
     return await new Promise((resolve) => {
-      const call = client.makeBidiStreamRequest(path, asIs, asIs, { deadline: Date.now() + 20_000 });
+      const call = client.makeBidiStreamRequest(path, asIs, asIs, { deadline: Date.now() + 100_000 });
       call.on("error", ({ code }: ServiceError) => resolve(code));
       call.on("status", ({ code }) => resolve(code));
       call.resume();

@@ -2,7 +2,11 @@ import { Code, ConnectError, createClient, type Transport } from "@connectrpc/co
 import { expect, test } from "vitest";
 
 import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
-import { Health, HealthCheckResponse_ServingStatus as Status } from "../../gen/grpc/health/v1/health_pb.ts";
+import {
+  Health,
+  type HealthCheckResponse,
+  HealthCheckResponse_ServingStatus as Status,
+} from "../../gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { BackupService } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
@@ -107,7 +111,7 @@ test("plain HTTP answers liveness, readiness and metrics, and JSON calls", async
     return { status: response.status, text: await response.text() };
   };
   expect(await get("/livez")).toEqual({ status: 200, text: "ok\n" });
-  expect(await get("/readyz")).toEqual({ status: 200, text: "ok\n" });
+  await expect.poll(() => get("/readyz")).toEqual({ status: 200, text: "ok\n" });
   expect((await get("/metrics")).text).toContain("process_cpu_seconds_total");
   expect((await get("/other")).status).toBe(404);
   const listed = await fetch(`http://${app.httpAddress}/lucid.admin.v1.BackupService/ListBackups`, {
@@ -121,14 +125,17 @@ test("plain HTTP answers liveness, readiness and metrics, and JSON calls", async
 test("health checks, lists and watches, and says that a drain has begun", async () => {
   await using app = await testApp();
   const health = app.client(Health);
-  expect(await health.check({ service: BackupService.typeName })).toMatchObject({ status: Status.SERVING });
+  // A store that answers late is taken for one that is away.
+  const check = () => health.check({ service: BackupService.typeName });
+  await expect.poll(check).toMatchObject({ status: Status.SERVING });
   const listed = Object.keys((await health.list({})).statuses);
   expect(listed).toEqual(expect.arrayContaining(["", BackupService.typeName, MonitoringService.typeName]));
   await expect(health.check({ service: "other" })).rejects.toMatchObject({ code: Code.NotFound });
   const watch = health.watch({})[Symbol.asyncIterator]();
-  expect((await watch.next()).value).toMatchObject({ status: Status.SERVING });
+  const next = async () => ((await watch.next()).value as HealthCheckResponse).status;
+  while ((await next()) !== Status.SERVING);
   const drained = app.drain(5000);
-  expect((await watch.next()).value).toMatchObject({ status: Status.NOT_SERVING });
+  while ((await next()) !== Status.NOT_SERVING);
   await expect(watch.next()).rejects.toMatchObject({ code: Code.Unavailable });
   await drained;
 });
@@ -167,6 +174,6 @@ test("a watch whose caller leaves ends at once", async () => {
   await expect(watch.next()).rejects.toMatchObject({ code: Code.Canceled });
   // A call that still ran would hold the drain up.
   const began = performance.now();
-  await app.drain(30_000);
-  expect(performance.now() - began).toBeLessThan(15_000);
+  await app.drain(150_000);
+  expect(performance.now() - began).toBeLessThan(100_000);
 });

@@ -10,6 +10,7 @@ import { translateStoreError } from "../../src/stores/errors.ts";
 import { openMongodb } from "../../src/stores/mongodb.ts";
 import { openRedis } from "../../src/stores/redis.ts";
 import { openSearch } from "../../src/stores/search.ts";
+import { patient } from "../support/app.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 
 const nobody = { mongodb: "mongodb://127.0.0.1:1/", redis: "redis://127.0.0.1:1", search: "http://127.0.0.1:1" };
@@ -53,11 +54,11 @@ test("what MongoDB refuses is told by its kind, without the document", async () 
 
 test("two transactions that meet are a conflict, which may be tried again", async (context) => {
   await using store = openMongodb({
-    uri: storeAddresses().mongodbUri,
+    uri: patient(storeAddresses().mongodbUri),
     database: uniqueName("errors"),
     systemDatabase: "x",
   });
-  const { transactions } = await store.features(AbortSignal.timeout(10_000));
+  const { transactions } = await store.features(AbortSignal.timeout(150_000));
   context.skip(!transactions, "The server has no transactions");
   const counters = store.domain.collection<{ _id: number; n: number }>("counters");
   await using first = store.client.startSession();
@@ -160,7 +161,7 @@ test("what no store failed with is left as it is", () => {
 
 test("one client serves the search server, whatever its family", async () => {
   await using search = openSearch({ uri: storeAddresses().searchUri });
-  const product = await search.product(AbortSignal.timeout(10_000));
+  const product = await search.product(AbortSignal.timeout(150_000));
   expect(["elasticsearch", "opensearch"]).toContain(product.name);
   expect(product.version).toMatch(/^\d+\.\d+/);
   const index = uniqueName("errors");

@@ -65,7 +65,9 @@ export async function testApp(
     LUCID_MONGODB_SYSTEM_DATABASE: databaseName(),
     LUCID_BACKUP_DIR: join(dir, "repository"),
     LUCID_BACKUP_KEY_FILE: keyFile,
-    LUCID_JOB_LEASE_MS: "5000",
+    // A machine or a store may stall for half a minute, which is to end no call and no lease of a test that is about something else.
+    LUCID_DEFAULT_DEADLINE_MS: "180000",
+    LUCID_JOB_LEASE_MS: "60000",
     // An index has shards, of which a server has only so many: a test that is about search switches it on.
     LUCID_SEARCH_SYNC: "off",
     ...environment,
@@ -109,5 +111,5 @@ async function removeIndices(uri: string, prefix: string): Promise<void> {
  */
 export function patient(uri: string): string {
   const joint = uri.includes("?") ? "&" : uri.split("/").length > 3 ? "?" : "/?";
-  return `${uri}${joint}connectTimeoutMS=30000&serverSelectionTimeoutMS=60000&waitQueueTimeoutMS=60000`;
+  return `${uri}${joint}connectTimeoutMS=60000&serverSelectionTimeoutMS=120000&waitQueueTimeoutMS=120000`;
 }

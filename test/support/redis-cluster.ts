@@ -29,7 +29,7 @@ export async function startRedisCluster(stack: AsyncDisposableStack): Promise<re
         states.every((state) => state.includes("cluster_state:ok") && state.includes("cluster_known_nodes:3"))
       );
     };
-    if (!(await waitUntil(agree, { withinMs: 30_000 }))) throw new Error("The nodes do not find each other");
+    if (!(await waitUntil(agree, { withinMs: 120_000 }))) throw new Error("The nodes do not find each other");
   } finally {
     for (const admin of admins) admin.disconnect();
   }

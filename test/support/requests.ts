@@ -339,7 +339,7 @@ export async function callWith(transport: Transport, method: DescMethod, request
   return all;
 }
 
-const timeoutMs = 20_000;
+const timeoutMs = 100_000;
 
 /** Whether a stream goes on until its caller leaves. */
 function lasts({ name }: DescMethod): boolean {

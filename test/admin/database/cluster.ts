@@ -2,6 +2,7 @@ import { type Document, Long, Timestamp } from "bson";
 
 import { DatabaseAdminService } from "../../../gen/lucid/admin/v1/database_admin_service_pb.ts";
 import { AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
+import { patient } from "../../support/app.ts";
 import { storeAddresses } from "../../support/stores.ts";
 import { type Command, openRouter, type Router } from "./router.ts";
 import { type AdminApp, adminApp } from "./support.ts";
@@ -33,7 +34,7 @@ export async function shardedApp(): Promise<ShardedApp> {
       return (await also(command, name)) ?? cluster.answer(command, name);
     }),
   );
-  const service = stack.use(await adminApp({ LUCID_MONGODB_URI: router.uri }));
+  const service = stack.use(await adminApp({ LUCID_MONGODB_URI: patient(router.uri) }));
   const running = stack.move();
   const common = /^(?:lsid|\$|maxTimeMS|txnNumber|readPreference)/;
   return {

@@ -42,7 +42,7 @@ test("usage counts what is there, each file once however many names it has", asy
   const newer = await volumes.getVolumeUsage({ name, maxAge: now });
   expect(newer.usage).toMatchObject({ usedBytes: 913n, level: VolumeLevel.CRITICAL });
   const { measureTime } = newer.usage ?? {};
-  expect(Date.now() - timestampMs(measureTime ?? expect.fail())).toBeLessThan(20_000);
+  expect(Date.now() - timestampMs(measureTime ?? expect.fail())).toBeLessThan(120_000);
 });
 
 test("measures that callers ask for at once are one", async () => {

@@ -16,7 +16,7 @@ const hostile = [
 
 async function fill(cluster: Cluster, name: string): Promise<void> {
   const { search, request } = cluster;
-  const { freeForm } = await search.dialect(AbortSignal.timeout(10_000));
+  const { freeForm } = await search.dialect(AbortSignal.timeout(150_000));
   await request("PUT", `/${name}`, {
     settings: {
       number_of_shards: 2,

@@ -180,7 +180,7 @@ onEveryServer((uri) => {
     const [unit] = backup.units;
     if (unit?.description.case !== "searchIndex") throw new Error("no index");
     const { value } = unit.description;
-    const { product, freeForm } = await cluster.search.dialect(AbortSignal.timeout(10_000));
+    const { product, freeForm } = await cluster.search.dialect(AbortSignal.timeout(150_000));
     value.product = product.name === "opensearch" ? "elasticsearch" : "opensearch";
     const foreign = freeForm === "flattened" ? { type: "flat_object" } : { type: "flattened", depth_limit: 3 };
     const settings =

@@ -162,7 +162,7 @@ onEveryServer((uri) => {
     };
     await request("PUT", `/_component_template/${prefix}-part`, component);
     await request("PUT", `/_index_template/${prefix}-whole`, template);
-    const signal = AbortSignal.timeout(30_000);
+    const signal = AbortSignal.timeout(150_000);
     const all = await readTemplates(cluster.search.client, signal);
     const own = (templates: ReadonlyMap<string, string> = new Map()) =>
       new Map([...templates].filter(([name]) => name.startsWith(prefix)));

@@ -40,7 +40,7 @@ export async function clusterAt(uri: string): Promise<Cluster> {
         ...(text !== undefined && (target.endsWith("_bulk") ? { lines: Buffer.from(text) } : { body: text })),
         name: "test",
       },
-      { signal: AbortSignal.timeout(30_000) },
+      { signal: AbortSignal.timeout(150_000) },
     );
     return answer.length === 0 ? undefined : JSON.parse(answer.toString());
   };
@@ -49,8 +49,13 @@ export async function clusterAt(uri: string): Promise<Cluster> {
     prefix,
     request,
     async [Symbol.asyncDispose]() {
-      const indices = await search.client.cat.indices({ format: "json", h: ["index"], expand_wildcards: "all" });
-      for (const { index = "" } of indices) if (index.startsWith(prefix)) await request("DELETE", `/${index}`);
+      const indices = await search.client.cat.indices({
+        index: `${prefix}*`,
+        format: "json",
+        h: ["index"],
+        expand_wildcards: "all",
+      });
+      for (const { index = "" } of indices) await request("DELETE", `/${index}`);
       for (const kind of ["index", "component"]) {
         // The lists are named as their kinds are.
         const all = (await request("GET", `/_${kind}_template`)) as Record<string, { name: string }[]>;
@@ -138,7 +143,7 @@ export function reportOf(run: TargetRun): RestoredUnit[] {
 
 /** Every document of an index as text, read in another way than backups read them. */
 export async function contents({ search }: Cluster, index: string): Promise<Map<string, string>> {
-  const signal = AbortSignal.timeout(60_000);
+  const signal = AbortSignal.timeout(150_000);
   await search.client.indices.refresh({ index });
   const first = { method: "POST", path: `/${index}/_search`, name: "test" } as const;
   const found = new Map<string, string>();

@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
 
+import { expect, vi } from "vitest";
+
 import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { IndexKeyType } from "../../../gen/lucid/admin/v1/collection_index_pb.ts";
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
@@ -82,13 +84,15 @@ export const entriesOfStores: Readonly<Record<string, Prepare>> = {
     volumes.cleanUpVolume({ name, confirmName: name, olderThan: { seconds: 1n } }),
   ),
   "VolumeService.OptimiseVolume": ofVolume(({ volumes }, name) => volumes.optimiseVolume({ name, confirmName: name })),
-  "VolumeService.MigrateVolume": async ({ volumes }) => {
-    const request = { name: await newVolume(volumes), targetName: `a${randomUUID()}`, mode: MigrationMode.COPY };
+  "VolumeService.MigrateVolume": async (clients) => {
+    const { volumes } = clients;
+    const request = { name: await newVolume(clients), targetName: `a${randomUUID()}`, mode: MigrationMode.COPY };
     return { of: ["VolumeJob"], call: () => volumes.migrateVolume(request) };
   },
-  "VolumeService.CancelVolumeJob": async ({ backups, volumes }) => {
+  "VolumeService.CancelVolumeJob": async (clients) => {
+    const { backups, volumes } = clients;
+    const request = { name: await newVolume(clients), targetName: `a${randomUUID()}`, mode: MigrationMode.COPY };
     await keepBusy(backups);
-    const request = { name: await newVolume(volumes), targetName: `a${randomUUID()}`, mode: MigrationMode.COPY };
     const jobId = (await volumes.migrateVolume(request)).job?.jobId ?? "";
     return { of: ["VolumeJob", jobId], call: () => volumes.cancelVolumeJob({ jobId }) };
   },
@@ -214,9 +218,16 @@ export const entriesOfStores: Readonly<Record<string, Prepare>> = {
 };
 
 function ofVolume(call: Call) {
-  return of("Volume", ({ volumes }) => newVolume(volumes), call);
+  return of("Volume", (clients) => newVolume(clients), call);
 }
-async function newVolume(volumes: Clients["volumes"], name = `a${randomUUID()}`): Promise<string> {
+/** A volume that nothing works on: a restore of whatever a backup holds may be one of volumes, until it has ended. */
+async function newVolume({ backups, volumes }: Clients): Promise<string> {
+  const areOver = async () => {
+    const { restores } = await backups.listRestores({ pageSize: 1000 });
+    expect(restores.filter(({ state }) => state < JobState.SUCCEEDED)).toEqual([]);
+  };
+  await vi.waitFor(areOver, { timeout: 150_000, interval: 100 });
+  const name = `a${randomUUID()}`;
   await volumes.createVolume({ volume: volumeInit(name) });
   return name;
 }

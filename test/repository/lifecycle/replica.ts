@@ -7,6 +7,7 @@ import { storedMessages } from "../../../src/repository/collections.ts";
 import { copies } from "../../../src/repository/lifecycle/copies.ts";
 import { removalJobs } from "../../../src/repository/lifecycle/jobs.ts";
 import { openSearch } from "../../../src/stores/search.ts";
+import { longLeaseMs } from "../../jobs/lease.ts";
 
 const [mongodbUri, redisUri, searchUri, jobsDatabase, database, steps] = process.argv.slice(2);
 if (!mongodbUri || !redisUri || !searchUri || !jobsDatabase || !database)
@@ -38,7 +39,13 @@ const collection = ((name: string) => {
 }) as Db["collection"];
 
 const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({ db: client.db(jobsDatabase), leaseMs: 4000, concurrency: 1, log, translate: (error) => error });
+const jobs = openJobs({
+  db: client.db(jobsDatabase),
+  leaseMs: longLeaseMs,
+  concurrency: 1,
+  log,
+  translate: (error) => error,
+});
 removalJobs({
   jobs,
   db: { collection },

@@ -12,7 +12,7 @@ import { type ToldEvent, watchesOf } from "../../../src/repository/watch/watches
 import { pageTokens } from "../../../src/schema/page-tokens.ts";
 import { cuttable } from "../../jobs/proxy.ts";
 import { patient, testApp } from "../../support/app.ts";
-import { storeAddresses, uniqueName } from "../../support/stores.ts";
+import { impatientClient, storeAddresses, uniqueName } from "../../support/stores.ts";
 import { newUser, refusalOf, usersApp } from "../support.ts";
 import { isCheckpoint, short, watching } from "./support.ts";
 
@@ -135,13 +135,13 @@ test.concurrent("watches that cannot reach the store for long end with the token
     };
     const watched = watches.of({ schema: UserSchema, id: "user_id" });
     // All that a watch looks at.
-    const context = { signal: AbortSignal.timeout(50_000) } as HandlerContext;
+    const context = { signal: AbortSignal.timeout(150_000) } as HandlerContext;
     for await (const event of watched.watch(call, context)) {
       told(event);
       yield event;
     }
   };
-  await using near = await MongoClient.connect(wire.uri, { serverSelectionTimeoutMS: 2000 });
+  await using near = await impatientClient(wire.uri);
   let token = "";
   const failure = await refusalOf(
     Array.fromAsync(

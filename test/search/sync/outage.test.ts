@@ -39,12 +39,10 @@ onEveryServer((uri) => {
     await change(domain, "users", {}, { status: "BANNED" });
     await wire.refused();
     // Asked where search is away too.
-    const status = async () => access.status("users", AbortSignal.timeout(30_000));
-    const { lagDocuments, lagMs } = await status();
-    expect(lagDocuments).toBeGreaterThan(100);
-    expect(lagMs).toBeGreaterThan(0);
+    const status = async () => access.status("users", AbortSignal.timeout(150_000));
     // Counting has a limit of time, and goes on where it was.
     await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 3010, isAtLeast: false }), soon);
+    expect((await status()).lagMs).toBeGreaterThan(0);
     await users.insertMany(Array.from({ length: 5 }, () => newUser()));
     await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 3015, isAtLeast: false }), soon);
     wire.mend();
@@ -77,7 +75,7 @@ onEveryServer((uri) => {
     expect(answers).toEqual([]);
     expect(await access.deadLetters.count("users")).toBe(0);
     expect(await access.states.find(bed.indices.alias("users"))).toMatchObject({ resyncs: 1, phase: "following" });
-  }, 120_000);
+  });
 
   test("what was sent first does not arrive last where a document is replaced by one of the same revision", async () => {
     await using bed = await syncBed(uri);
@@ -109,7 +107,7 @@ onEveryServer((uri) => {
     await first.promise;
     await replaceBy({ status: "SUSPENDED" });
     await second.promise;
-    const status = () => access.status("users", AbortSignal.timeout(30_000));
+    const status = () => access.status("users", AbortSignal.timeout(150_000));
     await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0 }), soon);
     expect(await bed.differences("users")).toEqual([]);
   });
@@ -189,13 +187,13 @@ test.concurrent("a history that MongoDB has lost while search was away is notice
   const { token = {} } = (await access.states.find(alias)) ?? {};
   const lost = async () => {
     await domain.collection("others").insertMany(Array.from({ length: 1000 }, (_, number) => ({ number })));
-    const signal = AbortSignal.timeout(30_000);
+    const signal = AbortSignal.timeout(150_000);
     await changesAfter({ db: domain, collection: "users", id: "user_id" }, token, { most: 1, limit: signal, signal });
   };
   await vi.waitFor(() => expect(lost()).rejects.toThrow("no longer has the changes"), soon);
   // That is told before search is back, beside what the synchronisation says of it.
   await vi.waitFor(async () => expect((await access.states.find(alias))?.problem).toBeDefined(), soon);
-  const status = await access.status("users", AbortSignal.timeout(30_000));
+  const status = await access.status("users", AbortSignal.timeout(150_000));
   expect(status).toMatchObject({ isLost: true, lagDocuments: 19 });
   expect(status.problem).toMatch(/will be filled anew\. ./);
   const metrics = new Registry();

@@ -39,7 +39,7 @@ concurrentlyOnEveryServer((uri) => {
     await collection.deleteOne({ user_id: "short-lived" });
     await bed.settled("users");
     expect(await stateOf(bed, "users")).toMatchObject({ phase: "following", resyncs: 1 });
-    const behind = async () => bed.access.status("users", AbortSignal.timeout(30_000));
+    const behind = async () => bed.access.status("users", AbortSignal.timeout(150_000));
     await vi.waitFor(
       async () => expect(await behind()).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" }),
       soon,
@@ -76,15 +76,15 @@ concurrentlyOnEveryServer((uri) => {
     await collection.deleteOne({ user_id: "u1" });
     await bed.settled("users");
     // Another process had read it before, and its bulk comes only now.
-    const writer = await bed.access.writer("users", AbortSignal.timeout(10_000));
-    await writer.write(late, AbortSignal.timeout(10_000));
+    const writer = await bed.access.writer("users", AbortSignal.timeout(150_000));
+    await writer.write(late, AbortSignal.timeout(150_000));
     expect(await bed.differences("users")).toEqual([]);
     // Long after that the tombstone goes too.
-    const ids = async () => (await writer.stored(["u1"], AbortSignal.timeout(10_000))).size;
+    const ids = async () => (await writer.stored(["u1"], AbortSignal.timeout(150_000))).size;
     expect(await ids()).toBe(1);
-    await writer.tidy(new Date(Date.now() - 3_600_000), AbortSignal.timeout(10_000));
+    await writer.tidy(new Date(Date.now() - 3_600_000), AbortSignal.timeout(150_000));
     expect(await ids()).toBe(1);
-    await writer.tidy(new Date(Date.now() + 1000), AbortSignal.timeout(10_000));
+    await writer.tidy(new Date(Date.now() + 1000), AbortSignal.timeout(150_000));
     expect(await ids()).toBe(0);
   });
 
@@ -115,7 +115,7 @@ concurrentlyOnEveryServer((uri) => {
     [
       "another index is behind the alias",
       async (bed) => {
-        const next = await bed.indices.makeNext("users", AbortSignal.timeout(10_000));
+        const next = await bed.indices.makeNext("users", AbortSignal.timeout(150_000));
         const alias = bed.indices.alias("users");
         await bed.search.client.indices.updateAliases({
           actions: [{ remove: { index: `${alias}-v1`, alias } }, { add: { index: next, alias } }],
