@@ -37,7 +37,7 @@ import {
   requireConfirmed,
   requireUnprotected,
 } from "./names.ts";
-import { isView, told } from "./refusals.ts";
+import { isView, timeSeriesStays, told } from "./refusals.ts";
 import { tryOut } from "./trials.ts";
 
 /** What looking after collections needs. */
@@ -170,7 +170,10 @@ export function collectionAdmin({
           await system.createCollection(name, { timeseries, ...deadlineOf(context) });
           const renamed = `${name}-renamed`;
           await told({ at, isTimeSeries }, () => rename(system, { from: name, to: renamed }, deadlineOf(context)));
+          const [kept] = await system.listCollections({ name: renamed }, { nameOnly: false, ...look }).toArray();
           await system.dropCollection(renamed, deadlineOf(context));
+          // There is a server that says yes and makes a plain collection of it.
+          if (kept?.options?.["timeseries"] === undefined) throw timeSeriesStays(at);
         });
       }
       if (validateOnly) return dropped;

@@ -98,6 +98,13 @@ const indexRefusals: ReadonlyMap<unknown, readonly [Reason, string]> = new Map<u
   [11_000, ["INDEX_DUPLICATE_VALUES", "Documents hold the same values"]],
 ]);
 
+/** For a server that does not do to a time series what it does to other collections. */
+export function timeSeriesStays({ database, collection }: Pick<NamedCollection, "database" | "collection">): Error {
+  return fail("MONGODB_FEATURE_MISSING", "This MongoDB cannot do that to a time series", {
+    metadata: { database, collection },
+  });
+}
+
 /** For what only something that holds documents has. */
 export function isView(
   { database, collection }: Pick<NamedCollection, "database" | "collection">,
