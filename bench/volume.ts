@@ -70,21 +70,27 @@ await runCommand(async () => {
   const walked = await timed(() =>
     tool("find", [join(root, "many"), "-size", "+1c", "-newer", keyFile, "-fprint", "/dev/null"]),
   );
-  const copied = await timed(() => tool("cp", ["-r", join(root, "many"), join(dir, "copy")]));
-  await rm(join(dir, "copy"), { recursive: true });
+  const peer = join(dir, "peer");
+  const copied = await timed(() => tool("cp", ["-a", join(root, "many"), peer]));
+  const compared = await timed(() => tool("diff", ["-r", join(root, "many"), peer]));
+  const removed = await timed(() => tool("rm", ["-r", peer]));
+  const [copiedWell, moved] = [copied + compared, copied + compared + removed];
 
   const rows = [
     await run("measured, every file", walked, "find", () => measure(volumes, files)),
     await run("measured again", walked, "find", () => measure(volumes, files)),
-    await run("backed up", copied, "cp -r", () => backUp(backups)),
-    await run("backed up again, unchanged", copied, "cp -r", () => backUp(backups)),
-    await run("restored and compared", copied, "cp -r", () => restore(backups)),
-    await run("copied to another volume and compared", copied, "cp -r", () => migrate(volumes)),
+    await run("backed up", copied, "cp -a", () => backUp(backups)),
+    await run("backed up again, unchanged", copied, "cp -a", () => backUp(backups)),
+    await run("restored and compared", copiedWell, "cp -a, diff -r", () => restore(backups)),
+    await run("migrated, as a copy", copiedWell, "cp -a, diff -r", () => migrate(volumes, MigrationMode.COPY)),
+    await run("migrated, as a move", moved, "cp -a, diff -r, rm -r", () => migrate(volumes, MigrationMode.MOVE)),
   ];
   printTable(`A volume of ${files} files of 0 to 4 KB (${machine()})`, [
     ["", "seconds", "ratio", "peer", "MiB above idle", "target"],
     ["find", (walked / 1000).toFixed(1), "1.00", "", "", ""],
-    ["cp -r", (copied / 1000).toFixed(1), "1.00", "", "", ""],
+    ["cp -a", (copied / 1000).toFixed(1), "1.00", "", "", ""],
+    ["diff -r", (compared / 1000).toFixed(1), "1.00", "", "", ""],
+    ["rm -r", (removed / 1000).toFixed(1), "1.00", "", "", ""],
     ...rows,
   ]);
 });
@@ -144,8 +150,10 @@ async function restore(backups: Client<typeof BackupService>): Promise<void> {
   await succeeded(backups.watchRestore({ restoreId: asked?.restoreId ?? "" }));
 }
 
-async function migrate(volumes: Client<typeof VolumeService>): Promise<void> {
-  const { job } = await volumes.migrateVolume({ name: "many", targetName: "copied", mode: MigrationMode.COPY });
+/** A move has each file on the device before it removes the first one, which its peer does not. */
+async function migrate(volumes: Client<typeof VolumeService>, mode: MigrationMode): Promise<void> {
+  const name = "many";
+  const { job } = await volumes.migrateVolume({ name, targetName: `to-${mode}`, mode, confirmName: name });
   let last: JobState | undefined;
   for await (const { state } of volumes.watchVolumeJob({ jobId: job?.jobId ?? "" })) last = state;
   if (last !== JobState.SUCCEEDED) throw new Error("The migration did not succeed");

@@ -23,6 +23,8 @@ import type { RecordSink, Source, SourceRun, StreamWriter, Work } from "../contr
 /** Files of a directory that are read at once. */
 const filesAtOnce = 16;
 const mostExamples = 20;
+/** Files with several names that are remembered at once: a hundred bytes each. */
+const mostLinkedFiles = 100_000;
 
 /**
  * Backs volumes up: files, directories and symlinks as they are, whatever others do to them meanwhile. A volume is read as it is
@@ -113,6 +115,7 @@ class VolumeRead {
   readonly #options: Options;
   readonly #writer: StreamWriter;
   readonly #files = create(VolumeFilesSchema);
+  readonly #links = new LinkIds();
   #records = 0;
   #bytes = 0;
 
@@ -178,7 +181,13 @@ class VolumeRead {
       case "file":
         this.#count(path, found.stat, found.outcome);
         this.#files.fileBytes += BigInt(found.content.length);
-        return await this.#write([recordOf(path, VolumeEntryKind.FILE, found.stat, { content: found.content })]);
+        return await this.#write([
+          recordOf(path, VolumeEntryKind.FILE, found.stat, {
+            content: found.content,
+            // What was changed while it was read may be another content than its other names have.
+            linkId: found.outcome === "read" ? this.#linkId(found.stat) : 0n,
+          }),
+        ]);
       case "large":
         return await this.#large(directory, path, entry);
       case "symlink":
@@ -220,7 +229,9 @@ class VolumeRead {
     { content, first, more }: { readonly content: Buffer; readonly first: boolean; readonly more: boolean },
   ): Promise<void> {
     this.#files.fileBytes += BigInt(content.length);
-    const record = first ? recordOf(path, VolumeEntryKind.FILE, stat, { content, more }) : encode({ content, more });
+    const record = first
+      ? recordOf(path, VolumeEntryKind.FILE, stat, { content, more, linkId: this.#linkId(stat) })
+      : encode({ content, more });
     await this.#write([record], { items: more ? 0 : 1 });
   }
 
@@ -231,10 +242,17 @@ class VolumeRead {
 
   #count(path: Name, stat: BigIntStats, outcome: "read" | "changed"): void {
     this.#files.fileCount++;
-    if (stat.nlink > 1n) this.#files.hardLinkCount++;
     if (outcome === "read") return;
     this.#files.changedCount++;
     addExample(this.#files.changedExamples, path);
+  }
+
+  #linkId(stat: BigIntStats): bigint {
+    if (stat.nlink < 2n) return 0n;
+    const { id, isFirst } = this.#links.of(stat);
+    if (id === 0n) this.#files.hardLinkCount++;
+    else if (!isFirst) this.#files.linkedBytes += stat.size;
+    return id;
   }
 
   #unreadable(path: Name): void {
@@ -249,6 +267,26 @@ class VolumeRead {
     this.#records += records.length;
     this.#bytes += bytes;
     this.#options.work.meter.add(Store.VOLUMES, this.#volume.name, items, bytes);
+  }
+}
+
+/** Numbers files that have several names, as long as not all of them have been met. */
+class LinkIds {
+  readonly #files = new Map<string, { readonly id: bigint; left: bigint }>();
+  #last = 0n;
+
+  /** 0 where there are too many of them to be remembered. */
+  of({ dev, ino, ctimeNs, nlink }: BigIntStats): { readonly id: bigint; readonly isFirst: boolean } {
+    // Whatever is done to a file changes this time: its next name has another content then, and begins anew.
+    const key = `${dev}:${ino}:${ctimeNs}`;
+    const known = this.#files.get(key);
+    if (known === undefined) {
+      if (this.#files.size === mostLinkedFiles) return { id: 0n, isFirst: true };
+      this.#files.set(key, { id: ++this.#last, left: nlink - 1n });
+      return { id: this.#last, isFirst: true };
+    }
+    if (--known.left === 0n) this.#files.delete(key);
+    return { id: known.id, isFirst: false };
   }
 }
 
@@ -267,7 +305,7 @@ function recordOf(
   path: Name,
   kind: VolumeEntryKind,
   stat: BigIntStats,
-  rest: Pick<MessageInitShape<typeof VolumeRecordSchema>, "content" | "more" | "target">,
+  rest: Pick<MessageInitShape<typeof VolumeRecordSchema>, "content" | "more" | "target" | "linkId">,
 ): Uint8Array {
   return encode({
     path,

@@ -68,10 +68,15 @@ async function requireRoom(
     throw fail("RESTORE_CONFLICT", `The volume ${target} is there and not empty`, { metadata });
   }
   const declaredBytes = opened.stored.volume?.declaredBytes ?? 0n;
-  if (files.fileBytes > declaredBytes) {
+  if (roomFor(files) > declaredBytes) {
     const message = `The volume ${target} is declared to be smaller than what would be restored`;
-    throw fail("RESTORE_REFUSED", message, { metadata: { ...metadata, bytes: String(files.fileBytes) } });
+    throw fail("RESTORE_REFUSED", message, { metadata: { ...metadata, bytes: String(roomFor(files)) } });
   }
+}
+
+/** What the files take, each once. */
+function roomFor({ fileBytes, linkedBytes }: VolumeFiles): bigint {
+  return fileBytes - linkedBytes;
 }
 
 async function isEmpty({ top }: OpenVolume): Promise<boolean> {
@@ -186,6 +191,8 @@ class VolumesRestore implements TargetRun {
 
   async #write(restored: RestoredVolume, stream: Stream, writer: TreeWriter): Promise<void> {
     await using entries = entriesOf(this.#records(restored, stream));
+    /** The first names of files that have several. */
+    const links = new Map<bigint, Buffer>();
     for await (const { head, at, parts } of entries) {
       const path = Buffer.from(head.path);
       const note = (isWritten: boolean): void => {
@@ -195,11 +202,22 @@ class VolumesRestore implements TargetRun {
           restored.skippedRecords.get(stream)?.add(at);
         }
       };
+      const first = links.get(head.linkId);
+      const linked = first === undefined ? undefined : await writer.putLink(path, first);
+      if (linked !== undefined) {
+        note(linked);
+        continue;
+      }
       const meta = metaOf(head);
       if (head.kind === VolumeEntryKind.DIRECTORY) note(await writer.putDirectory(path, meta));
       else if (head.kind === VolumeEntryKind.SYMLINK) note(await writer.putSymlink(path, targetOf(head), meta));
-      else if (!head.more) await writer.putWhole(path, new Uint8Array(head.content), meta, note);
-      else note(await writer.putParts(path, parts, meta));
+      else if (!head.more && head.linkId === 0n) {
+        await writer.putWhole(path, new Uint8Array(head.content), meta, note);
+      } else {
+        const isWritten = await writer.putParts(path, parts, meta);
+        note(isWritten);
+        if (isWritten && head.linkId > 0n) remember(links, head.linkId, path);
+      }
     }
     await writer.settle();
   }
@@ -236,6 +254,15 @@ class VolumesRestore implements TargetRun {
   }
 }
 
+/** First names that are kept at once: a hundred bytes each. The names of more become files of their own. */
+const mostLinks = 100_000;
+
+function remember(links: Map<bigint, Buffer>, id: bigint, path: Buffer): void {
+  links.set(id, path);
+  const [oldest] = links.keys();
+  if (links.size > mostLinks && oldest !== undefined) links.delete(oldest);
+}
+
 const occupiedBy: ReadonlyMap<ConflictPolicy, Occupied> = new Map([
   [ConflictPolicy.OVERWRITE, "replace"],
   [ConflictPolicy.SKIP, "keep"],
@@ -249,7 +276,7 @@ async function make(volumes: Volumes, { files, target }: RestoredVolume): Promis
   const volume = create(VolumeSchema, {
     name: target,
     type: given?.type ?? VolumeType.UNSPECIFIED,
-    declaredBytes: declared > files.fileBytes ? declared : files.fileBytes + 1n,
+    declaredBytes: declared > roomFor(files) ? declared : roomFor(files) + 1n,
     warningPercent: given?.warningPercent ?? 80,
     criticalPercent: given?.criticalPercent ?? 90,
     description: given?.description ?? "",
