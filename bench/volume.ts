@@ -150,7 +150,7 @@ async function restore(backups: Client<typeof BackupService>): Promise<void> {
   await succeeded(backups.watchRestore({ restoreId: asked?.restoreId ?? "" }));
 }
 
-/** A move has each file on the device before it removes the first one, which its peer does not. */
+/** A move has everything on the device before it removes anything, which its peer does not. */
 async function migrate(volumes: Client<typeof VolumeService>, mode: MigrationMode): Promise<void> {
   const name = "many";
   const { job } = await volumes.migrateVolume({ name, targetName: `to-${mode}`, mode, confirmName: name });

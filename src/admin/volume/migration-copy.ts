@@ -5,6 +5,7 @@ import { isCopyOf, modeOfCopy } from "../../stores/volumes/entry-meta.ts";
 import { hasFileCode, isChangedMeanwhile, unlessChanged } from "../../stores/volumes/failures.ts";
 import { readFileOf } from "../../stores/volumes/file-reader.ts";
 import { removeTree } from "../../stores/volumes/remove-tree.ts";
+import { syncFileSystem } from "../../stores/volumes/sync.ts";
 import { type EntryMeta, TreeWriter } from "../../stores/volumes/tree-writer.ts";
 import { isOwn, type OpenVolume } from "../../stores/volumes/volumes.ts";
 import { joinPath, shownPath, type Step, walk } from "../../stores/volumes/walk.ts";
@@ -30,7 +31,9 @@ export async function fill(work: MigrationRun): Promise<void> {
     if (different.length === 0) break;
     if (round === mostRounds) throw changed(work.from, different);
   }
-  await staging.sync();
+  // What was moved is removed where it was, so that the copy must outlive a crash of the machine by then.
+  if (work.move) await syncAll(work, staging);
+  work.signal.throwIfAborted();
 }
 
 /** What progress is told by. */
@@ -45,9 +48,7 @@ async function count({ from, signal, told }: MigrationRun): Promise<void> {
 async function copy(work: MigrationRun, staging: Directory): Promise<void> {
   const { from, to, signal, told } = work;
   told.copied = 0;
-  // What was moved is removed where it was, so that the copy must outlive a crash of the machine by then.
-  const durable = work.move;
-  const options = { occupied: "replace", direct: true, durable, signal } as const;
+  const options = { occupied: "replace", direct: true, signal } as const;
   await using writer = new TreeWriter({ top: staging, own: to.own }, options);
   const links: Links = new Map();
   for await (const step of walk(from.top, { signal, enters: (path) => !isOwn(path) })) {
@@ -79,13 +80,13 @@ async function copyEntries(
   work: MigrationRun,
   copying: Copying,
 ): Promise<void> {
-  const { told, from, move: durable } = work;
+  const { told, from } = work;
   const wanted = entries.filter(({ name, stat }) => !stat.isDirectory() && (above.length > 0 || !isOwn(name)));
   if (wanted.length === 0) return;
   const there = await copying.writer.directoryAt(above);
   if (there === undefined) throw unreadable(from, above);
   const [files, others] = [wanted.filter(isSingle), wanted.filter((entry) => !isSingle(entry))];
-  const task = { what: "copy", from: directory, to: there, entries: files, durable, step: ["copy", above] } as const;
+  const task = { what: "copy", from: directory, to: there, entries: files, step: ["copy", above] } as const;
   const { bytes, done } = await runTask(work, task);
   told.copiedBytes += bytes;
   for (const [entry, outcome] of done) {
@@ -215,6 +216,18 @@ async function compareEntries(
       ? (await there.find(entry.name))?.isDirectory() === true
       : await isEqual(there, entry, { in: directory, signal });
     await note(entry, isSame);
+  }
+}
+
+/** Returns when all of the copy is on the device. */
+async function syncAll(work: MigrationRun, staging: Directory): Promise<void> {
+  work.step?.("sync");
+  if (await syncFileSystem(staging)) return;
+  for await (const step of walk(staging, { signal: work.signal })) {
+    if (step.type === "end") await step.in.sync();
+    if (step.type !== "entries") continue;
+    const entries = step.entries.filter(({ stat }) => stat.isFile());
+    await runTask(work, { what: "sync", from: step.in, to: step.in, entries });
   }
 }
 

@@ -46,7 +46,6 @@ export interface EntryTask {
   readonly from: Directory;
   readonly to: Directory;
   readonly entries: readonly Entry[];
-  readonly durable?: boolean;
   /** What a step is called, with the path of the directory; none where not given. */
   readonly step?: readonly [verb: string, path: Name];
 }

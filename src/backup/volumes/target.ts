@@ -163,7 +163,7 @@ class VolumesRestore implements TargetRun {
       const occupied = occupiedBy.get(policy) ?? "refuse";
       // What is restored into an empty volume is taken for whole when the restore has ended.
       const direct = occupied === "refuse";
-      await using writer = new TreeWriter(volume, { occupied, durable: false, direct, signal: work.signal });
+      await using writer = new TreeWriter(volume, { occupied, direct, signal: work.signal });
       for (const stream of restored.unit.streams) await this.#write(restored, stream, writer);
       await writer.settle();
       await requireStillThere(volumes, volume);

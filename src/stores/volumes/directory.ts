@@ -244,6 +244,12 @@ export class Directory implements AsyncDisposable {
     await this.#handle.close();
   }
 
+  /** The number that the directory is open as, for a process that is to have it too. */
+  get descriptor(): number {
+    this.#requireOpen();
+    return this.#handle.fd;
+  }
+
   /** A path that is right as long as the directory is open, for system calls that this class has no method for. */
   get place(): string {
     this.#requireOpen();

@@ -18,20 +18,28 @@ import { isCopyOf, modeOfCopy } from "./entry-meta.ts";
 
 /** A piece of work: the same with each of some names of one directory, or of two. */
 export interface FileTask {
-  readonly what: "copy" | "compare" | "remove" | "find";
+  readonly what: "copy" | "compare" | "remove" | "find" | "sync";
   /** What paths begin with, of the one directory and of the other, both open in this process. */
   readonly from: string;
   readonly to: string;
   readonly names: readonly Uint8Array[];
-  /** Whether each file is on the device when it is counted as copied. */
-  readonly durable: boolean;
 }
 
 /**
  * What became of a name. `other` is what this is not about: long files, those with several names, what is no file, what is in the
  * way. `denied` may not be read.
  */
-export type FileOutcome = "copied" | "there" | "equal" | "different" | "removed" | "kept" | "gone" | "denied" | "other";
+export type FileOutcome =
+  | "copied"
+  | "there"
+  | "equal"
+  | "different"
+  | "removed"
+  | "kept"
+  | "synced"
+  | "gone"
+  | "denied"
+  | "other";
 
 /** What became of the names of a task. */
 export interface FileReport {
@@ -65,9 +73,9 @@ interface Doing {
   bytes: number;
 }
 
-const works = { copy: copyFile, compare: compareFiles, remove: removeFile, find: findName } as const;
+const works = { copy: copyFile, compare: compareFiles, remove: removeFile, find: findName, sync: syncFile } as const;
 
-function copyFile({ from, to, durable }: FileTask, name: Uint8Array, doing: Doing): FileOutcome {
+function copyFile({ from, to }: FileTask, name: Uint8Array, doing: Doing): FileOutcome {
   const { mostBytes, one } = doing;
   return withFile(pathOf(from, name), (source, stat) => {
     if (stat.nlink > 1n || stat.size > mostBytes) return "other";
@@ -75,17 +83,13 @@ function copyFile({ from, to, durable }: FileTask, name: Uint8Array, doing: Doin
     if (there !== undefined) return isCopyOf(there, stat) ? "there" : "other";
     const length = fill(source, one);
     if (length > mostBytes) return "other";
-    write(pathOf(to, name), one.subarray(0, length), { stat, durable });
+    write(pathOf(to, name), one.subarray(0, length), stat);
     doing.bytes += length;
     return "copied";
   });
 }
 
-function write(
-  path: Buffer,
-  content: Buffer,
-  { stat, durable }: { readonly stat: BigIntStats; readonly durable: boolean },
-): void {
+function write(path: Buffer, content: Buffer, stat: BigIntStats): void {
   const target = openSync(path, making, 0o600);
   try {
     for (let at = 0; at < content.length;) at += writeSync(target, content, at, content.length - at, at);
@@ -94,7 +98,6 @@ function write(
     fchmodSync(target, modeOfCopy(stat));
     const seconds = Number(stat.mtimeNs) / 1e9;
     futimesSync(target, seconds, seconds);
-    if (durable) fsyncSync(target);
   } catch (error) {
     unlinkQuietly(path);
     throw error;
@@ -146,6 +149,14 @@ function removeFile({ from, to }: FileTask, name: Uint8Array): FileOutcome {
 /** Whether the other directory has something of that name. */
 function findName({ to }: FileTask, name: Uint8Array): FileOutcome {
   return find(pathOf(to, name)) === undefined ? "gone" : "there";
+}
+
+/** Returns when a file is on the device. */
+function syncFile({ to }: FileTask, name: Uint8Array): FileOutcome {
+  return withFile(pathOf(to, name), (file) => {
+    fsyncSync(file);
+    return "synced";
+  });
 }
 
 /** Opens a file, for as long as it is looked at. */

@@ -15,12 +15,13 @@ export interface FileWorkers extends AsyncDisposable {
     readonly from: Directory;
     readonly to: Directory;
     readonly names: readonly Name[];
-    readonly durable?: boolean;
   }): Promise<FileReport>;
 }
 
-/** Threads at most: another one has something to do while the first waits for a device or the network. */
+/** Threads at most: another one has something to do while the first waits for the network. Each takes 20 MiB. */
 const mostThreads = 2;
+/** A task that takes longer waits for the network, or for a processor. */
+const slowTaskMs = 250;
 /** Names of a task. */
 const taskNames = 32;
 /** What the heap of a thread may take, in MiB: a task leaves next to nothing in it. */
@@ -33,7 +34,9 @@ export function openFileWorkers(): FileWorkers {
   const threadFor = (): Thread => {
     const idle = threads.find((thread) => thread.isIdle());
     if (idle !== undefined) return idle;
-    if (threads.length < mostThreads) threads.push(startThread());
+    if (threads.length < mostThreads && threads.every((thread) => thread.lastMs() > slowTaskMs)) {
+      threads.push(startThread());
+    }
     // In turn: what waits in each is about as much.
     const thread = threads[next++ % threads.length];
     if (thread === undefined) throw new Error("There is a thread by now");
@@ -41,11 +44,11 @@ export function openFileWorkers(): FileWorkers {
   };
 
   return {
-    async run({ what, from, to, names, durable = false }) {
+    async run({ what, from, to, names }) {
       const pieces: Promise<FileReport>[] = [];
       for (let at = 0; at < names.length; at += taskNames) {
         const some = names.slice(at, at + taskNames);
-        pieces.push(threadFor().do({ what, from: from.place, to: to.place, names: some, durable }));
+        pieces.push(threadFor().do({ what, from: from.place, to: to.place, names: some }));
       }
       const reports = await allOf(pieces);
       return {
@@ -62,6 +65,8 @@ export function openFileWorkers(): FileWorkers {
 
 interface Thread {
   isIdle(): boolean;
+  /** What its last task took; 0 before the first has ended. */
+  lastMs(): number;
   do(task: FileTask): Promise<FileReport>;
   end(): Promise<void>;
 }
@@ -82,8 +87,11 @@ function startThread(): Thread {
   });
   const waiting: PromiseWithResolvers<FileReport>[] = [];
   let broken: Error | undefined;
+  let [begunMs, lastMs] = [0, 0];
   worker.on("message", (answer: Answer) => {
     const asked = waiting.shift();
+    const nowMs = performance.now();
+    [begunMs, lastMs] = [nowMs, nowMs - begunMs];
     if ("report" in answer) asked?.resolve(answer.report);
     else asked?.reject(Object.assign(new Error(answer.failure.message), answer.failure));
   });
@@ -95,9 +103,11 @@ function startThread(): Thread {
   worker.on("exit", () => end(new Error("A thread that works on files has ended")));
   return {
     isIdle: () => waiting.length === 0,
+    lastMs: () => lastMs,
     async do(task) {
       if (broken !== undefined) throw broken;
       const asked = Promise.withResolvers<FileReport>();
+      if (waiting.length === 0) begunMs = performance.now();
       waiting.push(asked);
       worker.postMessage(task);
       return await asked.promise;

@@ -50,7 +50,6 @@ interface Level {
 export class TreeWriter implements AsyncDisposable {
   readonly #volume: WrittenTree;
   readonly #occupied: Occupied;
-  readonly #isDurable: boolean;
   readonly #isDirect: boolean;
   readonly #signal: AbortSignal;
   readonly #levels: Level[] = [];
@@ -61,8 +60,6 @@ export class TreeWriter implements AsyncDisposable {
     volume: WrittenTree,
     options: {
       readonly occupied: Occupied;
-      /** Whether each file is on the device when it gets its name. */
-      readonly durable: boolean;
       /**
        * Whether a file has its name from the beginning, which takes half the time: for a tree that nobody takes for whole before all
        * of it is.
@@ -73,7 +70,6 @@ export class TreeWriter implements AsyncDisposable {
   ) {
     this.#volume = volume;
     this.#occupied = options.occupied;
-    this.#isDurable = options.durable;
     this.#isDirect = options.direct;
     this.#signal = options.signal;
   }
@@ -158,7 +154,6 @@ export class TreeWriter implements AsyncDisposable {
     await setOwner(level.directory, meta);
     // By the directory that is open, since its name may be that of something else by now.
     await level.directory.setOwnTimes(Number(meta.mtimeNs) / 1e9);
-    if (this.#isDurable) await level.directory.sync();
     return true;
   }
 
@@ -256,7 +251,6 @@ export class TreeWriter implements AsyncDisposable {
       await setOwner(setter, meta);
       const seconds = Number(meta.mtimeNs) / 1e9;
       await file.utimes(seconds, seconds);
-      if (this.#isDurable) await file.sync();
     } catch (error) {
       // Why it could not be written says more than why what there is of it cannot be removed.
       await directory.remove(name).catch(() => undefined);

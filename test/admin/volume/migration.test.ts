@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
   chmodSync,
@@ -30,6 +31,7 @@ import { abandon, migrate } from "../../../src/admin/volume/migration.ts";
 import { reasonOf } from "../../../src/errors.ts";
 import type { JobRecord } from "../../../src/jobs/record.ts";
 import type { JobHandler } from "../../../src/jobs/runner.ts";
+import { syncFileSystem } from "../../../src/stores/volumes/sync.ts";
 import { openVolumes } from "../../../src/stores/volumes/volumes.ts";
 import { refusalOf } from "../../repository/support.ts";
 import { temporaryFolder } from "../../stores/volumes/support.ts";
@@ -394,6 +396,34 @@ test.for(["from", "to"] as const)("nothing is moved when the volume %s has anoth
     expect(reasonOf(error)?.reason).toBe(isDeleted ? "VOLUME_NOT_FOUND" : "VOLUME_CHANGED");
     expect(told(replaced === "from" ? `${two.from}-away` : two.from)).toEqual(before);
     expect(told(replaced === "to" ? `${two.to}-away` : two.to)).toEqual([]);
+  }
+});
+
+test("where a file system is not known to sync all at once, each file of a move is synced", async (context) => {
+  const folder = await temporaryFolder();
+  await using _ = folder;
+  const at = join(folder.path, "to");
+  mkdirSync(at);
+  try {
+    execFileSync("mount", ["-t", "ramfs", "none", at], { stdio: "pipe" });
+  } catch (error) {
+    context.skip(`no file system can be mounted here: ${String(error).split("\n").at(-1)}`);
+  }
+  try {
+    const volumes = openVolumes({ dir: folder.path });
+    for (const name of ["from", "to"]) {
+      const volume = create(VolumeSchema, { name, type: VolumeType.LOGS, declaredBytes: 1_000_000n });
+      await volumes.create({ name, stored: { formatVersion: 1, volume }, adopt: false });
+    }
+    const from = join(folder.path, "from");
+    fill(from);
+    const before = told(from);
+    await using opened = await volumes.open("to");
+    expect(await syncFileSystem(opened.top)).toBe(false);
+    await goOn({ folder, volumes, from, to: at }, { move: true });
+    expect(told(at)).toEqual(before);
+  } finally {
+    execFileSync("umount", ["--lazy", at]);
   }
 });
 

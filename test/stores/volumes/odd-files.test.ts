@@ -61,7 +61,7 @@ test("what holds nothing but zeros takes no room, and is read as it was", async 
   parts[2]?.writeUInt8(1, part - 1);
   const [whole, ended] = [Buffer.concat(parts), Buffer.concat(parts.slice(0, 4))];
   const meta = { mode: 0o600, mtimeNs: 0n, userId: process.getuid?.() ?? 0, groupId: process.getgid?.() ?? 0 };
-  const options = { occupied: "refuse", durable: false, direct: true, signal } as const;
+  const options = { occupied: "refuse", direct: true, signal } as const;
   await using writer = new TreeWriter({ top, own: top }, options);
   const streamed = async function* (some: readonly Buffer[]) {
     yield* some;
