@@ -2,7 +2,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
 import { createClient } from "@connectrpc/connect";
-import { type Collection, MongoClient } from "mongodb";
+import { type Collection, MongoClient, type ObjectId } from "mongodb";
 
 import { JobState } from "../gen/lucid/admin/v1/backup_service_pb.ts";
 import {
@@ -59,7 +59,7 @@ await runCommand(async () => {
     LUCID_SEARCH_COMPARE_EVERY_HOURS: "0",
   };
   const sessions = mongodb.db(database).collection("sessions");
-  await insert(sessions, count);
+  const ids = await insert(sessions, count);
   {
     // The first fill is done by a process that is not measured.
     await using filling = await startService(environment);
@@ -72,7 +72,7 @@ await runCommand(async () => {
   service.forgetPeak();
   const indices = createClient(SearchIndexService, service.transport);
   const ending = new AbortController();
-  const writing = write(sessions, count, ending.signal);
+  const writing = write(sessions, ids, ending.signal);
   const { job } = await indices.rebuildIndex({ index: "sessions" });
   const parts = await measured(indices.watchIndexJob({ jobId: job?.jobId ?? "" }), workers(stores, service.pid));
   const seconds = parts.reduce((sum, part) => sum + part.seconds, 0);
@@ -138,15 +138,20 @@ async function measured(events: AsyncIterable<WatchIndexJobResponse>, processes:
   return parts;
 }
 
-async function insert(sessions: Collection, count: number): Promise<void> {
+/** Makes so many; `_id`s of the first ones. */
+async function insert(sessions: Collection, count: number): Promise<unknown[]> {
   const sample = collections(1, 100_000).find(({ name }) => name === "sessions");
   const scale = Math.ceil((100_000 * count) / (sample?.count ?? 1));
   const made = collections(1, scale).find(({ name }) => name === "sessions");
+  let first: unknown[] | undefined;
   for (let from = 0; from < count; from += 5000) {
     const size = Math.min(5000, count - from);
-    await sessions.insertMany(Array.from({ length: size }, (_, place) => made?.document(from + place) ?? {}));
+    const documents = Array.from({ length: size }, (_, place) => made?.document(from + place) ?? {});
+    const { insertedIds } = await sessions.insertMany(documents);
+    first ??= Object.values(insertedIds).slice(0, 1000);
   }
   say(`${count} sessions are there`);
+  return first ?? [];
 }
 
 /** Waits until the index has everything. */
@@ -162,12 +167,13 @@ async function followed(sync: ReturnType<typeof createClient<typeof SearchSyncSe
 }
 
 /** Writes all the time, as the service does; how often. */
-async function write(sessions: Collection, count: number, signal: AbortSignal): Promise<number> {
+async function write(sessions: Collection, ids: readonly unknown[], signal: AbortSignal): Promise<number> {
   let writes = 0;
   while (!signal.aborted) {
-    const [one] = await sessions.aggregate([{ $skip: (writes * 97) % Math.min(count, 1000) }, { $limit: 1 }]).toArray();
+    // By their ids: to look for one would have one of the servers that speak this protocol read the whole collection.
+    const _id = ids[(writes * 97) % ids.length] as ObjectId;
     const change = { session_name: `renamed ${writes}`, revision: { $add: [{ $ifNull: ["$revision", 1n] }, 1n] } };
-    await sessions.updateOne({ _id: one?.["_id"] }, [{ $set: change }]);
+    await sessions.updateOne({ _id }, [{ $set: change }]);
     writes++;
     await pause(writeMs);
   }
