@@ -128,13 +128,24 @@ function itemOf(document: Document, { id }: SearchedMessage): Item {
   return { id: String(document[id]), key: documentKey(serialize({ _id })), revision: BigInt(revision) };
 }
 
+/** The next page is asked for while one is compared: the other side reads meanwhile too. */
 async function* copiesOf({ search, alias, message, signal }: CompareOptions): AsyncGenerator<IndexedCopy> {
-  for (let after = ""; ;) {
-    const found = await copiesAfter(search, { alias, message }, { after, size: pageSize, signal });
-    for (const copy of found) if (!copy.isRemoved) yield copy;
-    const last = found.at(-1);
-    if (last === undefined || found.length < pageSize) return;
-    after = last.id;
+  const ask = (after: string): Promise<IndexedCopy[]> => {
+    const asked = copiesAfter(search, { alias, message }, { after, size: pageSize, signal });
+    // Whoever takes it is told.
+    asked.catch(() => undefined);
+    return asked;
+  };
+  let next: Promise<IndexedCopy[]> | undefined = ask("");
+  try {
+    while (next !== undefined) {
+      const found: IndexedCopy[] = await next;
+      const last = found.at(-1);
+      next = last === undefined || found.length < pageSize ? undefined : ask(last.id);
+      for (const copy of found) if (!copy.isRemoved) yield copy;
+    }
+  } finally {
+    await next?.catch(() => undefined);
   }
 }
 
