@@ -1,5 +1,6 @@
 import {
   clearField,
+  clone,
   type DescField,
   type DescMessage,
   getOption,
@@ -52,25 +53,12 @@ function outputOnlyFields(schema: DescMessage): readonly DescField[] {
   return fields;
 }
 
-/** A copy of a message without what only the service sets. Bytes are shared with it. */
+/** The same message without what only the service sets. */
 export function onlyWritable<D extends DescMessage>(schema: D, message: MessageShape<D>): MessageShape<D> {
-  const copy = copied(message);
+  const copy = clone(schema, message);
   // Callers hardly ever set one, and to clear a field costs more than to look at it.
   for (const field of outputOnlyFields(schema)) if (isFieldSet(copy, field)) clearField(copy, field);
   return copy;
-}
-
-/** A message and all that is in it, of what they are objects of: the copy by its descriptor costs four times as much. */
-function copied<T>(value: T): T {
-  if (typeof value !== "object" || value === null || value instanceof Uint8Array) return value;
-  if (Array.isArray(value)) return value.map(copied) as T; // of the same elements
-  const prototype = Object.getPrototypeOf(value) as object;
-  // Spread, and not assigned: a caller's map may have a key that is called __proto__.
-  const copy = (
-    prototype === Object.prototype ? { ...value } : Object.assign(Object.create(prototype) as object, value)
-  ) as Record<string, unknown>;
-  for (const key of Object.keys(copy)) if (typeof copy[key] === "object") copy[key] = copied(copy[key]);
-  return copy as T; // it has the same members
 }
 
 /** The value at a path of a document; undefined where it is absent. */
