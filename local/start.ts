@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 
@@ -161,8 +161,10 @@ function writeEnvironment(
     LUCID_HTTP_URL: `http://${http.host}:${http.port}`,
   };
   const text = Object.entries(entries).map(([name, value]) => `${name}=${value}\n`);
-  // The addresses of a user's own stores may hold passwords.
-  writeFileSync(file, text.join(""), { mode: 0o600 });
+  // The addresses of a user's own stores may hold passwords. Whoever waits for the file finds all of it.
+  const whole = `${file}.new`;
+  writeFileSync(whole, text.join(""), { mode: 0o600 });
+  renameSync(whole, file);
   return { [Symbol.dispose]: () => rmSync(file, { force: true }) };
 }
 
