@@ -1,4 +1,4 @@
-"""Runs SecantusDB with three of its functions and one of its limits mended; takes the arguments of its own program, secantusd-py.
+"""Runs SecantusDB with three of its functions and two of its limits mended; takes the arguments of its own program, secantusd-py.
 
 The server keeps what it answered to each retryable write, up to 10,000 of them, and on every write, twice, looks at all of them
 for those that are too old; once there are 10,000 it sorts them as well. After some ten thousand writes that is half of its
@@ -11,6 +11,11 @@ their collection before the server's; so does the making of a collection here.
 It compares each document that an index has found for an `$in` with all of the list again, one by one: a thousand documents by
 their ids take a second. Where all are ids or text, a set tells it at once.
 
+It keeps the rows of all collections in a few tables of WiredTiger, which lets a page of them grow to 5 MB before whoever comes by has
+to write it out. That cannot be done while anybody reads from before, as whoever waits for the server's lock does, and is tried ten
+times, with pauses, for each row: whoever drops a database of some thousand documents meanwhile holds the lock for 20 to 50 seconds.
+Pages of 64 MB hold all that a suite of tests has.
+
 It closes connections beyond a thousand as soon as they are made, which a suite of tests that run side by side comes to. MongoDB
 takes as many as its process may open files.
 """
@@ -22,6 +27,7 @@ import threading
 from bson import ObjectId
 from secantus import query, server, storage, transactions
 from secantus.cli import main
+from wiredtiger import Session
 
 
 def prune(self) -> None:
@@ -68,6 +74,14 @@ def op_matches_sooner(values, op, arg, collation=None, **options):
     return op_matches(values, op, arg, collation, **options)
 
 
+create_table = Session.create
+
+
+@functools.wraps(create_table)
+def create_with_large_pages(self, name, config=None):
+    return create_table(self, name, f"{config},memory_page_max=64MB")
+
+
 # Another version may have them under other names: then this must be looked at again, not pass over it.
 assert hasattr(transactions.TransactionRegistry, "_prune_retryable_locked")
 assert hasattr(storage.Storage, "_coll_lock")
@@ -77,5 +91,6 @@ transactions.TransactionRegistry._prune_retryable_locked = prune
 storage.Storage.create_collection = create_in_turn
 server.SecantusDBServer.__init__.__kwdefaults__["max_connections"] = 10_000
 query._op_matches = op_matches_sooner
+Session.create = create_with_large_pages
 
 sys.exit(main())
