@@ -3,8 +3,7 @@ import { MongoClient } from "mongodb";
 
 import { backupJobs } from "../../src/backup/backup-jobs.ts";
 import { lazyRepository } from "../../src/backup/lazy-repository.ts";
-import { openJobs } from "../../src/jobs/jobs.ts";
-import { longLeaseMs } from "../jobs/lease.ts";
+import { jobsToBeKilled, silentLog } from "../jobs/to-be-killed.ts";
 import { gate, gatedSource, gatedTarget, plainSource, plainTarget } from "./fixtures.ts";
 
 const [uri, jobsDatabase, database, dir, keyFile, first] = process.argv.slice(2);
@@ -12,15 +11,8 @@ if (!uri || !jobsDatabase || !database || !dir || !keyFile)
   throw new Error("usage: replica.ts URI JOBS DATABASE DIR KEYFILE [FIRST]");
 
 const client = await MongoClient.connect(uri);
-const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({
-  db: client.db(jobsDatabase),
-  leaseMs: longLeaseMs,
-  concurrency: 2,
-  log,
-  translate: (error) => error,
-});
-const repository = lazyRepository({ dir, keyFile, oldKeyFile: "" }, log);
+const jobs = jobsToBeKilled(client.db(jobsDatabase), 2);
+const repository = lazyRepository({ dir, keyFile, oldKeyFile: "" }, silentLog);
 const half = gate();
 const sources = [gatedSource(plainSource(client.db(database)), half, { first: Number(first ?? 1) })];
 const targets = [gatedTarget(plainTarget(client), half)];

@@ -2,13 +2,13 @@
 // before versions are swapped.
 import { MongoClient } from "mongodb";
 
-import { openJobs } from "../../src/jobs/jobs.ts";
 import { indexCatalog } from "../../src/search/index-catalog.ts";
 import { indexJobs } from "../../src/search/index-jobs.ts";
 import { searchIndices } from "../../src/search/indices.ts";
 import { syncAccess } from "../../src/search/sync/access.ts";
 import { openSearch } from "../../src/stores/search.ts";
 import { longLeaseMs } from "../jobs/lease.ts";
+import { jobsToBeKilled } from "../jobs/to-be-killed.ts";
 
 const [mongodbUri, searchUri, prefix, domain, system, where] = process.argv.slice(2);
 if (!mongodbUri || !searchUri || !prefix || !domain || !system)
@@ -45,14 +45,7 @@ const counted: Request = async (params, options) => {
 // It is overloaded by what it returns, which only passes through here.
 transport.request = counted as typeof transport.request;
 
-const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({
-  db: client.db(system),
-  leaseMs: longLeaseMs,
-  concurrency: 1,
-  log,
-  translate: (error) => error,
-});
+const jobs = jobsToBeKilled(client.db(system));
 const indices = searchIndices({ search, prefix });
 const access = syncAccess({ search, indices, domain: client.db(domain), system: client.db(system) });
 indexJobs({ jobs, search, catalog: indexCatalog({ search, prefix }), access, leaseMs: longLeaseMs });

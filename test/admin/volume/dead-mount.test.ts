@@ -1,11 +1,10 @@
-import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { refusalOf } from "../../repository/support.ts";
-import { type VolumeApp, volumeApp } from "./support.ts";
+import { mountedBy, unmount, type VolumeApp, volumeApp } from "./support.ts";
 
 let there: VolumeApp;
 let mounted = "";
@@ -13,20 +12,16 @@ beforeAll(async () => {
   there = await volumeApp();
 });
 afterAll(async () => {
-  if (mounted !== "") execFileSync("umount", ["--lazy", mounted]);
+  if (mounted !== "") unmount(mounted);
   await there?.[Symbol.asyncDispose]();
 });
 
 /** Mounts a file system whose server is gone: whatever is asked of it fails with ENOTCONN. Why that cannot be where it cannot. */
 function mountDead(at: string): string | undefined {
   const mount = 'exec 3<>/dev/fuse && exec mount -i -t fuse none "$0" -o fd=3,rootmode=40000,user_id=0,group_id=0';
-  try {
-    execFileSync("sh", ["-c", mount, at], { stdio: "pipe" });
-  } catch (error) {
-    return `no file system can be mounted here: ${String(error).split("\n").at(-1)}`;
-  }
-  mounted = at;
-  return undefined;
+  const obstacle = mountedBy("sh", ["-c", mount, at]);
+  if (obstacle === undefined) mounted = at;
+  return obstacle;
 }
 
 test("a volume on a mount whose server is away is told with its problem, and hides no other", async (context) => {

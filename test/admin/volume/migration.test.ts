@@ -1,4 +1,3 @@
-import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
   chmodSync,
@@ -36,7 +35,7 @@ import { openVolumes } from "../../../src/stores/volumes/volumes.ts";
 import { refusalOf } from "../../repository/support.ts";
 import { temporaryFolder } from "../../stores/volumes/support.ts";
 import { startChild } from "../../support/child.ts";
-import { type VolumeApp, volumeApp } from "./support.ts";
+import { mountedBy, unmount, type VolumeApp, volumeApp } from "./support.ts";
 
 /** Fills a folder with little of everything: a process is started for each step that it takes to move it. */
 function fillLittle(folder: string): void {
@@ -404,11 +403,8 @@ test("where a file system is not known to sync all at once, each file of a move 
   await using _ = folder;
   const at = join(folder.path, "to");
   mkdirSync(at);
-  try {
-    execFileSync("mount", ["-t", "ramfs", "none", at], { stdio: "pipe" });
-  } catch (error) {
-    context.skip(`no file system can be mounted here: ${String(error).split("\n").at(-1)}`);
-  }
+  const obstacle = mountedBy("mount", ["-t", "ramfs", "none", at]);
+  if (obstacle !== undefined) context.skip(obstacle);
   try {
     const volumes = openVolumes({ dir: folder.path });
     for (const name of ["from", "to"]) {
@@ -423,7 +419,7 @@ test("where a file system is not known to sync all at once, each file of a move 
     await goOn({ folder, volumes, from, to: at }, { move: true });
     expect(told(at)).toEqual(before);
   } finally {
-    execFileSync("umount", ["--lazy", at]);
+    unmount(at);
   }
 });
 

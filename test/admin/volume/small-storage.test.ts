@@ -8,7 +8,7 @@ import { JobState } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { VolumeType } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { MigrationMode, VolumeStatus } from "../../../gen/lucid/admin/v1/volume_service_pb.ts";
 import { refusalOf } from "../../repository/support.ts";
-import { type VolumeApp, volumeApp } from "./support.ts";
+import { mountedBy, unmount, type VolumeApp, volumeApp } from "./support.ts";
 
 let there: VolumeApp;
 let mounted = "";
@@ -16,7 +16,7 @@ beforeAll(async () => {
   there = await volumeApp();
 });
 afterAll(async () => {
-  if (mounted !== "") execFileSync("umount", ["--lazy", mounted]);
+  if (mounted !== "") unmount(mounted);
   await there?.[Symbol.asyncDispose]();
 });
 
@@ -27,11 +27,8 @@ const declaredBytes = 2n ** 40n;
 async function mountSmall(): Promise<string | undefined> {
   const at = there.at(name);
   mkdirSync(at);
-  try {
-    execFileSync("mount", ["-t", "tmpfs", "-o", "size=256k", "none", at], { stdio: "pipe" });
-  } catch (error) {
-    return `no file system can be mounted here: ${String(error).split("\n").at(-1)}`;
-  }
+  const obstacle = mountedBy("mount", ["-t", "tmpfs", "-o", "size=256k", "none", at]);
+  if (obstacle !== undefined) return obstacle;
   mounted = at;
   await there.volumes.createVolume({ volume: { name, type: VolumeType.LOGS, declaredBytes } });
   return undefined;

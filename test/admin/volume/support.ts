@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
@@ -62,4 +63,19 @@ export async function volumeApp(environment: Readonly<Record<string, string>> = 
     },
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/** Has a program mount a file system; why it cannot, where that is so. */
+export function mountedBy(program: string, options: readonly string[]): string | undefined {
+  try {
+    execFileSync(program, options, { stdio: "pipe" });
+    return undefined;
+  } catch (error) {
+    return `no file system can be mounted here: ${String(error).split("\n").at(-1)}`;
+  }
+}
+
+/** Takes a file system off, also one whose server is gone. */
+export function unmount(at: string): void {
+  execFileSync("umount", ["--lazy", at]);
 }

@@ -2,12 +2,11 @@
 import { Redis } from "ioredis";
 import { Collection, type Db, MongoClient } from "mongodb";
 
-import { openJobs } from "../../../src/jobs/jobs.ts";
 import { storedMessages } from "../../../src/repository/collections.ts";
 import { copies } from "../../../src/repository/lifecycle/copies.ts";
 import { removalJobs } from "../../../src/repository/lifecycle/jobs.ts";
 import { openSearch } from "../../../src/stores/search.ts";
-import { longLeaseMs } from "../../jobs/lease.ts";
+import { jobsToBeKilled } from "../../jobs/to-be-killed.ts";
 
 const [mongodbUri, redisUri, searchUri, jobsDatabase, database, steps] = process.argv.slice(2);
 if (!mongodbUri || !redisUri || !searchUri || !jobsDatabase || !database)
@@ -38,14 +37,7 @@ const collection = ((name: string) => {
   return Object.defineProperties(real, { deleteMany: { value: deleteMany }, updateMany: { value: updateMany } });
 }) as Db["collection"];
 
-const log = { info() {}, warn() {}, error() {} };
-const jobs = openJobs({
-  db: client.db(jobsDatabase),
-  leaseMs: longLeaseMs,
-  concurrency: 1,
-  log,
-  translate: (error) => error,
-});
+const jobs = jobsToBeKilled(client.db(jobsDatabase));
 removalJobs({
   jobs,
   db: { collection },
