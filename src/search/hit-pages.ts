@@ -1,5 +1,6 @@
 import { fail } from "../errors.ts";
 import type { SearchStore } from "../stores/search.ts";
+import { abortable } from "../stores/waiting.ts";
 import {
   type AnswerHit,
   ask,
@@ -49,7 +50,8 @@ const keepAlive = "5m";
 /** Hits are counted up to here; who wants to know exactly asks for it. */
 const countedHits = 10_000;
 
-const releaseMs = 2000;
+/** How long opening one may take, whoever waits for it, and giving it back. */
+const [openMs, releaseMs] = [30_000, 2000];
 
 type Store = Pick<SearchStore, "client" | "dialect">;
 
@@ -66,10 +68,13 @@ export async function readHits(
 ): Promise<HitPage> {
   const { unique } = wanted;
   const known = position?.pointInTime ?? "";
-  const isNeeded = unique === undefined || position !== undefined;
-  const opened = known === "" && isNeeded ? await open(search, call, wanted) : known;
+  const page = { size, position };
+  if (unique !== undefined && position === undefined) {
+    return readPage(search, call, wanted, { ...page, pointInTime: "" });
+  }
   try {
-    return await readPage(search, call, wanted, { size, position, pointInTime: opened });
+    if (known === "") return await readInNew(search, call, wanted, page);
+    return await readPage(search, call, wanted, { ...page, pointInTime: known });
   } catch (error) {
     if (!(error instanceof PointInTimeLost)) throw error;
     if (unique === undefined) {
@@ -78,8 +83,23 @@ export async function readHits(
         cause: error,
       });
     }
-    const pointInTime = await open(search, call, wanted);
-    return readPage(search, call, wanted, { size, position, pointInTime });
+    return readInNew(search, call, wanted, page);
+  }
+}
+
+/** Reads a page in a point in time of its own, which is given back where nobody is told of it. */
+async function readInNew(
+  search: Store,
+  call: Call,
+  wanted: HitSearch,
+  page: Omit<Place, "pointInTime">,
+): Promise<HitPage> {
+  const pointInTime = await open(search, call, wanted);
+  try {
+    return await readPage(search, call, wanted, { ...page, pointInTime });
+  } catch (error) {
+    await release(search, pointInTime);
+    throw error;
   }
 }
 
@@ -87,9 +107,17 @@ export async function readHits(
 async function open(search: Store, { signal }: Call, { indices, unique, preference }: HitSearch): Promise<string> {
   const dialect = await search.dialect(signal);
   const aliases = indices.map(({ alias }) => alias);
+  // Not with the signal of the call: a server whose caller has gone opens one all the same, and it has to be known to be given back.
+  const opening = dialect.openPointInTime(aliases, keepAlive, { signal: AbortSignal.timeout(openMs), preference });
   try {
-    return await dialect.openPointInTime(aliases, keepAlive, { signal, preference });
+    return await abortable(opening, signal);
   } catch (error) {
+    if (signal.aborted) {
+      void opening.then(
+        (opened) => release(search, opened),
+        () => {}, // there is none
+      );
+    }
     if (unique !== undefined && typesOf(error).has("rejected_execution_exception")) return "";
     throw refusal(error, indices);
   }

@@ -77,9 +77,11 @@ export async function searchPage(options: SearchOptions, call: HitCall, context:
   const preference = await untilAllSearchable({ search, documents }, call, context);
   const { wanted, highlights } = hitSearch(call, preference);
   const page = await readHits(search, context, wanted, { size: pageSizeOf(call.pageSize), position });
-  // The first part is all that there is room for.
-  const parts = withDocuments(documents, page.hits, call, context);
-  const { value: part } = await parts.next();
+  const part = await firstPart(documents, page.hits, call, context).catch(async (error: unknown) => {
+    // One that a token holds is gone on in where the caller comes again with it.
+    if ((position?.pointInTime ?? "") === "") await release(search, page.pointInTime);
+    throw error;
+  });
   const hasMore = page.hasMore || (part !== undefined && part.through !== page.hits.at(-1));
   if (!hasMore) await release(search, page.pointInTime);
   const after = part?.through.sort;
@@ -89,6 +91,11 @@ export async function searchPage(options: SearchOptions, call: HitCall, context:
     nextPageToken: hasMore && after ? tokens.encode(call.bound, textOf({ after, pointInTime: page.pointInTime })) : "",
     totalHits: { count: BigInt(page.total.value), isMinimum: page.total.relation !== "eq" },
   };
+}
+
+/** The hits that a response has room for. */
+async function firstPart(...of: Parameters<typeof withDocuments>): Promise<Part | undefined> {
+  return (await withDocuments(...of).next()).value;
 }
 
 /** How many hits a page has. */

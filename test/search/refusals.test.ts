@@ -1,7 +1,7 @@
 import { create, fromJson, type JsonObject } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { type CallOptions, Code, ConnectError } from "@connectrpc/connect";
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
@@ -204,6 +204,37 @@ onEveryServer((uri) => {
       expect(await refusalOf(there.client.search({ indices: ["notes"] }))).toMatchObject({
         reason: "STORE_UNAVAILABLE",
       });
+    } finally {
+      server.refuses = () => undefined;
+    }
+  });
+
+  test("no point in time is left of a search that fails, or whose caller leaves", async () => {
+    const isPointInTime = (path: string) => /\/_pit\b|\/point_in_time\b/.test(path);
+    const counts = { opened: 0, closed: 0 };
+    const told = { type: "parsing_exception", reason: "refused" };
+    const refused = { status: 400, body: { error: { root_cause: [told], ...told }, status: 400 } };
+    const opening = Promise.withResolvers<void>();
+    const leaving = new AbortController();
+    const call = (options?: CallOptions) => there.client.search({ indices: ["notes"] }, options);
+    server.refuses = (method, path) => {
+      if (isPointInTime(path)) counts[method === "DELETE" ? "closed" : "opened"]++;
+      return path.startsWith("/_search?") ? refused : undefined;
+    };
+    try {
+      expect(await refusalOf(call())).toMatchObject({ reason: "SEARCH_NOT_POSSIBLE" });
+      expect(counts).toEqual({ opened: 1, closed: 1 });
+      server.refuses = async (method, path) => {
+        if (!isPointInTime(path)) return undefined;
+        counts[method === "DELETE" ? "closed" : "opened"]++;
+        if (method === "DELETE") return undefined;
+        leaving.abort();
+        await opening.promise;
+        return undefined;
+      };
+      expect(await refusalOf(call({ signal: leaving.signal }))).toMatchObject({ code: "Canceled" });
+      opening.resolve();
+      await vi.waitFor(() => expect(counts).toEqual({ opened: 2, closed: 2 }), { timeout: 60_000 });
     } finally {
       server.refuses = () => undefined;
     }
