@@ -10,6 +10,7 @@ type Highlight = MessageInitShape<typeof HighlightSchema>;
 
 /** What asks the server to tell where words are, and how its answer is read. */
 export interface Highlighting {
+  readonly areShown: boolean;
   readonly body: Readonly<Record<string, unknown>>;
   fragments(hit: AnswerHit): Highlight[];
 }
@@ -18,7 +19,7 @@ export interface Highlighting {
 export function highlighting(fields: readonly IndexField[]): Highlighting {
   // Fields within lists of messages would need requests of their own.
   const shown = fields.filter(({ nestedIn }) => nestedIn === undefined);
-  if (shown.length === 0) return { body: {}, fragments: () => [] };
+  if (shown.length === 0) return { areShown: false, body: {}, fragments: () => [] };
   // Marks that nobody can have put into a text, which parts are told by.
   const [before, after] = [`<${randomUUID()}>`, `</${randomUUID()}>`];
   const body = {
@@ -31,6 +32,7 @@ export function highlighting(fields: readonly IndexField[]): Highlighting {
     },
   };
   return {
+    areShown: true,
     body,
     fragments: ({ highlight = {} }) =>
       Object.entries(highlight).map(([field, texts]) => ({

@@ -151,11 +151,13 @@ function hitSearch(call: HitCall, preference: string | undefined) {
   const [only] = targets;
   const isDomain = targets.every(({ message }) => message !== undefined);
   const more = { _source: !isDomain && !call.idsOnly, ...highlights.body };
+  const unique = targets.length === 1 ? only?.message?.id : undefined;
   const wanted: HitSearch = {
     indices: targets,
     clause,
     order,
-    unique: targets.length === 1 ? only?.message?.id : undefined,
+    unique,
+    byUnique: unique !== undefined && !highlights.areShown,
     more,
     counts: true,
     preference,
