@@ -23,11 +23,11 @@ export interface StoredChunk extends CountedChunk {
   readonly hash: string;
 }
 
-/** The document of a chunk that is added to a session. Fails with `BAD_REQUEST`; `at` is where it is in the request. */
-export function documentOf(sent: Chunk, sessionId: string, now: Date, at = "chunk"): Document & StoredChunk {
-  const document = codec.encode(sent, at);
+/** The document of a chunk that is added to a session. Fails with `BAD_REQUEST`. */
+export function documentOf(sent: Chunk, sessionId: string, now: Date): Document & StoredChunk {
+  const document = codec.encode(sent, "chunk");
   for (const name of outputOnly) delete document[name];
-  const [wrong] = tooLarge(`${at}.metadata`, document["metadata"], mostMetadataBytes);
+  const [wrong] = tooLarge("chunk.metadata", document["metadata"], mostMetadataBytes);
   if (wrong !== undefined) throw badRequest(wrong);
   document["status"] ??= chunkStates.name(ChunkStatus.PENDING);
   if (sent.status === ChunkStatus.UPLOADED) document["uploaded_at"] = now;

@@ -25,6 +25,11 @@ interface Item {
   readonly place: number;
 }
 
+/** One that is not there yet. */
+interface NewItem extends Item {
+  readonly document: Document & StoredChunk;
+}
+
 /** Adds chunks to sessions and counts them. */
 export interface ChunkStore {
   /**
@@ -66,9 +71,8 @@ export function chunkStore({ chunks, counters }: { chunks: Collection; counters:
   };
 
   /** Inserts chunks and counts those that are new; says of all what became of them. */
-  const insert = async (sessionId: string, items: readonly Item[], outcomes: Added[], context: Context) => {
-    const now = new Date();
-    const documents = items.map(({ chunk }) => documentOf(chunk, sessionId, now));
+  const insert = async (sessionId: string, items: readonly NewItem[], outcomes: Added[], context: Context) => {
+    const documents = items.map(({ document }) => document);
     const addsBytes = documents.reduce((sum, { size_bytes: bytes }) => sum + BigInt(bytes), 0n);
     const write = async (brief: Context) => {
       const limits = deadlineOf(brief);
@@ -87,8 +91,7 @@ export function chunkStore({ chunks, counters }: { chunks: Collection; counters:
       return { result, change, record: auditRecord(brief, ofSession) };
     };
     const { added, others } = await counters.counted({ sessionId, addsBytes, write }, context);
-    for (const [at, { chunk, place }] of items.entries()) {
-      const document = documents[at] as Document & StoredChunk; // one for each item
+    for (const { chunk, place, document } of items) {
       const other = others.get(chunk.chunkIndex);
       if (added.has(document)) outcomes[place] = { kind: "added", document };
       else outcomes[place] = other === undefined ? conflict(sessionId) : compared(sessionId, chunk, other);
@@ -96,7 +99,7 @@ export function chunkStore({ chunks, counters }: { chunks: Collection; counters:
   };
 
   /** Inserts what the session has room for. */
-  const insertWithin = async (sessionId: string, items: readonly Item[], outcomes: Added[], context: Context) => {
+  const insertWithin = async (sessionId: string, items: readonly NewItem[], outcomes: Added[], context: Context) => {
     let fitting = items;
     for (let attempt = 1; ; attempt++) {
       try {
@@ -113,40 +116,52 @@ export function chunkStore({ chunks, counters }: { chunks: Collection; counters:
     }
   };
 
-  /** Adds chunks with different indexes. */
-  const addDistinct = async (sessionId: string, items: readonly Item[], outcomes: Added[], context: Context) => {
-    // Looked up first, since a retry of a whole upload finds most of them there, and each that the store refuses costs a lot.
-    const indexes = items.map(({ chunk }) => chunk.chunkIndex);
-    const stored = await storedUnder(sessionId, indexes, deadlineOf(context));
-    for (const { chunk, place } of items) {
-      const there = stored.get(chunk.chunkIndex);
-      if (there !== undefined) outcomes[place] = compared(sessionId, chunk, there);
-    }
-    const missing = items.filter(({ chunk }) => !stored.has(chunk.chunkIndex));
-    if (missing.length > 0) await insertWithin(sessionId, missing, outcomes, context);
-  };
-
   return {
     async add(sessionId, sent, context) {
       const outcomes: Added[] = [];
+      const now = new Date();
       let rest: readonly Item[] = sent.map((chunk, place) => ({ chunk, place }));
       while (rest.length > 0) {
+        // Looked up first, since a retry of a whole upload finds most of them there, and each that the store refuses costs a lot.
+        const indexes = rest.map(({ chunk }) => chunk.chunkIndex);
+        const stored = await storedUnder(sessionId, indexes, deadlineOf(context));
         // The first of those with one index is added, and the next ones are compared with it.
-        const firsts = new Map<bigint, Item>();
-        for (const item of rest) if (!firsts.has(item.chunk.chunkIndex)) firsts.set(item.chunk.chunkIndex, item);
-        await addDistinct(sessionId, [...firsts.values()], outcomes, context);
-        rest = rest.filter((item) => firsts.get(item.chunk.chunkIndex) !== item);
+        const firsts = new Map<bigint, NewItem>();
+        const later: Item[] = [];
+        for (const item of rest) {
+          const { chunk, place } = item;
+          const there = stored.get(chunk.chunkIndex);
+          if (there !== undefined) outcomes[place] = compared(sessionId, chunk, there);
+          else if (firsts.has(chunk.chunkIndex)) later.push(item);
+          else {
+            const document = documentOrRefusal(chunk, sessionId, now);
+            if (document instanceof ConnectError) outcomes[place] = { kind: "refused", error: document };
+            else firsts.set(chunk.chunkIndex, { ...item, document });
+          }
+        }
+        if (firsts.size > 0) await insertWithin(sessionId, [...firsts.values()], outcomes, context);
+        rest = later;
       }
       return outcomes;
     },
   };
 }
 
+/** The document of a chunk, or why it cannot be stored, which keeps no other from it. */
+function documentOrRefusal(chunk: Chunk, sessionId: string, now: Date): (Document & StoredChunk) | ConnectError {
+  try {
+    return documentOf(chunk, sessionId, now);
+  } catch (error) {
+    if (error instanceof ConnectError) return error;
+    throw error;
+  }
+}
+
 /** Takes as many as there is room for, each that fits. */
-function split(items: readonly Item[], room: bigint) {
+function split<T extends Item>(items: readonly T[], room: bigint) {
   let left = room;
-  const fit: Item[] = [];
-  const rest: Item[] = [];
+  const fit: T[] = [];
+  const rest: T[] = [];
   for (const item of items) {
     const fits = item.chunk.sizeBytes <= left;
     if (fits) left -= item.chunk.sizeBytes;

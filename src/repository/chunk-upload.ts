@@ -84,10 +84,10 @@ export async function upload(
     }
     if (sessionId === "") throw sessionMissing("must be set in the first message");
   } catch (error) {
-    waiting.length = 0;
+    // What came before a message that breaks a rule is added; of a caller that has gone, only what is begun.
+    if (context.signal.aborted) waiting.length = 0;
     throw error;
   } finally {
-    // What was begun ends before the call does, also where the caller has gone.
     while (work.running !== undefined) await work.running;
   }
   if (work.failure !== undefined) throw work.failure.cause;

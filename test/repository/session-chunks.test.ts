@@ -1,9 +1,7 @@
 import { randomUUID } from "node:crypto";
 
-import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { type Chunk, ChunkStatus } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { SessionStatus, SessionStatusSchema } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { storedName } from "../../src/schema/stored-field.ts";
@@ -232,71 +230,6 @@ test("ranges name the indexes that are there, and where to go on after a thousan
 async function* messages<T>(...sent: T[]) {
   yield* sent;
 }
-
-test.for(["sessions", "overHttp"] as const)("an upload tells what became of each chunk (%s)", async (name) => {
-  const sessions = service[name];
-  const { sessionId } = await newSession(sessions);
-  await newChunk(sessionId, 1);
-  const response = await sessions.addChunks(
-    messages(
-      { sessionId, chunks: [chunkInit(0), chunkInit(1), chunkInit(1, { hash })] },
-      { chunks: [] },
-      { sessionId, chunks: [chunkInit(2), chunkInit(2), chunkInit(0, { sizeBytes: 1n })] },
-    ),
-  );
-  expect(response).toMatchObject({ receivedCount: 6n, addedCount: 2n, alreadyPresentCount: 2n, failedCount: 2n });
-  expect(response.failures.map(({ position, chunkIndex }) => [position, chunkIndex])).toEqual([
-    [2n, 1n],
-    [5n, 0n],
-  ]);
-  for (const { status, chunkIndex } of response.failures) {
-    expect(status).toMatchObject({ code: Code.AlreadyExists });
-    const [detail] = status?.details ?? [];
-    expect(detail?.typeUrl).toBe(`type.googleapis.com/${ErrorInfoSchema.typeName}`);
-    expect(Buffer.from(detail?.value ?? []).toString()).toContain("CHUNK_ALREADY_EXISTS");
-    expect(Buffer.from(detail?.value ?? []).toString()).toContain(String(chunkIndex));
-  }
-  expect(await counters(sessionId)).toMatchObject({ totalChunks: 3n });
-});
-
-test("an upload that broke off is resumed, by sending all again or what is missing", async () => {
-  const { sessions } = service;
-  const { sessionId } = await newSession(sessions);
-  const all = Array.from({ length: 2500 }, (_, index) => chunkInit(index, { status: UPLOADED }));
-  async function* broken() {
-    for (let at = 0; at < 1500; at += 250) yield { sessionId, chunks: all.slice(at, at + 250) };
-    throw new Error("The line is cut");
-  }
-  await expect(sessions.addChunks(broken())).rejects.toThrow("The line is cut");
-  const { ranges } = await sessions.listChunkRanges({ sessionId });
-  const has = (index: bigint) => ranges.some(({ firstIndex, lastIndex }) => firstIndex <= index && index <= lastIndex);
-  const missing = all.filter(({ chunkIndex = 0n }) => !has(chunkIndex));
-  async function* rest(chunks: typeof all) {
-    for (let at = 0; at < chunks.length; at += 1000) yield { sessionId, chunks: chunks.slice(at, at + 1000) };
-  }
-  const resumed = await sessions.addChunks(rest(missing));
-  expect(Number(resumed.addedCount + resumed.alreadyPresentCount)).toBe(missing.length);
-  expect(await counters(sessionId)).toMatchObject({ totalChunks: 2500n, chunksUploaded: 2500n });
-  const again = await sessions.addChunks(rest(all));
-  expect(again).toMatchObject({ receivedCount: 2500n, addedCount: 0n, alreadyPresentCount: 2500n });
-  expect((await sessions.listChunkRanges({ sessionId })).ranges).toMatchObject([{ firstIndex: 0n, lastIndex: 2499n }]);
-});
-
-test("a caller that sends slowly need not fill a batch to have its chunks stored", async () => {
-  const { sessions } = service;
-  const { sessionId } = await newSession(sessions);
-  const stored = Promise.withResolvers<void>();
-  async function* slowly() {
-    yield { sessionId, chunks: [chunkInit(0)] };
-    await stored.promise;
-    yield { sessionId, chunks: [chunkInit(1)] };
-  }
-  const call = sessions.addChunks(slowly());
-  const read = async () => (await sessions.getSession({ sessionId })).session?.totalChunks;
-  await expect.poll(read, { timeout: 60_000 }).toBe(1n);
-  stored.resolve();
-  expect(await call).toMatchObject({ addedCount: 2n });
-});
 
 test("the key of a session is stored apart and never returned", async () => {
   const { sessions, db } = service;

@@ -1834,9 +1834,10 @@ export const SessionService: GenService<{
   },
   /**
    * Adds any number of chunks to a session, as AddChunk does, in memory that does not grow with them; a slow store slows the
-   * caller down. What becomes of one chunk keeps no other from being added. May be repeated: an upload that broke off sends
-   * all again, or what ListChunkRanges does not name. Fails as AddChunk does where the session takes no chunks, and with
-   * `INVALID_ARGUMENT` (`BAD_REQUEST`) at the first message that breaks a rule; what came before stays.
+   * caller down. What becomes of one chunk keeps no other from being added, also where its `metadata` cannot be stored. May be
+   * repeated: an upload that broke off sends all again, or what ListChunkRanges does not name. Fails as AddChunk does where the
+   * session takes no chunks, and with `INVALID_ARGUMENT` (`BAD_REQUEST`) at the first message that breaks a rule of its
+   * fields; what the messages before it brought is added.
    *
    * @generated from rpc lucid.repository.v1.SessionService.AddChunks
    */
