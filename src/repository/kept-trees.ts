@@ -8,7 +8,7 @@ import {
   verifyInclusion,
 } from "../proofs/merkle.ts";
 import { type MultiProof, multiSpans, verifyMany } from "../proofs/multi-proof.ts";
-import { type Cell, type CellTable, cellsOf, cellTable, growingCells, spanHash } from "./merkle-cells.ts";
+import { type Cell, type CellTable, cellsOf, cellTable, growingCells, spanHash, tableBytes } from "./merkle-cells.ts";
 
 /** What proves a leaf that holds `leaf`. */
 export interface ProvenLeaf {
@@ -47,7 +47,7 @@ export interface KeptTrees {
   ): Promise<ProvenLeaves | undefined>;
 }
 
-/** Keeps trees, those that were used last, within so many bytes. */
+/** Keeps trees, those that were used last, within so many bytes; none that alone is larger. */
 export function keptTrees(mostBytes: number): KeptTrees {
   /** The one that was used last is the last. */
   const trees = new Map<string, CellTable>();
@@ -85,6 +85,8 @@ export function keptTrees(mostBytes: number): KeptTrees {
 
   return {
     grow(size) {
+      // One that is too large would drive out all others, and go itself.
+      if (tableBytes(size) > mostBytes) return { add: () => {}, keep: () => {} };
       const cells = cellTable(size);
       const growth = growingCells();
       let index = 0;

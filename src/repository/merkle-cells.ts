@@ -92,19 +92,28 @@ export interface CellTable {
   hashOf(cell: Cell): Uint8Array;
 }
 
-/** Room for the cells of a tree of so many leaves: half a byte for each. */
+/** How many cells of each level, from the first, a tree of so many leaves has. */
+function cellCounts(size: number): number[] {
+  const counts: number[] = [];
+  for (let cells = Math.floor(size / fanOut); cells > 0; cells = Math.floor(cells / fanOut)) counts.push(cells);
+  return counts;
+}
+
+/** What the cells of a tree of so many leaves take of memory: half a byte for each leaf. */
+export function tableBytes(size: number): number {
+  return cellCounts(size).reduce((sum, cells) => sum + cells * emptyRoot.length, 0);
+}
+
+/** Room for the cells of a tree of so many leaves. */
 export function cellTable(size: number): CellTable {
-  const levels: Buffer[] = [];
-  for (let cells = Math.floor(size / fanOut); cells > 0; cells = Math.floor(cells / fanOut)) {
-    levels.push(Buffer.alloc(cells * emptyRoot.length));
-  }
+  const levels = cellCounts(size).map((cells) => Buffer.alloc(cells * emptyRoot.length));
   const slot = ({ level, index }: Cell): Buffer => {
     const place = levels[level - 1]?.subarray(index * emptyRoot.length, (index + 1) * emptyRoot.length);
     if (place?.length !== emptyRoot.length) throw new RangeError(`The tree has no cell ${index} of level ${level}`);
     return place;
   };
   return {
-    bytes: levels.reduce((sum, { length }) => sum + length, 0),
+    bytes: tableBytes(size),
     put: (cell) => slot(cell).set(cell.hash),
     hashOf: slot,
   };

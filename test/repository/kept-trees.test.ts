@@ -133,3 +133,17 @@ test("of more trees than there is room for, those that were used last are kept",
   const [first, second, third] = await Promise.all(made.map(isKept));
   expect([first, second, third]).toEqual([true, false, true]);
 });
+
+test("a tree that there is no room for at all takes none, and drives out no other", async () => {
+  const trees = keptTrees(20 * 32);
+  const [small, large] = [10 * fanOut, 30 * fanOut];
+  const root = await keepTree(trees, small);
+  const rootOfLarge = await keepTree(trees, large);
+  const { leavesAt } = store();
+  expect(await trees.prove({ root, size: small, index: 0 }, leavesAt)).toBeDefined();
+  expect(await trees.prove({ root: rootOfLarge, size: large, index: 0 }, leavesAt)).toBeUndefined();
+  // The largest tree that a manifest may have: a gigabyte of cells.
+  const before = process.memoryUsage().arrayBuffers;
+  trees.grow(2 ** 31 - 1);
+  expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(2 ** 20);
+});
