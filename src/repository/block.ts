@@ -187,9 +187,12 @@ export function blockService({
     },
 
     async updateConfirmations({ blockId, confirmations }, context) {
-      const stages = [{ $set: { confirmations: { $max: ["$confirmations", confirmations] } } }];
-      const found = await blocks.change(blockId, { stages, filter: inChain }, context);
+      // As many or more stay as they are, and nothing is written: late news do not move the block's revision.
+      const filter = { ...inChain, confirmations: { $not: { $gte: confirmations } } };
+      const found = await blocks.change(blockId, { stages: [{ $set: { confirmations } }], filter }, context);
       if (found !== null) return counted([found]);
+      const there = await blocks.find({ block_id: blockId, ...inChain }, context);
+      if (there !== null) return counted([there]);
       await blocks.get({ block_id: blockId }, context, { block_id: blockId });
       throw fail("BLOCK_ORPHANED", `The block ${blockId} is orphaned`, { metadata: { block_id: blockId } });
     },

@@ -195,7 +195,11 @@ test("confirmations never fall, and an orphaned block has no more of them", asyn
   const confirm = async (confirmations: bigint) =>
     (await blocks.updateConfirmations({ blockId, confirmations })).block?.confirmations;
   expect(await confirm(3n)).toBe(3n);
+  const { block } = await blocks.getBlock({ blockId });
   expect(await confirm(1n)).toBe(3n);
+  expect(await confirm(3n)).toBe(3n);
+  // Late news are no change: nobody who watches or searches hears of them.
+  expect((await blocks.getBlock({ blockId })).block).toStrictEqual(block);
   expect(await confirm(2n ** 63n - 1n)).toBe(2n ** 63n - 1n);
   expect((await blocks.getBlock({ blockId })).block?.status).toBe(BlockStatus.PENDING);
   await blocks.markBlockOrphaned({ blockId });
