@@ -1,6 +1,5 @@
 import type { ClientSession } from "mongodb";
 
-import { isReason } from "../../errors.ts";
 import { timeNow } from "../../stores/cluster-time.ts";
 import type { Change } from "./change.ts";
 import { Feed, type FeedOptions } from "./feed.ts";
@@ -36,7 +35,7 @@ export class Feeds implements AsyncDisposable {
     this.#hold();
     try {
       if (from !== undefined) return await this.#followerAt(from);
-      const feed = await this.#shared(undefined);
+      const feed = await this.#shared();
       const { resume: token } = feed;
       const time = (await timeNow(this.#options.db, session))?.toBigInt() ?? 0n;
       return this.#follower(feed, { token, time, last: undefined });
@@ -49,7 +48,7 @@ export class Feeds implements AsyncDisposable {
   /** Follows a feed that has all that comes after a position. */
   async #followerAt(from: Position): Promise<Follower> {
     for (;;) {
-      const feed = await this.#shared(from);
+      const feed = await this.#shared();
       if (feed.covers(from)) return this.#follower(feed, from);
       const older = await this.#catchUp(from);
       if (older?.covers(from)) return this.#follower(older, from);
@@ -57,19 +56,17 @@ export class Feeds implements AsyncDisposable {
     }
   }
 
-  /** The feed that all share. Where there is none it is opened at the position. */
-  async #shared(from: Position | undefined): Promise<Feed> {
+  /** The feed that all share; opened now where there is none, so that what came before concerns only those who ask for it. */
+  async #shared(): Promise<Feed> {
     for (;;) {
-      const isMine = this.#current === undefined;
-      const opening = (this.#current ??= this.#open(from));
+      const opening = (this.#current ??= this.#open());
       try {
         const feed = await opening;
         if (feed.failure === undefined) return feed;
         await this.#drop(opening);
       } catch (error) {
         if (this.#current === opening) this.#current = undefined;
-        // The position of another that is too old says nothing of this one.
-        if (isMine || !isReason(error, "WATCH_TOKEN_TOO_OLD")) throw error;
+        throw error;
       }
     }
   }
@@ -109,7 +106,7 @@ export class Feeds implements AsyncDisposable {
     await (await opening)[Symbol.asyncDispose]();
   }
 
-  #open(from: Position | undefined): Promise<Feed> {
+  #open(from?: Position): Promise<Feed> {
     return Feed.open(this.#options, from);
   }
 
