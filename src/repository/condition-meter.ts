@@ -1,6 +1,7 @@
 import { celFunc, type CelFunc, celList, type CelType, CelScalar, isCelList, isCelMap, listType } from "@bufbuild/cel";
 
 import type { Call, CheckedExpression, Expression } from "./condition-check.ts";
+import { pattern } from "./condition-pattern.ts";
 
 /** Steps that an evaluation has left; -1 where it wanted more than there were. A step takes up to about a microsecond. */
 export interface Meter {
@@ -56,6 +57,18 @@ export const meterFunctions: CelFunc[] = [
   celFunc("_+_", [anyList, anyList], anyList, (left, right) => celList([...left, ...right])),
 ];
 
+/** Instructions of a pattern that are visited in one step. */
+const visitsPerStep = 32;
+
+/** How metered expressions look for patterns. */
+export const meteredPatterns = {
+  compile(expression: string) {
+    const compiled = pattern(expression);
+    take(compiled.size);
+    return { test: (text: string) => compiled.isIn(text, (visits) => take(visits / visitsPerStep)) };
+  },
+};
+
 /** Takes a step for each value within a value, and for each 32 characters. */
 function takeFor(value: unknown, weight: number): void {
   if (typeof value === "string" || value instanceof Uint8Array) take(1 + (weight * value.length) / 32);
@@ -72,7 +85,7 @@ function takeFor(value: unknown, weight: number): void {
 const zoneSteps = 300;
 const patternSteps = { each: 300, character: 30 };
 /** How much more others take for the same text, as measured with 200,000 characters. */
-const weights: Readonly<Record<string, number>> = { matches: 8, int: 8, uint: 8, size: 2 };
+const weights: Readonly<Record<string, number>> = { int: 8, uint: 8, size: 2 };
 
 /** Makes an expression take its steps from the meter of the evaluation. Changes it in place. */
 export function putMeters(expression: Expression, { types }: CheckedExpression): Expression {
@@ -139,8 +152,8 @@ function priceOf(value: Call): Price {
   const weight = weights[value.function] ?? 1;
   if (value.function === "matches") {
     const kind = value.args[0]?.exprKind;
-    const pattern = kind?.case === "constExpr" ? kind.value.constantKind : undefined;
-    const length = pattern?.case === "stringValue" ? pattern.value.length : 0;
+    const constant = kind?.case === "constExpr" ? kind.value.constantKind : undefined;
+    const length = constant?.case === "stringValue" ? constant.value.length : 0;
     return { weight, more: patternSteps.each + patternSteps.character * length };
   }
   return { weight, more: value.function.startsWith("get") && value.args.length > 0 ? zoneSteps : 0 };

@@ -3,7 +3,7 @@ import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 
 import { checkExpression, ConditionProblem } from "./condition-check.ts";
-import { metered, putMeters, type Meter, meterFunctions } from "./condition-meter.ts";
+import { metered, meteredPatterns, putMeters, type Meter, meterFunctions } from "./condition-meter.ts";
 
 /** What conditions see of whom a policy is evaluated for. */
 export interface ConditionSubject {
@@ -40,7 +40,7 @@ const mostProblemLength = 200;
 /** Most text of the conditions that are kept compiled. They were seen to take 80 bytes for each character: 16 MB. */
 const mostKeptCharacters = 200_000;
 
-const environment = celEnv({ funcs: meterFunctions });
+const environment = celEnv({ funcs: meterFunctions, re2: meteredPatterns });
 
 const kept = new Map<string, Condition>();
 let keptCharacters = 0;

@@ -90,6 +90,7 @@ test.for([
   ["subject.id.matches('(')", "has a pattern that is none"],
   ["subject.id.matches('((a{100}){100}){100}')", "has a pattern that is none"],
   [`subject.id.matches('${"a".repeat(257)}')`, "has a pattern of more than 256 characters"],
+  ["subject.id.matches('(a{1000}){1}a{1000}a{1000}a{1000}')", "has a pattern of more than 4000 instructions"],
   [`${"(".repeat(1000)}true${")".repeat(1000)}`, "nests too deeply"],
   [`${"[".repeat(900)}1${"]".repeat(900)} == 1`, ""],
   [`subject.attributes${".a".repeat(100)}`, "has more than 60 levels"],
@@ -116,6 +117,10 @@ const costly = [
   "subject.attributes.list.all(x, now.getHours('Europe/Berlin') >= 0)",
   "subject.attributes.list.exists(x, int(subject.attributes.digits) > 0)",
   String.raw`subject.attributes.list.all(x, !subject.id.matches('[\\pL\\pN]*([^\\pL]|\\pM){0,200}[\\pP]+(a|b|c|d|e|f){0,300}z'))`,
+  // Short, and made of thousands of instructions.
+  "subject.attributes.large.matches('(.*){900}$')",
+  "subject.attributes.large.matches('^x*(x|y)*x(.?){900}z')",
+  String.raw`subject.attributes.large.matches('\pL{1000}\pN{1000}\b')`,
 ];
 
 test.for(costly)("%s is given up before it takes long", (expression) => {

@@ -25,13 +25,13 @@ export type TrustPolicyCondition = Message<"lucid.repository.v1.TrustPolicyCondi
   /**
    * A CEL expression that is true or false, 1 to 2048 characters, for example
    * `subject.attributes.trust_score >= 70 && subject.attributes.region in parameters.regions`. Required. It sees:
-   * - `subject.type` and `subject.id`, strings, and `subject.attributes`, a map, all as EvaluatePolicy is given them;
+   * - `subject.type` and `subject.id`, strings, and `subject.attributes`, a map, all as EvaluateTrustPolicies is given them;
    * - `parameters`, the map of the policy; `now`, the timestamp that is evaluated for.
    *
    * Numbers in these maps are doubles: they compare with whole numbers as they are, and are added to `1.0`, not to `1`.
    * An attribute that is not there is an error of the rule; `has(subject.attributes.region)` asks for it. There are all
    * operators of CEL, `has`, `all`, `exists`, `exists_one`, `map`, `filter`, `size`, `contains`, `startsWith`, `endsWith`,
-   * `matches` with a literal RE2 pattern of at most 256 characters, `int`, `uint`, `double`, `string`, `bool`, `bytes`,
+   * `matches` with a literal RE2 pattern of at most 256 characters and 4000 instructions, `int`, `uint`, `double`, `string`, `bool`, `bytes`,
    * `timestamp`, `duration`, `type`, `dyn`, and the `get…` functions of timestamps and durations.
    *
    * When a policy is stored, every expression is parsed, its names and functions are looked up, and the types of what its
