@@ -19,7 +19,7 @@ import { cancellable } from "../schema/call-options.ts";
 import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
-import { entity } from "../schema/entity.ts";
+import { entity, purgeKey } from "../schema/entity.ts";
 import { literal } from "../schema/expressions.ts";
 import { maskedPaths, onlyWritable, valueAt } from "../schema/field-mask.ts";
 import { dateAtOrBefore } from "../schema/filters.ts";
@@ -252,7 +252,8 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
         {
           policyId,
           etag,
-          read: () => liveOrDeleted(policyId, context),
+          // One that is being removed for good is not found.
+          read: () => policies.get({ policy_id: policyId, [purgeKey]: null }, context, { policy_id: policyId }),
           async write({ deletedAt }, filter) {
             if (deletedAt === undefined) {
               throw fail("TRUST_POLICY_NOT_DELETED", `The trust policy ${policyId} is not deleted`, {
@@ -263,7 +264,7 @@ export function trustPolicyService(options: Repositories): ServiceImpl<typeof rp
             const stages = [{ $unset: "deleted_at" }, { $set: nextVersion(now) }];
             return policies.change(
               policyId,
-              { stages, filter: { deleted_at: { $ne: null }, ...filter }, now },
+              { stages, filter: { deleted_at: { $ne: null }, [purgeKey]: null, ...filter }, now },
               context,
             );
           },

@@ -9,8 +9,10 @@ import {
   RemovalOutcome,
   type WatchRemovalResponse,
 } from "../../../gen/lucid/repository/v1/data_lifecycle_service_pb.ts";
+import { TrustPolicyService } from "../../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import { purgeSchedule, removalKind } from "../../../src/repository/lifecycle/jobs.ts";
 import { newUser, refusalOf, tronAddress } from "../support.ts";
+import { newPolicy } from "../trust-policy-support.ts";
 import { newWallet, type WalletsApp, walletsApp } from "../wallet-support.ts";
 
 let service: WalletsApp;
@@ -83,6 +85,17 @@ test("what is marked to be removed cannot be undeleted", async () => {
   expect(await refusalOf(service.wallets.undeleteWallet({ walletId }))).toMatchObject({
     code: "NotFound",
     reason: "WALLET_NOT_FOUND",
+  });
+});
+
+test("a policy that is marked to be removed cannot be undeleted: its versions may be gone", async () => {
+  const policies = service.app.client(TrustPolicyService);
+  const { policyId } = await newPolicy(policies);
+  await policies.deleteTrustPolicy({ policyId });
+  await service.db.collection("trust_policies").updateOne({ policy_id: policyId }, { $set: { _purge: new Date() } });
+  expect(await refusalOf(policies.undeleteTrustPolicy({ policyId }))).toMatchObject({
+    code: "NotFound",
+    reason: "TRUST_POLICY_NOT_FOUND",
   });
 });
 
