@@ -14,7 +14,7 @@ import type {
   TransactionStatisticsSchema,
   TransactionTimesSchema,
 } from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
-import { dateAtOrAfter } from "../schema/filters.ts";
+import { dateAtOrAfter, dateBefore } from "../schema/filters.ts";
 import { storedName, storedNames } from "../schema/stored-field.ts";
 
 const dayMs = 86_400_000;
@@ -59,7 +59,7 @@ export async function statisticsOf(
   options: { maxTimeMS?: number; signal: AbortSignal },
 ): Promise<MessageInitShape<typeof TransactionStatisticsSchema>> {
   const before = createdBefore === undefined ? new Date() : dateAtOrAfter(createdBefore);
-  const from = createdFrom === undefined ? new Date(before.getTime() - dayMs) : dateAtOrAfter(createdFrom);
+  const from = createdFrom === undefined ? dateBefore(before, dayMs) : dateAtOrAfter(createdFrom);
   const match = {
     ...(transactionType !== 0 && { transaction_type: storedName(TransactionTypeSchema, transactionType) }),
     created_at: { $gte: from, $lt: before },

@@ -14,6 +14,11 @@ export function dateAtOrBefore({ seconds, nanos }: Timestamp): Date {
   return storable(Number(seconds) * 1000 + Math.floor(nanos / 1_000_000));
 }
 
+/** So many milliseconds before a time, or the first time that there is. */
+export function dateBefore(time: Date, ms: number): Date {
+  return storable(time.getTime() - ms);
+}
+
 function storable(ms: number): Date {
   return new Date(Math.min(Math.max(ms, firstMs), lastMs));
 }

@@ -279,3 +279,14 @@ test("statistics without a time are those of the last day", async () => {
   const { createdFrom, createdBefore } = statistics ?? {};
   expect((createdBefore?.seconds ?? 0n) - (createdFrom?.seconds ?? 0n)).toBe(86_400n);
 });
+
+test.for([
+  ["the first moment", -62_135_596_800n],
+  ["what no calendar has", -(2n ** 63n)],
+  ["what no calendar reaches", 2n ** 63n - 1n],
+] as const)("statistics of a day before %s are told", async ([, seconds]) => {
+  const { statistics } = await service.transactions.getTransactionStatistics({ createdBefore: { seconds } });
+  const { createdFrom, createdBefore } = statistics ?? {};
+  expect(createdFrom?.seconds).toBeGreaterThanOrEqual(-62_135_596_800n);
+  expect(createdBefore?.seconds).toBeLessThanOrEqual(253_402_300_799n);
+});
