@@ -4,6 +4,7 @@ import type { Document } from "bson";
 
 import { fail, type Reason } from "../errors.ts";
 import { duplicateKey } from "./create-once.ts";
+import { badRequest } from "./refusals.ts";
 import { etagOf } from "./stored-field.ts";
 
 /** What entities of one kind are called in failures. */
@@ -21,6 +22,8 @@ export interface Named {
 export interface EntityRefusals {
   /** Names `about`, stored names with their values. */
   readonly notFound: (about: Record<string, string>) => ConnectError;
+  /** Names fields of the request, by their stored names. */
+  readonly mustBeSet: (paths: readonly string[]) => ConnectError;
   /** Tells the etag that the document has now. */
   readonly etagMismatch: (id: string, found: Document) => ConnectError;
   readonly illegalStep: (id: string, from: string, to: string) => ConnectError;
@@ -50,6 +53,9 @@ export function entityRefusals({ schema, id: idName, name, reasons }: Named): En
         resource: { type: schema.typeName, name: value },
       });
     },
+
+    mustBeSet: (paths) =>
+      badRequest(...paths.map((path) => ({ field: `${name}.${path}`, description: "must be set" }))),
 
     etagMismatch(id, { revision }) {
       const etag = etagOf(BigInt(revision as bigint | number)); // a stored revision

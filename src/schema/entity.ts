@@ -18,8 +18,8 @@ import {
 } from "./create-once.ts";
 import { type ListCall, listDocuments, type Page } from "./document-list.ts";
 import { entityRefusals, type Named } from "./entity-refusals.ts";
-import { literal, matching, sum } from "./expressions.ts";
-import { maskedPaths, valueAt } from "./field-mask.ts";
+import { matching, sum } from "./expressions.ts";
+import { maskedChange, maskedPaths, valueAt } from "./field-mask.ts";
 import type { PageTokens } from "./page-tokens.ts";
 import type { StateMachine } from "./state-machine.ts";
 import { etagOf } from "./stored-field.ts";
@@ -128,7 +128,8 @@ export interface Entity {
 
 export function entity(options: EntityOptions): Entity {
   const { db, schema, id: idName, ready, pageTokens } = options;
-  const { notFound, etagMismatch, illegalStep, notDeleted, keyTaken, alreadyExists } = entityRefusals(options);
+  const { notFound, mustBeSet, etagMismatch, illegalStep, notDeleted, keyTaken, alreadyExists } =
+    entityRefusals(options);
   const collection = db.collection(collectionOf(schema).name);
   const live = (id: string): Document => ({ [idName]: id, deleted_at: null });
 
@@ -186,10 +187,13 @@ export function entity(options: EntityOptions): Entity {
     return { stored, carrier };
   };
 
-  /** Why no live one was found that has that etag. */
-  const whyNot = async (id: string, context: Context) => {
-    const found = await collection.findOne(live(id), { projection: { revision: 1 }, ...deadlineOf(context) });
-    return found === null ? notFound({ [idName]: id }) : etagMismatch(id, found);
+  /** Why no live one was found that has that etag, and these fields. */
+  const whyNot = async (id: string, context: Context, fields: readonly string[] = []) => {
+    const projection = Object.fromEntries(["revision", ...fields].map((field) => [field, 1]));
+    const found = await collection.findOne(live(id), { projection, ...deadlineOf(context) });
+    if (found === null) return notFound({ [idName]: id });
+    const absent = fields.filter((path) => valueAt(found, path) === undefined);
+    return absent.length > 0 ? mustBeSet(absent) : etagMismatch(id, found);
   };
 
   const step = async (id: string, { machine, to, set = {}, filter = {}, etag = "", now }: Step, context: Context) => {
@@ -275,14 +279,20 @@ export function entity(options: EntityOptions): Entity {
       const tops = new Set(paths.map((path) => path.split(".", 1)[0]));
       const isChanged = (field: string) => tops.has(field);
       const document = documentOf(isChanged);
-      const set: Document = Object.fromEntries(paths.map((path) => [path, literal(valueAt(document, path))]));
+      const { set, cleared, wrong, beside } = maskedChange(message, document, paths);
+      if (wrong.length > 0) throw mustBeSet(wrong);
       extra?.(set, isChanged);
-      const filter = { deleted_at: null, ...matching(etag) };
+      const stages = [
+        ...(Object.keys(set).length > 0 ? [{ $set: set }] : []),
+        ...(cleared.length > 0 ? [{ $unset: cleared }] : []),
+      ];
+      const whole = Object.fromEntries(beside.map((path) => [path, { $exists: true }]));
+      const filter = { deleted_at: null, ...matching(etag), ...whole };
       const found =
         paths.length === 0
           ? await find({ [idName]: id, ...filter }, context)
-          : await change(id, { stages: [{ $set: set }], filter, fields: paths }, context);
-      if (found === null) throw await whyNot(id, context);
+          : await change(id, { stages, filter, fields: paths }, context);
+      if (found === null) throw await whyNot(id, context, beside);
       return found;
     },
 

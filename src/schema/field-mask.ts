@@ -10,8 +10,9 @@ import {
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import type { Document } from "bson";
 
-import { immutable, output_only } from "../../gen/lucid/options/v1/options_pb.ts";
+import { immutable, output_only, required } from "../../gen/lucid/options/v1/options_pb.ts";
 import { fail } from "../errors.ts";
+import { literal } from "./expressions.ts";
 import { storedKind } from "./stored-field.ts";
 
 /** Who may set a field. */
@@ -92,6 +93,56 @@ export function maskedPaths<D extends DescMessage>(
   return [...known].filter((path) => !ancestorsOf(path).some((ancestor) => known.has(ancestor)));
 }
 
+/** What becomes of the paths of an update. */
+interface MaskedChange {
+  /** Expressions for what is set. */
+  readonly set: Document;
+  /** Parts of messages that are cleared. To set one to nothing would make an empty message where there is none. */
+  readonly cleared: readonly string[];
+  /** Paths that may not be cleared, since the message around them needs them. */
+  readonly wrong: readonly string[];
+  /** Paths that must be there already, since the message around them needs them and only other parts of it are set. */
+  readonly beside: readonly string[];
+}
+
+/** How paths are changed to what a document has there. What a document as a whole needs is looked at by who makes it. */
+export function maskedChange(schema: DescMessage, document: Document, paths: readonly string[]): MaskedChange {
+  const isSet = (path: string) => valueAt(document, path) !== undefined;
+  const cleared = paths.filter((path) => path.includes(".") && !isSet(path));
+  const others = paths.filter((path) => !cleared.includes(path));
+  return {
+    set: Object.fromEntries(others.map((path) => [path, literal(valueAt(document, path))])),
+    cleared,
+    wrong: neededBeside(schema, cleared).filter((path) => cleared.includes(path)),
+    beside: neededBeside(schema, others).filter((path) => !others.includes(path)),
+  };
+}
+
+/** What the messages need that paths lead into: `a.type` for `a.model`. */
+function neededBeside(schema: DescMessage, paths: readonly string[]): readonly string[] {
+  const needed = paths.flatMap((path) =>
+    ancestorsOf(path).flatMap((ancestor) =>
+      (messageAt(schema, ancestor)?.fields ?? [])
+        .filter((field) => getOption(field, required))
+        .map(({ name }) => `${ancestor}.${name}`),
+    ),
+  );
+  return [...new Set(needed)];
+}
+
+/** The message that is stored at a path. */
+function messageAt(schema: DescMessage, path: string): DescMessage | undefined {
+  return path.split(".").reduce<DescMessage | undefined>((message, name) => {
+    const field = message?.fields.find((candidate) => candidate.name === name);
+    return field && messageIn(field);
+  }, schema);
+}
+
+/** The message that is stored in a field, whose own fields have paths. */
+function messageIn(field: DescField): DescMessage | undefined {
+  return field.fieldKind === "message" && storedKind(field) === "message" ? field.message : undefined;
+}
+
 /** `a.b.c` is below `a` and `a.b`. */
 function ancestorsOf(path: string): string[] {
   const names = path.split(".");
@@ -105,7 +156,7 @@ function isChangeablePath(schema: DescMessage, path: string): boolean {
     const field: DescField | undefined = message?.fields.find((candidate) => candidate.name === name);
     if (field === undefined) throw wrong(path, "is not a field that can be updated by itself");
     changeable &&= isChangeable(field);
-    message = field.fieldKind === "message" && storedKind(field) === "message" ? field.message : undefined;
+    message = messageIn(field);
   }
   return changeable;
 }

@@ -1,10 +1,16 @@
 import { randomUUID } from "node:crypto";
 
+import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { ObjectId } from "bson";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { HardwareWalletType, UserRole, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
+import {
+  HardwareWalletType,
+  UserHardwareWalletSchema,
+  UserRole,
+  UserStatus,
+} from "../../gen/lucid/repository/v1/user_pb.ts";
 import { newUser, refusalOf, tronAddress, userInit, type UsersApp, usersApp } from "./support.ts";
 
 let service: UsersApp;
@@ -109,6 +115,39 @@ test("an update changes the fields of its mask, clears those that are not set, a
   expect(user).not.toHaveProperty("nodeCount");
   expect(user).toMatchObject({ status: UserStatus.PENDING_VERIFICATION, revision: 2n, etag: '"2"' });
   expect((await service.users.getUser({ userId })).user).toStrictEqual(user);
+});
+
+test("an update of parts leaves no message without what it needs", async () => {
+  const { users, overHttp, db } = service;
+  const { userId } = await newUser(users);
+  const update = (paths: string[], hardwareWallet?: { type: HardwareWalletType; model?: string }) =>
+    users.updateUser({ user: { userId, ...(hardwareWallet && { hardwareWallet }) }, updateMask: { paths } });
+  const typeIsMissing = {
+    code: "InvalidArgument",
+    reason: "BAD_REQUEST",
+    fields: ["user.hardware_wallet.type"],
+  };
+  const ledger = { type: HardwareWalletType.LEDGER, model: "Nano" };
+  expect(await refusalOf(update(["hardware_wallet.model"], ledger))).toMatchObject(typeIsMissing);
+  // Nothing is cleared of nothing.
+  await update(["hardware_wallet.model", "profile.bio"]);
+  expect((await overHttp.getUser({ userId })).user).not.toHaveProperty("hardwareWallet");
+  expect(
+    await db.collection("users").findOne({ user_id: userId, $or: [{ profile: {} }, { hardware_wallet: {} }] }),
+  ).toBeNull();
+
+  await update(["hardware_wallet.type", "hardware_wallet.model"], ledger);
+  expect(await refusalOf(update(["hardware_wallet.type"]))).toMatchObject(typeIsMissing);
+  await update(["hardware_wallet.model"]);
+  expect((await users.getUser({ userId })).user?.hardwareWallet).toStrictEqual(
+    create(UserHardwareWalletSchema, { type: HardwareWalletType.LEDGER }),
+  );
+  const stale = users.updateUser({
+    user: { userId, hardwareWallet: ledger },
+    updateMask: { paths: ["hardware_wallet.model"] },
+    etag: '"1"',
+  });
+  expect(await refusalOf(stale)).toMatchObject({ code: "Aborted", reason: "ETAG_MISMATCH" });
 });
 
 test("an update without a mask changes what is set, one with * replaces all that callers may set", async () => {

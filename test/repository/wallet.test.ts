@@ -127,6 +127,24 @@ test("an update changes the fields of its mask, and another address has to be pr
   });
 });
 
+test("an update of a part of the hardware leaves none without a maker and a model", async () => {
+  const { wallets } = service;
+  const { walletId } = await newWallet(service);
+  const update = (...paths: string[]) =>
+    wallets.updateWallet({
+      wallet: { walletId, hardwareWallet: { type: HardwareWalletType.LEDGER, model: "Nano", firmwareVersion: "1" } },
+      updateMask: { paths },
+    });
+  expect(await refusalOf(update("hardware_wallet.firmware_version"))).toMatchObject({
+    code: "InvalidArgument",
+    fields: ["wallet.hardware_wallet.type", "wallet.hardware_wallet.model"],
+  });
+  expect(await refusalOf(update("hardware_wallet.type"))).toMatchObject({ fields: ["wallet.hardware_wallet.model"] });
+  const { wallet } = await update("hardware_wallet.type", "hardware_wallet.model");
+  expect(wallet?.hardwareWallet).toMatchObject({ type: HardwareWalletType.LEDGER, model: "Nano" });
+  expect((await update("hardware_wallet.firmware_version")).wallet?.hardwareWallet?.firmwareVersion).toBe("1");
+});
+
 test("a deleted wallet is not found, is no longer primary, lets go of its address and comes back not primary", async () => {
   const { wallets } = service;
   const made = await newWallet(service);

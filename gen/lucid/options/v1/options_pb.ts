@@ -505,7 +505,8 @@ export const output_only: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_lucid_options_v1_options, 3);
 
 /**
- * Whether every stored document must have the field: it is needed to create one and cannot be cleared.
+ * Whether every stored document must have the field, or every message that is stored within one: it is needed to create one and
+ * cannot be cleared.
  *
  * @generated from extension: bool required = 50002;
  */
