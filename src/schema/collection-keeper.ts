@@ -198,7 +198,10 @@ async function indexesOf(collection: Collection, options: StandingOptions = {}):
 function compare(index: StoredIndex, found: readonly IndexDescriptionInfo[]): Ensured | undefined {
   const { name, key } = index;
   if (found.some((other) => isIndex(other, index))) return { name, state: "existing" };
-  const clash = found.find((other) => other.name === name || isSame(other.key, Object.fromEntries(key)));
+  // One for other rules of comparing text may stand beside it, under another name.
+  const isAlike = (other: IndexDescriptionInfo) =>
+    isSame(other.key, Object.fromEntries(key)) && other["collation"] === undefined;
+  const clash = found.find((other) => other.name === name || isAlike(other));
   if (clash === undefined) return undefined;
   return { name, state: "conflicting", problem: `Index ${String(clash.name)} has other keys or options` };
 }
@@ -211,6 +214,10 @@ export function isIndex(
   return (
     isSame(other.key, Object.fromEntries(index.key)) &&
     (other.unique ?? false) === index.unique &&
+    // Such ones serve none of our lists, or not for all documents.
+    other["collation"] === undefined &&
+    other["hidden"] !== true &&
+    other["sparse"] !== true &&
     isSame(other["partialFilterExpression"], index.partialFilterExpression) &&
     other.expireAfterSeconds === index.expireAfterSeconds
   );

@@ -161,6 +161,28 @@ test("documents that break a new unique index stop nothing, and the conflict is 
   });
 });
 
+test("an index that no list can use is not taken for the one that is needed", async () => {
+  const db = newDatabase();
+  const users = db.collection("users");
+  const [byTime, byStatus, byRole] = [
+    { created_at: 1, user_id: 1 },
+    { status: 1, created_at: 1, user_id: 1 },
+    { role: 1, created_at: 1, user_id: 1 },
+  ] as const;
+  await users.createIndex(byTime, { hidden: true });
+  await users.createIndex(byStatus, { sparse: true });
+  await users.createIndex(byRole, { collation: { locale: "en", strength: 2 }, name: "role_in_any_case" });
+  const conflicts: string[] = [];
+  using collections = domainCollections(db, ({ collection, name }) => void conflicts.push(`${collection} ${name}`), {
+    waitMs: 200_000,
+  });
+  await collections.ready(UserSchema);
+  expect(conflicts.toSorted()).toEqual(["users created_at_1_user_id_1", "users status_1_created_at_1_user_id_1"]);
+  // It has room beside one that compares text by other rules.
+  const names = (await users.indexes()).map(({ name }) => name);
+  expect(names).toEqual(expect.arrayContaining(["role_in_any_case", "role_1_created_at_1_user_id_1"]));
+});
+
 /** The database, whose server takes its time to make indexes of one collection: until they are let go. */
 function slow(db: Db, of: string, isHeld: (specs: readonly Document[]) => boolean) {
   const { promise, resolve } = Promise.withResolvers<void>();
