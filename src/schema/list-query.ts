@@ -1,7 +1,8 @@
-import { create, type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import { create, type DescMessage, getOption, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Document } from "bson";
 
+import { required } from "../../gen/lucid/options/v1/options_pb.ts";
 import { fail } from "../errors.ts";
 import { collectionOf } from "./collection.ts";
 import { timeRange } from "./filters.ts";
@@ -43,7 +44,8 @@ export function filteredBy(equal: Document, { createdFrom, createdBefore, showDe
 
 /**
  * Reads `order_by`: names of fields with commas between them, each perhaps with ` desc` after it. Takes those orders that an
- * index gives together with the restrictions, so that no list sorts or scans a collection. Fails with `BAD_REQUEST`.
+ * index gives together with the restrictions, so that no list sorts or scans a collection, and by what every document has one of,
+ * since a page begins behind the values of a document. Fails with `BAD_REQUEST`.
  */
 export function listOrder(
   schema: DescMessage,
@@ -51,13 +53,8 @@ export function listOrder(
   restrictions: Restrictions,
   { id, fallback }: { readonly id: string; readonly fallback: string },
 ): ListOrder {
-  const terms = (text.trim() === "" ? fallback : text).split(",").map((term) => {
-    const [name = "", direction = "asc", ...rest] = term.trim().split(/ +/);
-    if (name === "" || rest.length > 0 || (direction !== "asc" && direction !== "desc")) {
-      throw wrong("must be names of fields with commas between, each perhaps with ` desc`");
-    }
-    return [name, direction === "desc" ? -1 : 1] as const;
-  });
+  const usual = termsOf(fallback);
+  const terms = text.trim() === "" ? usual : termsOf(text);
   const last = terms.at(-1)?.[1] ?? 1;
   const wanted: readonly (readonly [string, 1 | -1])[] = terms.some(([name]) => name === id)
     ? terms
@@ -68,12 +65,30 @@ export function listOrder(
   const served = indexes.some(
     (index) => index.partialFilterExpression === undefined && serves([...index.key], wanted, restrictions.equal),
   );
-  if (!served) {
+  // What the filter leaves has what the list is usually ordered by.
+  const isThere = (name: string) => usual.some(([each]) => each === name) || hasOne(schema, name);
+  if (!served || !terms.every(([name]) => isThere(name))) {
     const names = terms.map(([name]) => name).join(", ");
     const filter = restrictions.equal.length === 0 ? "" : ` together with a filter by ${restrictions.equal.join(", ")}`;
     throw wrong(`cannot be ${JSON.stringify(names)}${filter}`);
   }
   return { sort: Object.fromEntries(wanted) };
+}
+
+function termsOf(text: string): readonly (readonly [string, 1 | -1])[] {
+  return text.split(",").map((term) => {
+    const [name = "", direction = "asc", ...rest] = term.trim().split(/ +/);
+    if (name === "" || rest.length > 0 || (direction !== "asc" && direction !== "desc")) {
+      throw wrong("must be names of fields with commas between, each perhaps with ` desc`");
+    }
+    return [name, direction === "desc" ? -1 : 1] as const;
+  });
+}
+
+/** Whether every document has one value in a field. */
+function hasOne(schema: DescMessage, name: string): boolean {
+  const field = schema.fields.find((candidate) => candidate.name === name);
+  return field !== undefined && field.fieldKind !== "list" && getOption(field, required);
 }
 
 /** Whether an index has all fields that are compared for equality, in any order, and then the wanted ones, forwards or backwards. */

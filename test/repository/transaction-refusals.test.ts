@@ -250,6 +250,11 @@ const refusals: readonly [string, Call, object][] = [
     ],
     [`${name}: order without an index`, (transactions) => transactions[name]({ orderBy: "fee" }), bad("order_by")],
     [
+      `${name}: order by what some have not`,
+      (transactions) => transactions[name]({ orderBy: "from_address, created_at" }),
+      bad("order_by"),
+    ],
+    [
       `${name}: unknown status`,
       (transactions) => transactions[name]({ filter: { status: 99 as never } }),
       bad("filter.status"),

@@ -207,6 +207,11 @@ const refusals: readonly [string, Call, object][] = [
     bad("order_by"),
   ],
   [
+    "listTrustPolicies: by tags, of which a policy has many",
+    (policies) => policies.listTrustPolicies({ orderBy: "tags, created_at" }),
+    bad("order_by"),
+  ],
+  [
     "listTrustPolicies: owner and tag",
     (policies) => policies.listTrustPolicies({ filter: { ownerId: "a", tag: "b" } }),
     bad("order_by"),

@@ -19,6 +19,7 @@ const refusals: readonly [string, (audit: Audit) => Promise<unknown>, Partial<Re
   ],
   ["half a resource", (audit) => audit.listAuditRecords({ filter: { resourceType: "User" } }), bad("filter")],
   ["a made-up status", (audit) => audit.listAuditRecords({ filter: { outcome: "ok" } }), bad("filter.outcome")],
+  ["an order by a part", (audit) => audit.listAuditRecords({ orderBy: "actor.id, timestamp" }), bad("order_by")],
   ["an order without an index", (audit) => audit.listAuditRecords({ orderBy: "hash" }), bad("order_by")],
   [
     "a range and another order",
