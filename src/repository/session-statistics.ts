@@ -103,7 +103,9 @@ export async function sessionManifest(
 ): Promise<MessageInitShape<typeof SessionManifestSchema>> {
   const { sessionId, userId, createdAt, merkleTree, metadata } = session;
   const count = await chunkCount(db, sessionId, context);
-  if (count > mostHashes) {
+  // One that has a gap may have fewer than its last index says; that is told below.
+  const isTooLarge = count > mostHashes && (await hasMoreThan(mostHashes, db, sessionId, context));
+  if (isTooLarge) {
     throw fail("SESSION_TOO_LARGE", `Session ${sessionId} has ${count} chunks, more than ${mostHashes}`, {
       metadata: { session_id: sessionId, chunk_count: String(count), most: String(mostHashes) },
     });
@@ -125,4 +127,9 @@ export async function sessionManifest(
     chunkHashes,
     ...(metadata !== undefined && { metadata }),
   };
+}
+
+async function hasMoreThan(most: number, db: Db, sessionId: string, context: HandlerContext): Promise<boolean> {
+  const counted = { limit: most + 1, ...cancellable(context) };
+  return (await db.collection("chunks").countDocuments({ session_id: sessionId }, counted)) > most;
 }

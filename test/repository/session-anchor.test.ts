@@ -1,3 +1,5 @@
+import { randomUUID } from "node:crypto";
+
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -169,17 +171,41 @@ test("a manifest has the hashes in the order of their indexes, and needs all of 
     merkleRoot: await rootOf(3),
     merkleAlgorithm: MerkleAlgorithm.RFC6962_SHA256,
   });
-  const gap = await withChunks([0, 2]);
-  expect(await refusalOf(sessions.getSessionManifest({ sessionId: gap }))).toMatchObject({
-    code: "FailedPrecondition",
-    reason: "CHUNK_MISSING",
-  });
-  const large = await withChunks([40_000]);
-  expect(await refusalOf(sessions.getSessionManifest({ sessionId: large }))).toMatchObject({
+  for (const [indexes, missing] of [
+    [[0, 2], "1"],
+    [[0, 1, 50_000], "2"],
+  ] as const) {
+    expect(await refusalOf(sessions.getSessionManifest({ sessionId: await withChunks(indexes) }))).toMatchObject({
+      code: "FailedPrecondition",
+      reason: "CHUNK_MISSING",
+      metadata: { chunk_index: missing },
+    });
+  }
+  const { manifest: ofNone } = await sessions.getSessionManifest({ sessionId: await withChunks([]) });
+  expect(ofNone).toMatchObject({ totalChunks: 0n, chunkHashes: [] });
+});
+
+test("a session of more chunks than one message holds has no manifest in one", async () => {
+  const { sessions, db } = service;
+  const { sessionId } = await newSession(sessions);
+  const rows = Array.from({ length: 40_001 }, (_, index) => ({
+    chunk_id: randomUUID(),
+    session_id: sessionId,
+    chunk_index: BigInt(index),
+    size_bytes: 1n,
+    hash: "ab".repeat(32),
+    status: "PENDING",
+    created_at: new Date(),
+  }));
+  await db.collection("chunks").insertMany(rows);
+  const manifest = () => sessions.getSessionManifest({ sessionId });
+  expect(await refusalOf(manifest())).toMatchObject({
     code: "FailedPrecondition",
     reason: "SESSION_TOO_LARGE",
-    metadata: { session_id: large, chunk_count: "40001", most: "40000" },
+    metadata: { session_id: sessionId, chunk_count: "40001", most: "40000" },
   });
+  await db.collection("chunks").deleteOne({ session_id: sessionId, chunk_index: 40_000n });
+  expect((await manifest()).manifest?.chunkHashes).toHaveLength(40_000);
 });
 
 test("statistics of a session are computed from its chunks", async () => {
