@@ -4,6 +4,7 @@ import { MongoServerError } from "mongodb";
 
 import { BlockStatus } from "../../gen/lucid/repository/v1/block_pb.ts";
 import { fail } from "../errors.ts";
+import { auditApplied } from "../schema/audited-call.ts";
 import { deadlineOf } from "../schema/call-options.ts";
 import { createdBefore, type Created, duplicateKey, marked, type RequestMark } from "../schema/create-once.ts";
 import type { Entity } from "../schema/entity.ts";
@@ -104,11 +105,19 @@ export function blockChain(blocks: Entity, ready: () => Promise<void>): Chain {
     );
   };
 
-  /** Stores the block that waits after another. False where the store refuses it for its hash or mark: then it waits no longer. */
-  const complete = async (last: string, { _id, document }: Waiting, context: HandlerContext): Promise<boolean> => {
+  /**
+   * Stores the block that waits after another; `content` is its document, where that is at hand. False where the store refuses it for
+   * its hash or mark: then it waits no longer.
+   */
+  const complete = async (
+    last: string,
+    { _id, document }: Waiting,
+    context: HandlerContext,
+    content = deserialize(document.value(), { promoteValues: false }),
+  ): Promise<boolean> => {
     const waiting = { [`${waitingKey}._id`]: _id };
     try {
-      await collection.insertOne(deserialize(document.value(), { promoteValues: false }), deadlineOf(context));
+      await collection.insertOne(content, deadlineOf(context));
     } catch (error) {
       const isDuplicate = duplicateKey(error) !== undefined;
       // Somebody else may have stored it already.
@@ -164,8 +173,11 @@ export function blockChain(blocks: Entity, ready: () => Promise<void>): Chain {
           continue;
         }
         await tidy(last, context);
-        const waiting = await claim(last, block, marked(blocks.made(block.document, context), mark), context);
-        if (waiting === undefined || !(await complete(last.block_id, waiting, context))) continue;
+        const { stored, carrier } = blocks.made(block.document, context);
+        const content = marked(stored, mark);
+        const waiting = await claim(last, block, content, context);
+        if (waiting === undefined || !(await complete(last.block_id, waiting, context, content))) continue;
+        auditApplied(carrier, true);
         return { document: waiting.document.value(), isNew: true };
       }
       throw busy(block.blockId);

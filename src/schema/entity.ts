@@ -64,6 +64,12 @@ export interface Step {
   readonly now?: Date;
 }
 
+/** A new document with its times, its first revision and the record of the call; and the carrier of that, where there is one. */
+export interface Made {
+  readonly stored: Document;
+  readonly carrier?: Carrier;
+}
+
 /** What an entity reads of a call. */
 type Context = Pick<HandlerContext, "signal" | "timeoutMs" | "values">;
 
@@ -91,8 +97,8 @@ export interface Entity {
    * would have failed; undefined where it is stored. Fails itself where that is not known.
    */
   insertMany(items: readonly NewDocument[], context: Context): Promise<readonly (ConnectError | undefined)[]>;
-  /** The document that `insert` stores for a new one: with its times, its first revision and the record of the call. */
-  made(document: Document, context: Context): Document;
+  /** What `insert` stores for a new one, for who stores it in another way and says by the carrier how that went. */
+  made(document: Document, context: Context): Made;
   /** Changes one in a single statement. Returns it afterwards; null where the filter finds none. */
   change(id: string, change: Change, context: Context): Promise<Uint8Array | null>;
   /** Sets fields of a live one to expressions; fails where there is none. */
@@ -178,7 +184,7 @@ export function entity(options: EntityOptions): Entity {
   };
 
   /** A document as it is first stored, and what it is for the audit log. */
-  const created = (document: Document, now: Date, context: Context): { stored: Document; carrier?: Carrier } => {
+  const created = (document: Document, now: Date, context: Context): Made => {
     const stored: Document = { ...document, created_at: now, updated_at: now, revision: 1n };
     const id = document[idName] as string; // whoever makes a document gives it its id
     const carrier = audited(id, context);
@@ -227,7 +233,7 @@ export function entity(options: EntityOptions): Entity {
     get,
     notFound,
     taken: (field) => keyTaken(field),
-    made: (document, context) => created(document, new Date(), context).stored,
+    made: (document, context) => created(document, new Date(), context),
     change,
     step,
     whyNot,
