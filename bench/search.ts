@@ -26,7 +26,7 @@ const database = "bench_search";
 const systemDatabase = "bench_search_system";
 const prefix = "bench-search-";
 const seeded = 50_000;
-const [warmUps, calls] = [30, 300];
+const [warmUps, calls] = [200, 300];
 
 /** The client alone, the client and the driver, and the service without and with documents. */
 const kinds = ["client", "both", "ids", "documents"] as const;
