@@ -13,16 +13,11 @@ import {
   newHash,
   noHash,
 } from "./block-support.ts";
+import { bad, long, noToken } from "./refusals.ts";
 import { refusalOf } from "./support.ts";
 
 const nothing = newHash();
-const long = "x".repeat(129);
 const missing = { code: "NotFound", reason: "BLOCK_NOT_FOUND", metadata: { block_id: nothing } };
-const badToken = { code: "InvalidArgument", reason: "PAGE_TOKEN_INVALID", fields: ["page_token"] };
-
-function bad(...fields: string[]) {
-  return { code: "InvalidArgument", reason: "BAD_REQUEST", fields };
-}
 
 type Init = MessageInitShape<typeof BlockSchema>;
 
@@ -159,7 +154,7 @@ const refusals: readonly [string, (blocks: Blocks, made: Made) => Promise<unknow
   ["streamBlocks: backwards", (blocks) => allOf(blocks.streamBlocks({ startHeight: 1n })), bad("end_height")],
   ["streamBlocks: too many", (blocks) => allOf(blocks.streamBlocks({ endHeight: 10_000n })), bad("end_height")],
   ["listBlocks: negative size", (blocks) => blocks.listBlocks({ pageSize: -1 }), bad("page_size")],
-  ["listBlocks: made-up token", (blocks) => blocks.listBlocks({ pageToken: "abc" }), badToken],
+  ["listBlocks: made-up token", (blocks) => blocks.listBlocks({ pageToken: "abc" }), noToken],
   ["listBlocks: long token", (blocks) => blocks.listBlocks({ pageToken: "x".repeat(2049) }), bad("page_token")],
   ["listBlocks: order without an index", (blocks) => blocks.listBlocks({ orderBy: "nonce" }), bad("order_by")],
   ["listBlocks: order by what waits", (blocks) => blocks.listBlocks({ orderBy: "_next" }), bad("order_by")],
@@ -175,7 +170,7 @@ const refusals: readonly [string, (blocks: Blocks, made: Made) => Promise<unknow
     bad("filter.status"),
   ],
   ["listBlockSummaries: negative size", (blocks) => blocks.listBlockSummaries({ pageSize: -1 }), bad("page_size")],
-  ["listBlockSummaries: made-up token", (blocks) => blocks.listBlockSummaries({ pageToken: "abc" }), badToken],
+  ["listBlockSummaries: made-up token", (blocks) => blocks.listBlockSummaries({ pageToken: "abc" }), noToken],
   ["listBlocksBySession: nothing", (blocks) => blocks.listBlocksBySession({}), bad("session_id")],
   ["listBlocksBySession: long id", (blocks) => blocks.listBlocksBySession({ sessionId: long }), bad("session_id")],
   [
@@ -186,7 +181,7 @@ const refusals: readonly [string, (blocks: Blocks, made: Made) => Promise<unknow
   [
     "listBlocksBySession: made-up token",
     (blocks) => blocks.listBlocksBySession({ sessionId: "s", pageToken: "abc" }),
-    badToken,
+    noToken,
   ],
   [
     "countBlocks: unknown status",
@@ -197,7 +192,7 @@ const refusals: readonly [string, (blocks: Blocks, made: Made) => Promise<unknow
   ["searchBlocks: a pattern", (blocks) => blocks.searchBlocks({ query: "a|b" }), bad("query")],
   ["searchBlocks: too long", (blocks) => blocks.searchBlocks({ query: "a".repeat(65) }), bad("query")],
   ["searchBlocks: negative size", (blocks) => blocks.searchBlocks({ query: "a", pageSize: -1 }), bad("page_size")],
-  ["searchBlocks: made-up token", (blocks) => blocks.searchBlocks({ query: "a", pageToken: "abc" }), badToken],
+  ["searchBlocks: made-up token", (blocks) => blocks.searchBlocks({ query: "a", pageToken: "abc" }), noToken],
   ["updateConfirmations: no id", (blocks) => blocks.updateConfirmations({}), bad("block_id")],
   [
     "updateConfirmations: fewer than none",

@@ -3,22 +3,12 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { type ChunkSchema, ChunkStatus } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import { type Session, type SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { SessionSearchMode, SessionService } from "../../gen/lucid/repository/v1/session_service_pb.ts";
-import { chunkInit, newSession, type Sessions, type SessionsApp, sessionsApp, someTree } from "./session-support.ts";
+import { chunkRefusals, missing, type SessionCall } from "./chunk-refusals.ts";
+import { bad, deep, long, megabyte, noToken, nothing, stale, unknown } from "./refusals.ts";
+import { newSession, type SessionsApp, sessionsApp } from "./session-support.ts";
 import { refusalOf } from "./support.ts";
-
-const nothing = "00000000-0000-7000-8000-000000000000";
-const long = "x".repeat(129);
-const megabyte = "x".repeat(1_000_000);
-const stale = { code: "Aborted", reason: "ETAG_MISMATCH" };
-const missing = { code: "NotFound", reason: "SESSION_NOT_FOUND" };
-const unknown = 99 as never;
-
-function bad(...fields: string[]) {
-  return { code: "InvalidArgument", reason: "BAD_REQUEST", fields };
-}
 
 type Init = MessageInitShape<typeof SessionSchema>;
 
@@ -50,33 +40,8 @@ const wrongFields: readonly [string, Init][] = [
   ["metadata", { metadata: { a: megabyte } }],
 ];
 
-/** A field of a new chunk that breaks its rule, by its name in proto. */
-const wrongChunks: readonly [string, MessageInitShape<typeof ChunkSchema>][] = [
-  ["chunk_index", { chunkIndex: -1n }],
-  ["chunk_index", { chunkIndex: 2n ** 53n }],
-  ["size_bytes", { sizeBytes: 0n }],
-  ["size_bytes", { sizeBytes: 10_485_761n }],
-  ["hash", { hash: "" }],
-  ["hash", { hash: "AB".repeat(32) }],
-  ["hash", { hash: megabyte }],
-  ["encrypted_hash", { encryptedHash: "ab" }],
-  ["status", { status: ChunkStatus.STORED }],
-  ["status", { status: unknown }],
-  ["storage_path", { storagePath: "x".repeat(1025) }],
-  ["compression_ratio", { compressionRatio: 0 }],
-  ["encryption_algorithm", { encryptionAlgorithm: "x".repeat(101) }],
-  ["metadata", { metadata: { a: "x".repeat(5000) } }],
-  ["metadata", { metadata: { "a\0": 1 } }],
-];
-
-async function* stream<T>(...messages: T[]) {
-  yield* messages;
-}
-
-type Call = (sessions: Sessions, made: Session) => Promise<unknown>;
-
 /** What each rpc refuses. `made` is a live session that nothing is done with. */
-const refusals: readonly [string, Call, object][] = [
+const refusals: readonly [string, SessionCall, object][] = [
   ["createSession: nothing", (sessions) => sessions.createSession({}), bad("session")],
   ["createSession: nobody's", (sessions) => sessions.createSession({ session: {} }), bad("session.user_id")],
   [
@@ -84,7 +49,7 @@ const refusals: readonly [string, Call, object][] = [
     (sessions) => sessions.createSession({ session: { userId: "a" }, requestId: "1" }),
     bad("request_id"),
   ],
-  ...wrongFields.flatMap(([field, init]): [string, Call, object][] => [
+  ...wrongFields.flatMap(([field, init]): [string, SessionCall, object][] => [
     [
       `createSession: ${field} ${Object.values(init).join().slice(0, 20)}`,
       (sessions) => sessions.createSession({ session: { userId: "ada", ...init } }),
@@ -206,120 +171,7 @@ const refusals: readonly [string, Call, object][] = [
       sessions.setSessionEncryptionKey({ sessionId: nothing, encryptionKey: { encryptionKey: Buffer.from("k") } }),
     missing,
   ],
-  ["addChunk: nothing", (sessions) => sessions.addChunk({}), bad("session_id", "chunk")],
-  [
-    "addChunk: nothing there",
-    (sessions) => sessions.addChunk({ sessionId: nothing, chunk: chunkInit(0) }),
-    { ...missing, metadata: { session_id: nothing } },
-  ],
-  ...wrongChunks.flatMap(([field, init]): [string, Call, object][] => [
-    [
-      `addChunk: ${field} ${Object.values(init).join().slice(0, 20)}`,
-      (sessions, { sessionId }) => sessions.addChunk({ sessionId, chunk: chunkInit(0, init) }),
-      bad(`chunk.${field}`),
-    ],
-  ]),
-  ["addChunks: nothing", (sessions) => sessions.addChunks(stream()), bad("session_id")],
-  ["addChunks: no session", (sessions) => sessions.addChunks(stream({ chunks: [chunkInit(0)] })), bad("session_id")],
-  [
-    "addChunks: two sessions",
-    (sessions, { sessionId }) => sessions.addChunks(stream({ sessionId }, { sessionId: nothing })),
-    bad("session_id"),
-  ],
-  ["addChunks: nothing there", (sessions) => sessions.addChunks(stream({ sessionId: nothing })), missing],
-  ["addChunks: long session", (sessions) => sessions.addChunks(stream({ sessionId: long })), bad("session_id")],
-  [
-    "addChunks: a wrong hash",
-    (sessions, { sessionId }) =>
-      sessions.addChunks(stream({ sessionId, chunks: [chunkInit(0, { hash: "x" }), chunkInit(1)] })),
-    bad("chunks[0].hash"),
-  ],
-  [
-    "addChunks: many in one message",
-    (sessions, { sessionId }) =>
-      sessions.addChunks(stream({ sessionId, chunks: Array.from({ length: 1001 }, (_, index) => chunkInit(index)) })),
-    bad("chunks"),
-  ],
-  ["updateChunkStatus: nothing", (sessions) => sessions.updateChunkStatus({}), bad("chunk_id", "status")],
-  [
-    "updateChunkStatus: encrypted without a hash",
-    (sessions) => sessions.updateChunkStatus({ chunkId: nothing, status: ChunkStatus.ENCRYPTED }),
-    { code: "InvalidArgument", reason: "BAD_REQUEST" },
-  ],
-  [
-    "updateChunkStatus: a wrong hash",
-    (sessions) =>
-      sessions.updateChunkStatus({ chunkId: nothing, status: ChunkStatus.STORED, encryptedHash: "A".repeat(64) }),
-    bad("encrypted_hash"),
-  ],
-  [
-    "updateChunkStatus: nothing there",
-    (sessions) => sessions.updateChunkStatus({ chunkId: nothing, status: ChunkStatus.STORED }),
-    { code: "NotFound", reason: "CHUNK_NOT_FOUND", metadata: { chunk_id: nothing } },
-  ],
-  ["listChunks: no session", (sessions) => sessions.listChunks({}), bad("session_id")],
-  ["listChunks: nothing there", (sessions) => sessions.listChunks({ sessionId: nothing }), missing],
-  [
-    "listChunks: unknown state",
-    (sessions, { sessionId }) => sessions.listChunks({ sessionId, status: unknown }),
-    bad("status"),
-  ],
-  [
-    "listChunks: made-up token",
-    (sessions, { sessionId }) => sessions.listChunks({ sessionId, pageToken: "abc" }),
-    noToken(),
-  ],
-  [
-    "listChunkRanges: below the first",
-    (sessions, { sessionId }) => sessions.listChunkRanges({ sessionId, fromIndex: -1n }),
-    bad("from_index"),
-  ],
-  ["listChunkRanges: nothing there", (sessions) => sessions.listChunkRanges({ sessionId: nothing }), missing],
-  ["buildMerkleTree: no session", (sessions) => sessions.buildMerkleTree({}), bad("session_id")],
-  ["buildMerkleTree: nothing there", (sessions) => sessions.buildMerkleTree({ sessionId: nothing }), missing],
-  ["setMerkleTree: nothing", (sessions) => sessions.setMerkleTree({}), bad("session_id", "merkle_tree")],
-  [
-    "setMerkleTree: an empty tree",
-    (sessions, { sessionId }) => sessions.setMerkleTree({ sessionId, merkleTree: {} }),
-    bad("merkle_tree.root_hash", "merkle_tree.leaf_count"),
-  ],
-  [
-    "setMerkleTree: a tall tree of an unknown kind",
-    (sessions, { sessionId }) =>
-      sessions.setMerkleTree({ sessionId, merkleTree: { ...someTree, treeHeight: 65, algorithm: unknown } }),
-    bad("merkle_tree.tree_height", "merkle_tree.algorithm"),
-  ],
-  [
-    "setMerkleTree: nothing there",
-    (sessions) => sessions.setMerkleTree({ sessionId: nothing, merkleTree: someTree }),
-    missing,
-  ],
-  [
-    "setBlockchainAnchor: nothing",
-    (sessions) => sessions.setBlockchainAnchor({}),
-    bad("session_id", "blockchain_anchor"),
-  ],
-  [
-    "setBlockchainAnchor: no root",
-    (sessions, { sessionId }) =>
-      sessions.setBlockchainAnchor({ sessionId, blockchainAnchor: { blockHeight: -1n, confirmationCount: -1n } }),
-    bad("blockchain_anchor.block_height", "blockchain_anchor.merkle_root", "blockchain_anchor.confirmation_count"),
-  ],
-  [
-    "setBlockchainAnchor: hashes that are none",
-    (sessions, { sessionId }) =>
-      sessions.setBlockchainAnchor({
-        sessionId,
-        blockchainAnchor: { blockId: "x", transactionHash: "AB".repeat(32), merkleRoot: someTree.rootHash },
-      }),
-    bad("blockchain_anchor.block_id", "blockchain_anchor.transaction_hash"),
-  ],
-  [
-    "setBlockchainAnchor: nothing there",
-    (sessions) =>
-      sessions.setBlockchainAnchor({ sessionId: nothing, blockchainAnchor: { merkleRoot: someTree.rootHash } }),
-    missing,
-  ],
+  ...chunkRefusals,
   ["getSessionStatistics: no session", (sessions) => sessions.getSessionStatistics({}), bad("session_id")],
   ["getSessionStatistics: nothing there", (sessions) => sessions.getSessionStatistics({ sessionId: nothing }), missing],
   ["getSessionManifest: no session", (sessions) => sessions.getSessionManifest({}), bad("session_id")],
@@ -339,7 +191,7 @@ const refusals: readonly [string, Call, object][] = [
     { code: "FailedPrecondition", reason: "SESSION_NOT_DELETED" },
   ],
   ["listSessions: negative size", (sessions) => sessions.listSessions({ pageSize: -1 }), bad("page_size")],
-  ["listSessions: made-up token", (sessions) => sessions.listSessions({ pageToken: "abc" }), noToken()],
+  ["listSessions: made-up token", (sessions) => sessions.listSessions({ pageToken: "abc" }), noToken],
   ["listSessions: long token", (sessions) => sessions.listSessions({ pageToken: megabyte }), bad("page_token")],
   [
     "listSessions: order without an index",
@@ -372,7 +224,7 @@ const refusals: readonly [string, Call, object][] = [
     (sessions) => sessions.searchSessions({ query: "ab", mode: SessionSearchMode.SUBSTRING }),
     { code: "InvalidArgument", reason: "BAD_REQUEST" },
   ],
-  ["searchSessions: made-up token", (sessions) => sessions.searchSessions({ query: "a", pageToken: "abc" }), noToken()],
+  ["searchSessions: made-up token", (sessions) => sessions.searchSessions({ query: "a", pageToken: "abc" }), noToken],
   [
     "watchSessions: long token",
     (sessions) => Array.fromAsync(sessions.watchSessions({ resumeToken: "x".repeat(2049) })),
@@ -399,14 +251,6 @@ const refusals: readonly [string, Call, object][] = [
     bad("filter.status"),
   ],
 ];
-
-function noToken() {
-  return { code: "InvalidArgument", reason: "PAGE_TOKEN_INVALID", fields: ["page_token"] };
-}
-
-function deep(levels: number): Record<string, never> {
-  return JSON.parse(`${'{"a":'.repeat(levels)}1${"}".repeat(levels)}`) as Record<string, never>;
-}
 
 let service: SessionsApp;
 let made: Session;
