@@ -25,6 +25,14 @@ export interface IndexField {
   readonly nestedIn: string | undefined;
   /** Where its values are indexed for suggestions. */
   readonly suggestions: string | undefined;
+  /** What its values lie within, where that is less than its type holds: servers refuse to compare others. Of dates in milliseconds. */
+  readonly limits?: Limits | undefined;
+}
+
+/** The least and the greatest value. */
+export interface Limits {
+  readonly least: number;
+  readonly greatest: number;
 }
 
 /** The fields of an index, by their paths. */
@@ -91,6 +99,17 @@ const typesOfServers: Readonly<Record<string, FieldType>> = {
   nested: "object",
 };
 
+/** Of those types that hold less than what they are asked of as. */
+const limitsOfServers: Readonly<Record<string, Limits>> = {
+  byte: { least: -(2 ** 7), greatest: 2 ** 7 - 1 },
+  short: { least: -(2 ** 15), greatest: 2 ** 15 - 1 },
+  integer: { least: -(2 ** 31), greatest: 2 ** 31 - 1 },
+  half_float: { least: -65_504, greatest: 65_504 },
+  float: { least: -(2 - 2 ** -23) * 2 ** 127, greatest: (2 - 2 ** -23) * 2 ** 127 },
+  // Nanoseconds since 1970 in 64 bits.
+  date_nanos: { least: 0, greatest: Math.floor(2 ** 63 / 1e6) },
+};
+
 /** A field, as a server tells of it. */
 interface Property {
   readonly type?: string;
@@ -116,6 +135,7 @@ export function fieldsOfMapping(properties: Readonly<Record<string, Property>>):
       exact: type !== "text" ? path : keyword === undefined ? undefined : `${path}.${keyword}`,
       nestedIn: within,
       suggestions: completion === undefined ? undefined : `${path}.${completion}`,
+      limits: limitsOfServers[property.type ?? "object"],
     });
     for (const [name, inner] of Object.entries(property.properties ?? {})) visit(inner, `${path}.${name}`, within);
   };
@@ -146,9 +166,20 @@ export function fieldsTogether(indices: readonly IndexFields[]): IndexFields {
   const [first] = indices;
   if (first !== undefined && indices.length === 1) return first;
   return {
-    find: (path) => indices.map((fields) => fields.find(path)).find((field) => field !== undefined),
+    find(path) {
+      const [field, ...others] = indices.flatMap((fields) => fields.find(path) ?? []);
+      return (
+        field && { ...field, limits: others.reduce((limits, other) => common(limits, other.limits), field.limits) }
+      );
+    },
     all: () => new Map(indices.flatMap((fields) => [...fields.all()].map((field) => [field.path, field]))).values(),
   };
+}
+
+/** What fields of several indices all hold. */
+function common(one: Limits | undefined, other: Limits | undefined): Limits | undefined {
+  if (one === undefined || other === undefined) return one ?? other;
+  return { least: Math.max(one.least, other.least), greatest: Math.min(one.greatest, other.greatest) };
 }
 
 /** Whether indices that have a field disagree about it, so that no query could mean the same in all of them. */

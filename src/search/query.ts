@@ -198,10 +198,11 @@ function equal(field: IndexField, values: readonly FieldValue[], at: (index: num
     return { terms: { [path]: values.map((value, index) => plainValue(field, value, at(index))) } };
   }
   // A time is compared in the form that the field has, whichever that is; stored times are whole milliseconds.
-  const should = values.map(({ value }, index) => {
-    if (value.case !== "time") throw mismatch(at(index), field, value.case ?? "nothing");
-    const bounds = { gte: dateAtOrAfter(value.value), lte: dateAtOrBefore(value.value) };
-    return { range: { [path]: { ...bounds, format: isoTimes } } };
+  const should = values.map((given, index) => {
+    const { value } = given;
+    const from = { gte: plainValue(field, given, at(index)) };
+    const through = value.case === "time" && { lte: dateAtOrBefore(value.value) };
+    return { range: { [path]: { ...from, ...through, format: isoTimes } } };
   });
   return { bool: { should, minimum_should_match: 1 } };
 }
@@ -242,7 +243,22 @@ function plainValue(field: IndexField, { value }: FieldValue, at: string): unkno
   if (field.type === "ip" && value.case === "text" && isIP(value.value) === 0) {
     throw badRequest({ field: at, description: "must be an IP address" });
   }
-  return value.case === "time" ? dateAtOrAfter(value.value) : value.value;
+  const plain = value.case === "time" ? dateAtOrAfter(value.value) : value.value;
+  requireWithin(field, plain, at);
+  return plain;
+}
+
+function requireWithin(
+  { limits, type }: IndexField,
+  value: string | number | bigint | boolean | Date,
+  at: string,
+): void {
+  if (limits === undefined || typeof value === "string" || typeof value === "boolean") return;
+  const compared = value instanceof Date ? value.getTime() : value;
+  if (compared >= limits.least && compared <= limits.greatest) return;
+  const told = (bound: number) => (type === "date" ? new Date(bound).toISOString() : String(bound));
+  const description = `must be from ${told(limits.least)} to ${told(limits.greatest)}, which the field holds`;
+  throw badRequest({ field: at, description });
 }
 
 function mismatch(at: string, { type }: IndexField, given: string) {

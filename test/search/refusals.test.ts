@@ -35,6 +35,22 @@ onEveryServer((uri) => {
       lost: { type: "keyword", doc_values: false },
       text: { type: "text" },
     };
+    const wider = {
+      byte: "long",
+      short: "long",
+      integer: "long",
+      half_float: "double",
+      float: "double",
+      date_nanos: "date",
+    };
+    for (const [name, types] of [
+      ["numbers", Object.keys(wider)],
+      ["wider", Object.values(wider)],
+    ] as const) {
+      const fields = Object.keys(wider).map((narrow, place) => [`${narrow}_field`, { type: types[place] }] as const);
+      const document = Object.fromEntries(fields.map(([field]) => [field, 1]));
+      await there.operatorIndex(name, { properties: Object.fromEntries(fields) }, { 1: document });
+    }
     await there.operatorIndex("notes", { properties }, { 1: { kept: "a", lost: "b", text: "c" } });
   });
   afterAll(async () => {
@@ -114,6 +130,33 @@ onEveryServer((uri) => {
     expect(await refusalOf(call)).toMatchObject({ reason: "BAD_REQUEST", fields: ["query.filters[0].field"] });
     // Words are looked for in the fields that mean the same in both.
     expect((await there.client.count({ indices: ["users", "others"], query: { text: "ada" } })).count).toBe(1n);
+  });
+
+  test.for<[type: string, condition: JsonObject, field: string]>([
+    ["byte", { term: { integer: "128" } }, "term"],
+    ["short", { terms: { values: [{ integer: "0" }, { integer: "-32769" }] } }, "terms.values[1]"],
+    ["integer", { range: { from: { integer: "-9223372036854775808" } } }, "range.from"],
+    ["half_float", { range: { before: { integer: "70000" } } }, "range.before"],
+    ["float", { term: { number: 1e300 } }, "term"],
+    ["date_nanos", { term: { time: "1969-12-31T23:59:59Z" } }, "term"],
+    ["date_nanos", { range: { before: { time: "9999-01-01T00:00:00Z" } } }, "range.before"],
+  ])("what a field of type %s cannot hold is refused, and what it holds is found", async ([type, condition, place]) => {
+    const count = (indices: string[], wanted: JsonObject) =>
+      there.client.count({
+        indices,
+        query: fromJson(QuerySchema, { filters: [{ field: `${type}_field`, ...wanted }] }),
+      });
+    for (const indices of [["numbers"], ["numbers", "wider"]]) {
+      expect(await refusalOf(count(indices, condition))).toMatchObject({
+        reason: "BAD_REQUEST",
+        fields: [`query.filters[0].${place}`],
+      });
+    }
+    const extremes: JsonObject =
+      type === "date_nanos"
+        ? { from: { time: "1970-01-01T00:00:00Z" }, before: { time: "2262-04-11T23:47:16.854Z" } }
+        : { from: { integer: "-128" }, before: { integer: "127" } };
+    expect((await count(["numbers"], { range: extremes })).count).toBe(1n);
   });
 
   test("words that become too many clauses are refused, and the server takes the most that are not", async () => {
