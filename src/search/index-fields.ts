@@ -23,6 +23,8 @@ export interface IndexField {
   readonly exact: string | undefined;
   /** The list of messages that it is in, each of which is matched on its own. */
   readonly nestedIn: string | undefined;
+  /** Whether its analyser may leave nothing of a word, as those do that know words which say nothing. */
+  readonly dropsWords?: boolean;
   /** Where its values are indexed for suggestions. */
   readonly suggestions: string | undefined;
   /** What its values lie within, where that is less than its type holds: servers refuse to compare others. Of dates in milliseconds. */
@@ -117,14 +119,19 @@ interface Property {
   readonly fields?: Readonly<Record<string, Property>>;
   /** False where it cannot be searched. */
   readonly index?: boolean;
+  readonly analyzer?: string;
+  readonly search_analyzer?: string;
 }
+
+/** What queries read as a part of a name that stands for any, and as the weight of a field. */
+const meansMore = /[*^]/;
 
 /** The fields that an index of an operator's has, as the server tells of its mapping. What cannot be asked of is left out. */
 export function fieldsOfMapping(properties: Readonly<Record<string, Property>>): IndexFields {
   const found: IndexField[] = [];
   const visit = (property: Property, path: string, nestedIn: string | undefined): void => {
     const type = typesOfServers[property.type ?? "object"];
-    if (type === undefined || property.index === false) return;
+    if (type === undefined || property.index === false || meansMore.test(path)) return;
     const within = property.type === "nested" ? path : nestedIn;
     const others = Object.entries(property.fields ?? {});
     const named = (wanted: string) => others.find(([, other]) => other.type === wanted)?.[0];
@@ -134,6 +141,7 @@ export function fieldsOfMapping(properties: Readonly<Record<string, Property>>):
       type,
       exact: type !== "text" ? path : keyword === undefined ? undefined : `${path}.${keyword}`,
       nestedIn: within,
+      dropsWords: [property.analyzer, property.search_analyzer].some((name = "standard") => name !== "standard"),
       suggestions: completion === undefined ? undefined : `${path}.${completion}`,
       limits: limitsOfServers[property.type ?? "object"],
     });

@@ -125,9 +125,9 @@ class Parser {
     return next;
   }
 
-  /** No analyser finds a word in what has no letter and no digit. */
+  /** No analyser finds a word in what has no letter, no digit and no picture. */
   #counted(text: string, words: Words): Words | undefined {
-    if (!/[\p{L}\p{N}]/u.test(text)) return undefined;
+    if (!/[\p{L}\p{N}\p{So}]/u.test(text)) return undefined;
     this.#words++;
     if (this.#words > limits.words) throw wrong(`must not have more than ${limits.words} words and phrases`);
     return words;

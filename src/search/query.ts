@@ -106,7 +106,10 @@ function wordsClause(words: Words, fields: readonly IndexField[]): Clause {
 /** How many clauses words become at most. */
 function costOf(words: Words, fields: readonly IndexField[]): number {
   if (words.kind === "not") return costOf(words.of, fields) + 1;
-  if (words.kind !== "leaf") return words.of.reduce((sum, each) => sum + costOf(each, fields), 1);
+  if (words.kind !== "leaf") {
+    const asked = words.kind === "all" ? [...words.of, ...unanchored(words.of, fields)] : words.of;
+    return asked.reduce((sum, each) => sum + costOf(each, fields), 1);
+  }
   const tokens = words.text.match(tokenPattern)?.length ?? 1;
   const perToken = typeof words.match === "number" ? mostExpansions : 1;
   return fields.reduce((sum, { type }) => sum + (type === "text" ? tokens * perToken : 1), 0);
@@ -119,7 +122,7 @@ const tokenPattern =
 function clauseOf(words: Words, fields: readonly IndexField[]): Clause {
   switch (words.kind) {
     case "all":
-      return { bool: { must: words.of.map((each) => clauseOf(each, fields)) } };
+      return allOf(words.of, fields);
     case "any":
       return { bool: { should: words.of.map((each) => clauseOf(each, fields)), minimum_should_match: 1 } };
     case "not":
@@ -129,8 +132,30 @@ function clauseOf(words: Words, fields: readonly IndexField[]): Clause {
   }
 }
 
+/** All of several. A word of which analysers leave nothing asks for nothing there, unless no other is left. */
+function allOf(words: readonly Words[], fields: readonly IndexField[]): Clause {
+  const must = words.map((each) =>
+    mayVanish(each, fields) ? leafClause(each, fields, { zero_terms_query: "all" }) : clauseOf(each, fields),
+  );
+  const any = unanchored(words, fields);
+  return { bool: { must, ...(any.length > 0 && { filter: [clauseOf({ kind: "any", of: any }, fields)] }) } };
+}
+
+/** Words of which one must be there: those that may vanish, where nothing beside them is sure to ask for something. */
+function unanchored(words: readonly Words[], fields: readonly IndexField[]): readonly Leaf[] {
+  const wanted = words.filter(({ kind }) => kind !== "not");
+  const vanishing = wanted.filter((each) => mayVanish(each, fields));
+  return vanishing.length === wanted.length ? vanishing : [];
+}
+
+/** Whether analysers may leave nothing of it: some drop words, and all of them signs and numbers such as ½. */
+function mayVanish(words: Words, fields: readonly IndexField[]): words is Leaf {
+  if (words.kind !== "leaf") return false;
+  return !/[\p{L}\p{Nd}]/u.test(words.text) || fields.some(({ dropsWords }) => dropsWords === true);
+}
+
 /** One word or phrase, in whichever of the fields fits best. */
-function leafClause(words: Leaf, fields: readonly IndexField[]): Clause {
+function leafClause(words: Leaf, fields: readonly IndexField[], more: Clause = {}): Clause {
   const isFuzzy = typeof words.match === "number";
   const groups = Map.groupBy(fields, ({ nestedIn, type }) =>
     JSON.stringify([nestedIn ?? "", isFuzzy && type === "text"]),
@@ -138,7 +163,7 @@ function leafClause(words: Leaf, fields: readonly IndexField[]): Clause {
   const queries = [...groups.values()].map((group): Clause => {
     const [{ nestedIn, type } = { nestedIn: undefined, type: "text" }] = group;
     const paths = group.map(({ path }) => path);
-    const query = { multi_match: { query: words.text, fields: paths, ...matchOf(words, type === "text") } };
+    const query = { multi_match: { query: words.text, fields: paths, ...matchOf(words, type === "text"), ...more } };
     return nestedIn === undefined ? query : nested(nestedIn, query);
   });
   const [only] = queries;

@@ -1,3 +1,4 @@
+import { create } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -7,6 +8,7 @@ import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { TransactionSchema, TransactionType } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import { UserRole, UserSchema, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
 import { refusalOf } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
 import { type SearchApp, searchApp } from "./search-app.ts";
@@ -123,6 +125,15 @@ onEveryServer((uri) => {
       record(902n, "ada", "delete"),
       record(903n, "grace", "create"),
     );
+    await there.operatorIndex(
+      "prose",
+      { properties: { stops: { type: "text", analyzer: "stop" }, text: { type: "text" } } },
+      {
+        1: { stops: "the house of cards" },
+        2: { stops: "a house", text: "Chapter 3" },
+        3: { text: "Add ½ cup 🎉 caret", "a^b": "odd", "t*": "odd" },
+      },
+    );
     await there.copy(UserSchema, SessionSchema, BlockSchema, TransactionSchema, ManifestSchema, AuditRecordSchema);
   });
   afterAll(() => there?.[Symbol.asyncDispose]());
@@ -167,6 +178,46 @@ onEveryServer((uri) => {
     ["review & first", ["first"]],
   ])("the text %j finds %j", async ([text, found]) => {
     expect(idsOf(await there.client.searchSessions({ query: { text } })).toSorted()).toEqual(found);
+  });
+
+  test.for<[text: string, field: string, found: readonly string[]]>([
+    ["the house", "stops", ["1", "2"]],
+    ["the house", "", ["1", "2"]],
+    ["house of the cards", "", ["1"]],
+    ["the hous*", "", ["1", "2"]],
+    ["the housee~", "", ["1", "2"]],
+    ['"of the" house', "", ["1", "2"]],
+    ["house -the", "", ["1", "2"]],
+    ["house -(the cards)", "", ["2"]],
+    ["the | cards", "", ["1"]],
+    ["the", "", []],
+    ["to be or not to be", "", []],
+    ["the -house", "", []],
+    ["chapter 3", "", ["2"]],
+    ["chapter 4", "text", []],
+    ["add ½ cup", "text", ["3"]],
+    ["½", "text", []],
+    ["🎉", "text", ["3"]],
+    ["🎉 cup", "text", ["3"]],
+    ["🎉 chapter", "text", []],
+    ["❤️ | 🇩🇪", "text", []],
+  ])("of words that analysers drop, the others are asked for: %j in %j finds %j", async ([text, field, found]) => {
+    const query = { text, fields: field === "" ? [] : [field] };
+    const { hits } = await there.client.search({ indices: ["prose"], query, idsOnly: true });
+    expect(idsOf({ hits }).toSorted()).toEqual(found);
+  });
+
+  test("fields whose names mean more to servers are kept and not found, and break no search", async () => {
+    const client = there.client;
+    for (const name of ["a^b", "t*"]) {
+      const query = create(QuerySchema, { text: "caret", fields: [name] });
+      expect(await refusalOf(client.count({ indices: ["prose"], query }))).toMatchObject({
+        reason: "BAD_REQUEST",
+        fields: ["query.fields[0]"],
+      });
+    }
+    const { hits } = await client.search({ indices: ["prose"], query: { text: "cup" } });
+    expect(hits[0]?.document.value).toMatchObject({ "a^b": "odd", "t*": "odd" });
   });
 
   test("words are looked for in the fields that are named, also within lists of messages", async () => {

@@ -572,7 +572,7 @@ export const UnknownFields = {
   UNSPECIFIED: 0,
 
   /**
-   * Adds it to the mapping, with a type that it guesses from the first value.
+   * Adds it to the mapping, with a type that it guesses from the first value. One with `*` or `^` in its name is kept and not found.
    *
    * @generated from enum value: UNKNOWN_FIELDS_INDEX = 1;
    */

@@ -27,7 +27,8 @@ export type Query = Message<"lucid.search.v1.Query"> & {
    * Words that a document must hold, each in any of `fields`. `"some words"` are a phrase, `-word` must not be there, `a | b`
    * is either of two, brackets group, `word*` is the start of a word of at least 2 characters, `word~` and `word~2` are words
    * with 1 or 2 letters changed, of at least 4 characters. A character after `\` means itself. Nothing else has a meaning, so
-   * `a:b`, `/a/` and `[a TO b]` are text. At most 1,000 characters, 32 words and 8 brackets within each other.
+   * `a:b`, `/a/` and `[a TO b]` are text. A word of which the analyser of one of the fields leaves nothing, as `english` does of
+   * `the`, restricts nothing where others are asked for with it. At most 1,000 characters, 32 words and 8 brackets within each other.
    *
    * @generated from field: string text = 1;
    */
@@ -140,7 +141,7 @@ export const FilterSchema: GenMessage<Filter> = /*@__PURE__*/
   messageDesc(file_lucid_search_v1_search_query, 1);
 
 /**
- * A value of a field. Its type must be that of the field.
+ * A value of a field. Its type must be that of the field, and a number or time one that the field can hold.
  *
  * @generated from message lucid.search.v1.FieldValue
  */
