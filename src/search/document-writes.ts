@@ -92,18 +92,25 @@ function problemIn(value: JsonValue, level: number): string | undefined {
   return undefined;
 }
 
-const etagForm = /^(\d{1,19})-(\d{1,19})$/;
+/** The place in the history of a shard, which begins at 0, and its term, from 1: the server refuses a request with others as a whole. */
+function placeOf(etag: string): { readonly sequence: bigint; readonly term: bigint } | undefined {
+  const [, sequence = "", term = ""] = /^(\d{1,19})-(\d{1,19})$/.exec(etag) ?? [];
+  const place = { sequence: BigInt(sequence), term: BigInt(term) };
+  return place.term < 1n || place.term > mostLong || place.sequence > mostLong ? undefined : place;
+}
+
+const mostLong = 2n ** 63n - 1n;
 
 /** An etag that this service has not made stands for no state. */
 function badEtag({ etag = "", documentId }: DocumentWrite): ConnectError | undefined {
-  return etag === "" || etagForm.test(etag) ? undefined : changed(documentId);
+  return etag === "" || placeOf(etag) !== undefined ? undefined : changed(documentId);
 }
 
 function itemOf({ action, documentId, source, etag = "" }: DocumentWrite): BulkItem {
-  const [, sequence, term] = etagForm.exec(etag) ?? [];
+  const place = placeOf(etag);
   const fields = [`"_id":${JSON.stringify(documentId)}`];
   // Written as they are, since they may be larger than JavaScript's numbers are exact.
-  if (sequence !== undefined) fields.push(`"if_seq_no":${BigInt(sequence)},"if_primary_term":${BigInt(term ?? "0")}`);
+  if (place !== undefined) fields.push(`"if_seq_no":${place.sequence},"if_primary_term":${place.term}`);
   else if (action === BulkAction.UPDATE) fields.push(`"retry_on_conflict":${conflictRetries}`);
   return { action: `{"${actionNames.get(action) ?? "index"}":{${fields.join(",")}}}`, source };
 }

@@ -62,7 +62,9 @@ onEveryServer((uri) => {
     const fields = { count: 9 };
     expect(await refusalOf(indices.updateDocument({ index, documentId: "1", fields, etag }))).toMatchObject(stale);
     expect(await refusalOf(indices.deleteDocument({ index, documentId: "1", etag }))).toMatchObject(stale);
-    expect(await refusalOf(indices.deleteDocument({ index, documentId: "1", etag: "x" }))).toMatchObject(stale);
+    for (const made of ["x", "0-0", "9223372036854775808-1", "0-9999999999999999999", "0-1-1"]) {
+      expect(await refusalOf(indices.deleteDocument({ index, documentId: "1", etag: made }))).toMatchObject(stale);
+    }
     const again = indices.indexDocument({ index, documentId: "1", document: {}, createOnly: true });
     expect(await refusalOf(again)).toMatchObject({ code: "AlreadyExists", reason: "SEARCH_DOCUMENT_ALREADY_EXISTS" });
   });
