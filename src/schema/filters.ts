@@ -19,7 +19,8 @@ export function dateBefore(time: Date, ms: number): Date {
   return storable(time.getTime() - ms);
 }
 
-function storable(ms: number): Date {
+/** The time, or the first or the last one that messages and documents hold. */
+export function storable(ms: number): Date {
   return new Date(Math.min(Math.max(ms, firstMs), lastMs));
 }
 

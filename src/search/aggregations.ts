@@ -1,5 +1,5 @@
 import { type MessageInitShape } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 
 import {
   type Aggregation,
@@ -9,7 +9,7 @@ import {
   type FieldBounds,
 } from "../../gen/lucid/search/v1/search_aggregation_pb.ts";
 import { fail } from "../errors.ts";
-import { dateAtOrAfter } from "../schema/filters.ts";
+import { dateAtOrAfter, storable } from "../schema/filters.ts";
 import { badRequest } from "../schema/refusals.ts";
 import { type ExactJson, type ExactObject, writeExact } from "../stores/search/exact-json.ts";
 import type { FieldType, IndexField } from "./index-fields.ts";
@@ -272,7 +272,8 @@ function keyOf({ key }: ExactObject, type: FieldType): NonNullable<Bucket["key"]
     case "boolean":
       return { case: "flag", value: key === 1 || key === true };
     case "date":
-      return { case: "time", value: timestampFromMs(Number(key)) };
+      // A day of a zone in the east begins before the first time; documents of operators have any.
+      return { case: "time", value: timestampFromDate(storable(Number(key))) };
     default:
       return { case: "text", value: typeof key === "string" ? key : writeExact(key) };
   }

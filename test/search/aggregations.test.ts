@@ -1,5 +1,5 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type Timestamp, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { type Timestamp, timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { BlockSchema } from "../../gen/lucid/repository/v1/block_pb.ts";
@@ -110,6 +110,31 @@ onEveryServer((uri) => {
       [time("2026-03-01T00:00:00Z"), 2n],
       [time("2026-04-01T00:00:00Z"), 1n],
     ]);
+  });
+
+  test("a time that no message holds is the first or the last one", async () => {
+    const days = { 1: { day: "0001-01-01T00:00:00Z" }, 2: { day: 9e15 }, 3: { day: "2026-01-01T00:00:00Z" } };
+    await there.operatorIndex("days", { properties: { day: { type: "date" } } }, days);
+    const aggregations: Aggregation[] = [
+      { name: "value", field: "day", kind: { case: "terms", value: {} } },
+      {
+        name: "day",
+        field: "day",
+        kind: { case: "dateHistogram", value: { unit: CalendarUnit.DAY, timeZone: "Pacific/Kiritimati" } },
+      },
+    ];
+    for (const client of [there.client, there.overHttp]) {
+      const [value, day] = (await client.aggregate({ indices: ["days"], aggregations })).results;
+      for (const [found, known] of [
+        [value, "2026-01-01T00:00:00.000Z"],
+        [day, "2025-12-31T10:00:00.000Z"],
+      ] as const) {
+        const times = bucketsOf(found?.result).map(
+          ({ key }) => key.case === "time" && timestampDate(key.value).toISOString(),
+        );
+        expect(new Set(times)).toEqual(new Set(["0001-01-01T00:00:00.000Z", known, "9999-12-31T23:59:59.999Z"]));
+      }
+    }
   });
 
   test("histograms and ranges divide numbers and times", async () => {
