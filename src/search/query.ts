@@ -4,7 +4,7 @@ import type { FieldRange, FieldValue, Filter, Query } from "../../gen/lucid/sear
 import { fail } from "../errors.ts";
 import { dateAtOrAfter, dateAtOrBefore } from "../schema/filters.ts";
 import { badRequest } from "../schema/refusals.ts";
-import { removedField } from "../schema/search-mapping.ts";
+import { keyField, removedField } from "../schema/search-mapping.ts";
 import { disagree, type FieldType, type IndexField, type IndexFields } from "./index-fields.ts";
 import { type Leaf, parseWords, type Words } from "./query-text.ts";
 
@@ -18,6 +18,8 @@ export interface SearchedFields {
   readonly each: readonly IndexFields[];
   /** Whether documents of the domain are among them, which hide what is deleted. */
   readonly hasDomain: boolean;
+  /** Whether those of operators are, too, whose fields mean what they like. */
+  readonly isMixed?: boolean;
 }
 
 /** A query that may be sent. */
@@ -48,7 +50,7 @@ export function compileQuery(
   const wordFields = namedWordFields(named, fields);
   const words = parseWords(text);
   const filter = [...more, ...filterClauses(filters, "query.filters", fields)];
-  const hidden = fields.hasDomain ? hiddenClauses(showDeleted) : [];
+  const hidden = fields.hasDomain ? hiddenClauses(showDeleted, fields.isMixed) : [];
   const must = words === undefined ? [] : [words === "nothing" ? { match_none: {} } : wordsClause(words, wordFields)];
   return {
     clause: { bool: { must, filter, must_not: hidden } },
@@ -57,10 +59,13 @@ export function compileQuery(
 }
 
 /** What the domain does not show: deleted documents, orphaned blocks, and what is left of documents that are gone for good. */
-function hiddenClauses(showDeleted: boolean): Clause[] {
+function hiddenClauses(showDeleted: boolean, isMixed = false): Clause[] {
   const removed = { term: { [removedField]: { value: true } } };
-  if (showDeleted) return [removed];
-  return [removed, { exists: { field: "deleted_at" } }, { exists: { field: "orphaned_at" } }];
+  const deleted = [{ exists: { field: "deleted_at" } }, { exists: { field: "orphaned_at" } }];
+  const hidden = showDeleted ? [removed] : [removed, ...deleted];
+  if (!isMixed) return hidden;
+  // Copies of the domain, and no others, have a key.
+  return [{ bool: { filter: [{ exists: { field: keyField } }], should: hidden, minimum_should_match: 1 } }];
 }
 
 function namedWordFields(named: readonly string[], { together, each }: SearchedFields): readonly IndexField[] {

@@ -13,6 +13,8 @@ export interface Target extends NamedIndex {
   /** What its documents are copies of; undefined of an operator's. */
   readonly message: SearchedMessage | undefined;
   readonly fields: IndexFields;
+  /** What the server calls the indices behind the name of an operator's, which need not be as those of versions are. */
+  readonly places?: readonly string[];
 }
 
 /** Fields of the domain, which do not change while the process runs. */
@@ -37,7 +39,7 @@ export async function targetOf(
     const found = await search.client.indices.getMapping({ index: alias }, { signal: call.signal });
     const all = Object.values(found).map(({ mappings }) => fieldsOfMapping(mappings.properties ?? {}));
     if (all.length === 0) throw indexNotFound(name);
-    return { name, alias, message, fields: fieldsTogether(all) };
+    return { name, alias, message, fields: fieldsTogether(all), places: Object.keys(found) };
   } catch (error) {
     throw refusal(error, [{ name, alias }]);
   }
@@ -51,12 +53,18 @@ export function indexedRevision({ message }: Target, { _version: version = 0 }: 
 /** What several indices have. */
 export function searchedFields(targets: readonly Target[]): SearchedFields {
   const each = targets.map(({ fields }) => fields);
-  return { together: fieldsTogether(each), each, hasDomain: targets.some(({ message }) => message !== undefined) };
+  const ofDomain = targets.filter(({ message }) => message !== undefined).length;
+  return {
+    together: fieldsTogether(each),
+    each,
+    hasDomain: ofDomain > 0,
+    isMixed: ofDomain > 0 && ofDomain < targets.length,
+  };
 }
 
 /** Which of the indices a hit is in, by the name that the server gives. Behind an alias is an index whose name ends in a version. */
 export function targetOfHit(targets: readonly Target[], index: string): Target | undefined {
   if (targets.length === 1) return targets[0];
   const alias = versionedName.exec(index)?.[1] ?? index;
-  return targets.find((target) => target.alias === alias);
+  return targets.find((target) => target.places?.includes(index) === true || target.alias === alias);
 }

@@ -372,6 +372,38 @@ onEveryServer((uri) => {
     expect(ids.hits[0]?.document.case).toBeUndefined();
   });
 
+  test("what operators call as the domain does hides nothing of theirs", async () => {
+    await there.operatorIndex("removals", { properties: {} }, { r1: { deleted_at: "2026-01-01", word: "removal" } });
+    for (const indices of [["removals"], ["removals", "users", "blocks"]]) {
+      expect(idsOf(await there.client.search({ indices, query: { text: "removal" } }))).toEqual(["r1"]);
+    }
+    const both = await there.client.search({ indices: ["removals", "users"], query: { text: "lovelace" } });
+    expect(idsOf(both)).toEqual(["ada"]);
+    const query = { text: "lovelace", showDeleted: true };
+    const all = await there.client.search({ indices: ["removals", "users"], query, idsOnly: true });
+    expect(idsOf(all).toSorted()).toEqual(["ada", "gone"]);
+  });
+
+  test("an index of any name behind an alias of the deployment is searched beside others", async () => {
+    const { client } = there.store;
+    const index = `${there.indices.alias("x")}elsewhere_2026`;
+    const body = {
+      mappings: { properties: { list: { type: "nested", properties: { n: { type: "long" } } } } },
+    } as const;
+    await client.indices.create({ index, ...body, aliases: { [there.indices.alias("elsewhere")]: {} } });
+    const documents = [1, 2].map((n) => [{ index: { _id: `e${n}` } }, { list: [{ n }], word: "elsewhere" }]);
+    await client.bulk({ index, operations: documents.flat(), refresh: true });
+    const indices = ["elsewhere", "users"];
+    const found = await there.client.search({ indices, query: { text: "elsewhere | lovelace" } });
+    expect(found.hits.map((hit) => `${hit.index}/${hit.id}`).toSorted()).toEqual([
+      "elsewhere/e1",
+      "elsewhere/e2",
+      "users/ada",
+    ]);
+    // An order by messages of a list that the other index does not have.
+    expect(idsOf(await there.client.search({ indices, orderBy: "list.n desc" })).slice(0, 2)).toEqual(["e2", "e1"]);
+  });
+
   test("suggestions complete what is typed, those that nearly fit last", async () => {
     const suggest = async (text: string, ...fields: string[]) =>
       (await there.client.suggest({ index: "users", text, fields })).suggestions.map((found) => found.text);
