@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 
 import type { HighlightSchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
+import type { SearchDialect } from "../stores/search.ts";
 import type { AnswerHit } from "./ask.ts";
 import type { IndexField } from "./index-fields.ts";
 
@@ -15,11 +16,19 @@ export interface Highlighting {
   fragments(hit: AnswerHit): Highlight[];
 }
 
+/** As many characters of a text as servers look through by themselves before they refuse. */
+const mostCharacters = 999_999;
+
+export const noHighlights: Highlighting = { areShown: false, body: {}, fragments: () => [] };
+
 /** Highlights in fields that words are looked for in; none where there are none. */
-export function highlighting(fields: readonly IndexField[]): Highlighting {
+export function highlighting(
+  fields: readonly IndexField[],
+  { highlightLimit }: Pick<SearchDialect, "highlightLimit">,
+): Highlighting {
   // Fields within lists of messages would need requests of their own.
   const shown = fields.filter(({ nestedIn }) => nestedIn === undefined);
-  if (shown.length === 0) return { areShown: false, body: {}, fragments: () => [] };
+  if (shown.length === 0) return noHighlights;
   // Marks that nobody can have put into a text, which parts are told by.
   const [before, after] = [`<${randomUUID()}>`, `</${randomUUID()}>`];
   const body = {
@@ -29,6 +38,7 @@ export function highlighting(fields: readonly IndexField[]): Highlighting {
       post_tags: [after],
       number_of_fragments: 3,
       fragment_size: 150,
+      [highlightLimit]: mostCharacters,
     },
   };
   return {

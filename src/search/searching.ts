@@ -11,7 +11,7 @@ import type { SearchStore } from "../stores/search.ts";
 import { parseExact, writeExact } from "../stores/search/exact-json.ts";
 import type { AnswerHit, ExactSortKey } from "./ask.ts";
 import { untilSearchable } from "./freshness.ts";
-import { type Highlighting, highlighting } from "./highlights.ts";
+import { type Highlighting, highlighting, noHighlights } from "./highlights.ts";
 import { type HitSearch, type Position, readHits, release } from "./hit-pages.ts";
 import type { SearchIndices } from "./indices.ts";
 import { hitOrder } from "./order.ts";
@@ -74,8 +74,9 @@ export async function searchPage(options: SearchOptions, call: HitCall, context:
   const { search, documents, pageTokens } = options;
   const tokens = await pageTokens();
   const position = positionOf(tokens.decode(call.bound, call.pageToken));
+  const { asked, highlights } = await hitSearch(search, call, context);
   const preference = await untilAllSearchable({ search, documents }, call, context);
-  const { wanted, highlights } = hitSearch(call, preference);
+  const wanted = { ...asked, counts: true, preference };
   const page = await readHits(search, context, wanted, { size: pageSizeOf(call.pageSize), position });
   const part = await firstPart(documents, page.hits, call, context).catch(async (error: unknown) => {
     // One that a token holds is gone on in where the caller comes again with it.
@@ -115,13 +116,14 @@ export async function* exportHits(
   const tokens = await pageTokens();
   const start = tokens.open(call.bound, call.pageToken);
   if (call.pageToken !== "" && start === undefined) throw cursorOfAnother();
+  const { asked } = await hitSearch(search, call, context);
   const preference = await untilAllSearchable({ search, documents }, call, context);
-  const { wanted } = hitSearch(call, preference);
+  const wanted = { ...asked, counts: false, preference };
   let position = positionOf(start) ?? { after: [], pointInTime: "" };
   let isOver = false;
   try {
     while (!isOver) {
-      const page = await readHits(search, context, { ...wanted, counts: false }, { size: exportSize, position });
+      const page = await readHits(search, context, wanted, { size: exportSize, position });
       const { pointInTime } = page;
       position = { ...position, pointInTime };
       for await (const { found, through } of withDocuments(documents, page.hits, call, context)) {
@@ -141,28 +143,26 @@ function cursorOfAnother() {
   return fail("PAGE_TOKEN_INVALID", "The cursor is not one of this export", { fields });
 }
 
-/** What is asked of the server. */
-function hitSearch(call: HitCall, preference: string | undefined) {
+/** What is asked of the server. Fails for a wrong request before anything is waited for. */
+async function hitSearch(search: Pick<SearchStore, "dialect">, call: HitCall, { signal }: Context) {
   const { targets, query, filters, orderBy, fallback } = call;
   const fields = searchedFields(targets);
   const { clause, wordFields } = compileQuery(query, fields, filters);
   const order = hitOrder(orderBy, wordFields.length > 0 ? fallback.withWords : fallback.without, fields);
-  const highlights = highlighting(call.highlight ? wordFields : []);
+  const highlights = call.highlight ? highlighting(wordFields, await search.dialect(signal)) : noHighlights;
   const [only] = targets;
   const isDomain = targets.every(({ message }) => message !== undefined);
   const more = { _source: !isDomain && !call.idsOnly, ...highlights.body };
   const unique = targets.length === 1 ? only?.message?.id : undefined;
-  const wanted: HitSearch = {
+  const asked: Omit<HitSearch, "counts" | "preference"> = {
     indices: targets,
     clause,
     order,
     unique,
     byUnique: unique !== undefined && !highlights.areShown,
     more,
-    counts: true,
-    preference,
   };
-  return { wanted, highlights };
+  return { asked, highlights };
 }
 
 /** Waits for the writes that a search has to see. Gives where to search then. */

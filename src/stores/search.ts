@@ -21,6 +21,8 @@ export interface SearchDialect {
   readonly product: SearchProduct;
   /** Sort that puts all hits of a point in time into one order, for paging through them. */
   readonly tieBreak: Readonly<Record<string, { readonly order: "asc"; readonly unmapped_type?: "keyword" }>>;
+  /** What the limit is called of the characters of a text that are looked through for highlights; servers refuse longer texts without. */
+  readonly highlightLimit: "max_analyzed_offset" | "max_analyzer_offset";
   /** Type of a field that holds an object of any form. */
   readonly freeForm: "flattened" | "flat_object";
   /**
@@ -146,6 +148,7 @@ function elasticsearch(client: Client, product: SearchProduct): SearchDialect {
   return {
     product,
     tieBreak: { _shard_doc: { order: "asc" } },
+    highlightLimit: "max_analyzed_offset",
     freeForm: "flattened",
     async openPointInTime(indices, keepAlive, { preference, ...request }) {
       const open = { index: [...indices], keep_alive: keepAlive, ...(preference !== undefined && { preference }) };
@@ -166,6 +169,7 @@ function opensearch(client: Client, product: SearchProduct): SearchDialect {
       ? { _shard_doc: { order: "asc" } }
       : // An index that never had a document has not even this field.
         { _id: { order: "asc", unmapped_type: "keyword" } },
+    highlightLimit: "max_analyzer_offset",
     freeForm: "flat_object",
     async openPointInTime(indices, keepAlive, { preference, ...request }) {
       const names = indices.map(encodeURIComponent).join(",");

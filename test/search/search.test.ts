@@ -404,6 +404,25 @@ onEveryServer((uri) => {
     expect(idsOf(await there.client.search({ indices, orderBy: "list.n desc" })).slice(0, 2)).toEqual(["e2", "e1"]);
   });
 
+  test("a text that is too long to be highlighted to its end breaks no search", async () => {
+    const text = `needle ${"hay ".repeat(300_000)}needle`;
+    await there.operatorIndex(
+      "long",
+      { properties: { text: { type: "text" } } },
+      { 1: { text }, 2: { text: "a needle" } },
+    );
+    const { hits } = await there.client.search({
+      indices: ["long"],
+      query: { text: "needle" },
+      highlight: true,
+      idsOnly: true,
+    });
+    const matched = hits.map(({ highlights }) =>
+      highlights.flatMap(({ fragments }) => fragments.flatMap(({ parts }) => parts.filter((part) => part.matched))),
+    );
+    expect(matched.map((parts) => parts.length)).toEqual([1, 1]);
+  });
+
   test("suggestions complete what is typed, those that nearly fit last", async () => {
     const suggest = async (text: string, ...fields: string[]) =>
       (await there.client.suggest({ index: "users", text, fields })).suggestions.map((found) => found.text);
