@@ -12,6 +12,7 @@ import {
   type SearchedField,
   type SearchedMessage,
   suggestField,
+  suggestible,
   suggestionName,
 } from "./search-mapping.ts";
 
@@ -188,10 +189,9 @@ function scalar(source: Buffer, { type, at, end }: Value): string | undefined {
   }
 }
 
-/** Servers refuse three characters in suggestions, and text that is empty. */
+/** Servers refuse text that is empty, too. */
 function suggestion({ path, value }: Found["names"][number], suggested: ReadonlyMap<string, string>): string[] {
-  // oxlint-disable-next-line no-control-regex -- these are the ones
-  const allowed = value.replaceAll(/[\u0000\u001e\u001f]/g, " ").trim();
+  const allowed = suggestible(value).trim();
   const name = suggested.get(path);
   return allowed === "" || name === undefined ? [] : [`"${name}":${JSON.stringify(allowed)}`];
 }

@@ -87,6 +87,12 @@ export function suggestionName(path: string): string {
   return path.replaceAll(".", "_");
 }
 
+/** A text without the three characters that servers refuse in suggestions, and in what is to be completed. */
+export function suggestible(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- these are the ones
+  return text.replaceAll(/[\u0000\u001e\u001f]/g, " ");
+}
+
 function describe(schema: DescMessage): SearchedMessage | null {
   const { name, id, shards } = getOption(schema, searchIndexOption);
   if (name === "") return null;

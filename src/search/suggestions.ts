@@ -3,6 +3,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { SuggestionSchema, SuggestRequest } from "../../gen/lucid/search/v1/search_service_pb.ts";
 import { fail } from "../errors.ts";
 import { badRequest } from "../schema/refusals.ts";
+import { suggestible } from "../schema/search-mapping.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { ask, type Call } from "./ask.ts";
 import type { IndexField } from "./index-fields.ts";
@@ -34,7 +35,7 @@ export async function suggest(
   const clauses = asked.map(({ field, isForgiving }, index) => [
     `s${index}`,
     {
-      prefix: text,
+      prefix: suggestible(text),
       completion: {
         field: field.suggestions,
         size: isFree ? size : mostLooked,

@@ -432,6 +432,13 @@ onEveryServer((uri) => {
     expect(await suggest("amzing")).toEqual(["amazing"]);
     expect(await suggest("lovelace")).toEqual([]); // deleted
     expect(await suggest(".*")).toEqual([]);
+    const name = { type: "text", fields: { suggested: { type: "completion" } } } as const;
+    await there.operatorIndex("names", { properties: { name } }, { 1: { name: "Ada Lovelace" } });
+    for (const index of ["users", "names"]) {
+      const { suggestions } = await there.client.suggest({ index, text: "Ada\u001fLove" });
+      expect(suggestions).toMatchObject([{ text: "Ada Lovelace" }]);
+      expect((await there.client.suggest({ index, text: "\u0000" })).suggestions).toEqual([]);
+    }
     const { suggestions } = await there.client.suggest({ index: "users", text: "ada", size: 1 });
     expect(suggestions).toMatchObject([{ text: "Ada Lovelace", field: "profile.display_name", id: "ada" }]);
     const of = (userId: string, field = "user_id") => {
