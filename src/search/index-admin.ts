@@ -289,19 +289,37 @@ async function sizes({ client }: SearchStore, places: readonly string[], signal:
   const found = new Map<string, Size>();
   for (const index of namesInPaths(places)) {
     const rows = await client.cat.indices(
-      { index, format: "json", bytes: "b", h: ["index", "health", "docs.count", "store.size"] },
+      { index, format: "json", bytes: "b", h: ["index", "health", "store.size"] },
       { signal, requestTimeout: requestMs, ignore: [404] },
     );
     if (!Array.isArray(rows)) continue;
+    const counts = await documentCounts(client, index, signal);
     for (const row of rows) {
       found.set(row.index ?? "", {
-        documents: BigInt(row["docs.count"] ?? 0),
+        documents: counts.get(row.index ?? "") ?? 0n,
         bytes: BigInt(row["store.size"] ?? 0),
         health: healths.get(row.health ?? "") ?? IndexHealth.UNSPECIFIED,
       });
     }
   }
   return found;
+}
+
+/** Documents that can be found, by the server's names. What servers tell of sizes counts each message of a list as a document. */
+async function documentCounts(client: SearchStore["client"], places: string[], signal: AbortSignal) {
+  const { aggregations } = await client.search<unknown, { indices: estypes.AggregationsStringTermsAggregate }>(
+    {
+      index: places,
+      ignore_unavailable: true, // closed ones have none
+      size: 0,
+      track_total_hits: false,
+      aggs: { indices: { terms: { field: "_index", size: places.length } } },
+    },
+    { signal, requestTimeout: requestMs },
+  );
+  const buckets = aggregations?.indices.buckets;
+  if (!Array.isArray(buckets)) return new Map<string, bigint>();
+  return new Map(buckets.map(({ key, doc_count: count }) => [String(key), BigInt(count)]));
 }
 
 async function sizeOf(search: SearchStore, places: readonly string[], signal: AbortSignal) {
@@ -345,10 +363,11 @@ async function statisticsOf(
   const metric = ["docs", "store", "search", "indexing", "refresh", "segments"] as const;
   const { indices = {} } = await client.indices.stats({ index: place, metric: [...metric] }, limits);
   const health = await client.cluster.health({ index: place, level: "indices" }, limits);
+  const counts = await documentCounts(client, [place], signal);
   const { primaries = {}, total = {} } = indices[place] ?? {};
   const own = health.indices?.[place];
   return {
-    documentCount: BigInt(primaries.docs?.count ?? 0),
+    documentCount: counts.get(place) ?? 0n,
     deletedDocumentCount: BigInt(primaries.docs?.deleted ?? 0),
     primaryBytes: BigInt(primaries.store?.size_in_bytes ?? 0),
     storedBytes: BigInt(total.store?.size_in_bytes ?? 0),

@@ -233,6 +233,19 @@ onEveryServer((uri) => {
     }
   });
 
+  test("messages of a list are no documents, wherever documents are counted", async () => {
+    const { indices } = service;
+    const index = indexName();
+    await indices.createIndex({ index, mapping: { fields: { lines: { type: IndexFieldType.NESTED } } } });
+    const document = { lines: [{ n: 1 }, { n: 2 }, { n: 3 }] };
+    await indices.indexDocument({ index, document, waitUntilSearchable: true });
+    const listed = (await indices.listIndices({ pageSize: 1000 })).indices.find((found) => found.index === index);
+    expect(listed?.documentCount).toBe(1n);
+    expect((await indices.getIndex({ index })).index?.documentCount).toBe(1n);
+    expect((await indices.getIndexStatistics({ index })).statistics?.documentCount).toBe(1n);
+    expect((await indices.deleteIndex({ index, confirmIndex: index })).documentCount).toBe(1n);
+  });
+
   test("statistics count what was done", async () => {
     const { indices } = service;
     const index = await newIndex(service);
