@@ -166,7 +166,7 @@ export class VersionCopy implements AsyncDisposable {
     const { signal } = this.#options;
     const batch = await this.#tail.next(waitMs, signal);
     await this.#writer.prepare(batch, signal);
-    if (batch.changed.size > 0) await this.#writer.bring(batch, signal);
+    if (batch.changed.size > 0) await this.#writer.note(await this.#writer.bring(batch, signal));
     this.#moved({ token: batch.token });
     return batch;
   }

@@ -103,7 +103,7 @@ export function syncAccess(options: {
           .filter(({ id }) => id === "")
           .map(({ key, source_id }) => [key, { _id: source_id, isRemoved: true, id: undefined }] as const),
       );
-      await made.bring({ changed, time: undefined }, signal);
+      await made.note(await made.bring({ changed, time: undefined }, signal));
       const left = await letters.find(wanted.map(({ _id }) => _id));
       return left.map(({ _id }) => _id);
     },

@@ -11,7 +11,7 @@ import { type InOrder, inOrder } from "./in-order.ts";
 import { copiesAfter, type FillPage, fillSection } from "./pages.ts";
 import type { ResyncReason, SyncState, SyncStates } from "./state.ts";
 import { ChangeTail } from "./tail.ts";
-import { copyWriter, type Writer } from "./writer.ts";
+import { copyWriter, type Outcome, type Writer } from "./writer.ts";
 
 /** What one index is kept equal with, and how. */
 export interface FollowOptions {
@@ -111,7 +111,7 @@ class Run {
   #state: SyncState;
   #ensured: EnsuredIndex;
   #tail: ChangeTail | undefined;
-  #pieces: InOrder<unknown> = inOrder(mostAtOnce);
+  #pieces: InOrder = inOrder(mostAtOnce);
   #mark: Mark;
   /** Id of the last copy that was looked at. */
   #swept = "";
@@ -217,7 +217,10 @@ class Run {
     const batch = await tail.next(ms, signal);
     await this.#writer.prepare(batch, signal);
     const work = async () => (batch.changed.size > 0 ? this.#writer.bring(batch, signal) : undefined);
-    const done = () => this.#reached({ token: batch.token }, batch.events > 0);
+    const done = async (outcome: Outcome | undefined) => {
+      if (outcome !== undefined) await this.#writer.note(outcome);
+      this.#reached({ token: batch.token }, batch.events > 0);
+    };
     await this.#pieces.begin(work, done, batch);
     await this.#checkpoint();
   }

@@ -1,17 +1,21 @@
 /** Work of which several pieces run at once, and which is done in the order in which it was begun. */
-export interface InOrder<T> {
+export interface InOrder {
   /** Resolves when a piece could begin at once. Fails as an earlier piece has. */
   room(): Promise<void>;
   /** Begins a piece once there is room. Fails as an earlier piece has. With `alone`, nothing else runs beside it. */
-  begin(work: () => Promise<T>, done: (result: T) => void, options?: { readonly alone?: boolean }): Promise<void>;
+  begin<T>(
+    work: () => Promise<T>,
+    done: (result: T) => void | Promise<void>,
+    options?: { readonly alone?: boolean },
+  ): Promise<void>;
   /** Resolves when nothing runs. Fails as a piece has. */
   idle(): Promise<void>;
   /** Resolves when nothing runs, whatever has become of it. */
   ended(): Promise<void>;
 }
 
-/** `done` of a piece is called when it and all that were begun before it have succeeded. */
-export function inOrder<T>(most: number): InOrder<T> {
+/** `done` of a piece is called when it has succeeded and all that were begun before it are done. */
+export function inOrder(most: number): InOrder {
   const running: Promise<void>[] = [];
   let last: Promise<void> = Promise.resolve();
 
@@ -31,7 +35,7 @@ export function inOrder<T>(most: number): InOrder<T> {
       const piece = (async () => {
         const result = await work();
         await before;
-        done(result);
+        await done(result);
       })();
       // Whoever waits for it next is told; nobody may be waiting when it fails.
       piece.catch(() => undefined);

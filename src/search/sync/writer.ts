@@ -47,9 +47,14 @@ export interface Writer {
   prepare(batch: Pick<Batch, "creates" | "rewrites">, signal: AbortSignal): Promise<void>;
   /**
    * Reads the documents that have changed, where that is needed, and writes or buries their copies. Batches are begun in the order of
-   * the changes; nothing else runs beside one that is to be alone.
+   * the changes; nothing else runs beside one that is to be alone. What has become of it is then to be noted.
    */
-  bring(batch: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<void>;
+  bring(batch: Pick<Batch, "changed" | "time">, signal: AbortSignal): Promise<Outcome>;
+  /**
+   * Notes dead letters, and forgets those that are none any more: to be called in the order of the batches, since the last state of a
+   * document is the one that decides.
+   */
+  note(outcome: Outcome): Promise<void>;
   /** Makes the copies with these ids what their documents are, or buries them where these have gone. Others may write meanwhile. */
   mend(copies: readonly Known[], signal: AbortSignal): Promise<void>;
   /** Buries those of these copies whose documents have gone. Others may write meanwhile. */
@@ -58,6 +63,13 @@ export interface Writer {
   tidy(before: Date, signal: AbortSignal): Promise<void>;
   /** What the index holds under some ids. Unlike a search, it sees what was written last. */
   stored(ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, Stored>>;
+}
+
+/** What has become of copies. */
+export interface Outcome {
+  readonly refused: readonly Refusal[];
+  /** Keys of documents whose copies are in the index now, or which have gone. */
+  readonly settled: readonly string[];
 }
 
 /** A document that has gone. Where its natural id is not known, it is looked for in the index. */
@@ -167,17 +179,17 @@ export function copyWriter(options: WriterOptions): Writer {
   };
 
   /** The epoch is that in which the documents were asked for. A later one would put them above what was read after them. */
-  const writeAll = async (first: Sent, signal: AbortSignal): Promise<void> => {
+  const writeAll = async (first: Sent, signal: AbortSignal): Promise<Outcome> => {
     let { documents, epoch } = first;
-    const refusals: Refusal[] = [];
-    const done: string[] = [];
+    const refused: Refusal[] = [];
+    const settled: string[] = [];
     for (let round = 1; documents.length > 0; round++) {
       const pairs: { readonly copy: SearchCopy; readonly document: Uint8Array }[] = [];
       for (const document of documents) {
         try {
           pairs.push({ copy: copier.fromBson(document), document });
         } catch (error) {
-          refusals.push(damagedDocument(document, message, error));
+          refused.push(damagedDocument(document, message, error));
         }
       }
       const items = pairs.map(({ copy: { id, revision, json } }) => item(id, versionOf(epoch, revision), json));
@@ -186,20 +198,24 @@ export function copyWriter(options: WriterOptions): Writer {
       for (const [at, { copy, document }] of pairs.entries()) {
         const result = results[at];
         if (result === undefined) throw new Error("The search server said nothing of a copy");
-        if (result.status < 300) done.push(copy.key);
+        if (result.status < 300) settled.push(copy.key);
         else if (result.status === 409) conflicts.push(copy);
-        else refusals.push(refusedCopy(copy, document, result));
+        else refused.push(refusedCopy(copy, document, result));
       }
       if (conflicts.length === 0) break;
       if (round === mostRounds) throw tooFast(alias);
       ({ documents, epoch } = await overtaken(conflicts, signal));
     }
-    await deadLetters.record(message.name, refusals);
-    await deadLetters.clear(message.name, done);
+    return { refused, settled };
   };
 
-  const write = (documents: readonly Uint8Array[], signal: AbortSignal): Promise<void> =>
-    writeAll({ documents, epoch: writer.epoch }, signal);
+  const note: Writer["note"] = async ({ refused, settled }) => {
+    await deadLetters.record(message.name, refused);
+    await deadLetters.clear(message.name, settled);
+  };
+
+  const write = async (documents: readonly Uint8Array[], signal: AbortSignal): Promise<void> =>
+    note(await writeAll({ documents, epoch: writer.epoch }, signal));
 
   /** The copies of documents, by their `_id`s as text. */
   const find = async (keys: readonly string[], signal: AbortSignal): Promise<Known[]> => {
@@ -231,7 +247,7 @@ export function copyWriter(options: WriterOptions): Writer {
     return copies.filter(({ key }) => !there.has(key));
   };
 
-  const bury = async (gone: readonly Gone[], signal: AbortSignal): Promise<void> => {
+  const bury = async (gone: readonly Gone[], signal: AbortSignal): Promise<Outcome> => {
     for (let at = 0; at < gone.length; at += mostDocuments) {
       const part = gone.slice(at, at + mostDocuments);
       const known = part.flatMap(({ id, key }) => (id === undefined ? [] : [{ id, key }]));
@@ -250,9 +266,8 @@ export function copyWriter(options: WriterOptions): Writer {
         // Who keeps the index takes the changes one after the other; others may have been overtaken.
         if (beside !== undefined && "tell" in beside) left = await goneOf(left, signal);
       }
-      const keys = part.map(({ key }) => key);
-      await deadLetters.clear(message.name, keys);
     }
+    return { refused: [], settled: gone.map(({ key }) => key) };
   };
 
   /** Those that the changes tell, and the others as they are now. */
@@ -292,15 +307,20 @@ export function copyWriter(options: WriterOptions): Writer {
   const bring: Writer["bring"] = async ({ changed, time }, signal) => {
     const { epoch } = writer;
     const there = new Set<string>();
+    const outcomes: Outcome[] = [];
     for await (const documents of groups(changedDocuments([...changed.values()], time, signal))) {
       for (const document of documents) there.add(documentKey(document));
-      await writeAll({ documents, epoch }, signal);
+      outcomes.push(await writeAll({ documents, epoch }, signal));
     }
     // Of what is not there and was not said to be removed, that is said later.
     const gone = [...changed].flatMap(([key, { isRemoved, id }]) =>
       isRemoved && !there.has(key) ? [{ key, id }] : [],
     );
-    await bury(gone, signal);
+    outcomes.push(await bury(gone, signal));
+    return {
+      refused: outcomes.flatMap(({ refused }) => refused),
+      settled: outcomes.flatMap(({ settled }) => settled),
+    };
   };
 
   /**
@@ -312,7 +332,7 @@ export function copyWriter(options: WriterOptions): Writer {
     let sent = await read(ids, signal);
     for (let round = 1; sent.documents.length > 0; round++) {
       if (round > mostMeanwhile) throw tooFast(alias);
-      await writeAll(sent, signal);
+      await note(await writeAll(sent, signal));
       for (const document of sent.documents) written.set(documentKey(document), document);
       const now = await read(ids, signal);
       const isNews = (document: Uint8Array) => !isEqual(document, written.get(documentKey(document)));
@@ -323,7 +343,7 @@ export function copyWriter(options: WriterOptions): Writer {
   const prune = async (copies: readonly Known[], signal: AbortSignal): Promise<void> => {
     const gone = await goneOf(copies, signal);
     if (gone.length === 0) return;
-    await bury(gone, signal);
+    await note(await bury(gone, signal));
     // One may have been created between the look at it and its burial.
     await settle(
       gone.map(({ id }) => id),
@@ -357,7 +377,7 @@ export function copyWriter(options: WriterOptions): Writer {
     }
   };
 
-  const writer: Writer = { epoch: 0, write, prepare, bring, mend, prune, tidy, stored };
+  const writer: Writer = { epoch: 0, write, prepare, bring, note, mend, prune, tidy, stored };
   return writer;
 }
 

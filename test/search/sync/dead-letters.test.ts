@@ -1,8 +1,15 @@
-import { MongoClient } from "mongodb";
-import { expect, test } from "vitest";
+import { setTimeout as sleep } from "node:timers/promises";
 
+import { MongoClient } from "mongodb";
+import { expect, test, vi } from "vitest";
+
+import { messageOf, searchIndices } from "../../../src/search/indices.ts";
+import { syncAccess } from "../../../src/search/sync/access.ts";
 import { deadLetters } from "../../../src/search/sync/dead-letters.ts";
+import { openSearch } from "../../../src/stores/search.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
+import { refusingProxy } from "../refusing-proxy.ts";
+import { change, newUser, syncBed } from "./support.ts";
 
 test("what another process has recorded is forgotten once its document has a copy", async () => {
   await using client = await MongoClient.connect(storeAddresses().mongodbUri);
@@ -31,3 +38,44 @@ test("what another process has recorded is forgotten once its document has a cop
     await db.dropDatabase();
   }
 });
+
+test.for([
+  { is: "one", was: "a good", first: { status: "BANNED" }, second: { created_at: "no date" }, letters: 1 },
+  { is: "none", was: "a bad", first: { created_at: "no date" }, second: { created_at: new Date() }, letters: 0 },
+])(
+  "a document is $is where its last state is refused or not, though the server answers to $was state before it last",
+  async ({ first, second, letters }) => {
+    const { searchUri } = storeAddresses();
+    await using bed = await syncBed(searchUri);
+    await using proxy = await refusingProxy(searchUri);
+    await using search = openSearch({ uri: proxy.uri });
+    const { domain, system, prefix } = bed;
+    await domain.collection("users").insertOne(newUser({ user_id: "u1" }));
+    const access = syncAccess({ search, indices: searchIndices({ search, prefix }), domain, system });
+    bed.start({ access, messages: [messageOf("users")] });
+    await bed.settled("users");
+    const [sent, free, overtaken] = [0, 1, 2].map(() => Promise.withResolvers<void>()) as [Held, Held, Held]; // three
+    let bulks = 0;
+    proxy.refuses = async (_, path) => {
+      if (!path.includes("/_bulk")) return undefined;
+      bulks += 1;
+      if (bulks > 1) return undefined;
+      sent.resolve();
+      await free.promise;
+      return undefined;
+    };
+    proxy.answered = (path) => path.includes("/_bulk") && overtaken.resolve();
+    await change(domain, "users", { user_id: "u1" }, first);
+    await sent.promise;
+    await change(domain, "users", { user_id: "u1" }, second);
+    await overtaken.promise;
+    // What comes of that answer at once has come.
+    await sleep(200);
+    free.resolve();
+    const status = () => access.status("users", AbortSignal.timeout(150_000));
+    await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0 }), { timeout: 60_000 });
+    expect((await status()).deadLetters).toBe(letters);
+  },
+);
+
+type Held = PromiseWithResolvers<void>;

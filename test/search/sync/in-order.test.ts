@@ -3,17 +3,17 @@ import { expect, test } from "vitest";
 import { inOrder } from "../../../src/search/sync/in-order.ts";
 
 test("pieces are done in their order, and no more of them run than there is room for", async () => {
-  const pieces = inOrder<string>(2);
+  const pieces = inOrder(2);
   const [first, second] = [Promise.withResolvers<string>(), Promise.withResolvers<string>()];
   const done: string[] = [];
   await pieces.begin(
     () => first.promise,
-    (result) => done.push(result),
+    (result) => void done.push(result),
   );
   await pieces.room();
   await pieces.begin(
     () => second.promise,
-    (result) => done.push(result),
+    (result) => void done.push(result),
   );
   let hasRoom = false;
   const room = pieces.room().then(() => (hasRoom = true));
@@ -27,17 +27,17 @@ test("pieces are done in their order, and no more of them run than there is room
 });
 
 test("what failed is told, and its end waits for what runs beside it", async () => {
-  const pieces = inOrder<string>(2);
+  const pieces = inOrder(2);
   const second = Promise.withResolvers<string>();
   const done: string[] = [];
   const broken = new Error("broken");
   await pieces.begin(
     () => Promise.reject(broken),
-    () => done.push("first"),
+    () => void done.push("first"),
   );
   await pieces.begin(
     () => second.promise,
-    () => done.push("second"),
+    () => void done.push("second"),
   );
   await expect(pieces.room()).rejects.toBe(broken);
   let hasEnded = false;
