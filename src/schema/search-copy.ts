@@ -28,6 +28,9 @@ export interface SearchCopy {
   readonly json: string;
 }
 
+/** The highest revision of which there can be a copy: its version has no room for more. */
+export const mostRevision = 2n ** 36n - 2n;
+
 /** Makes copies of the documents of one message. */
 export interface SearchCopier {
   /** Copies a stored document. Fails with `DOCUMENT_DAMAGED`, naming the field, where it cannot be one. */
@@ -219,9 +222,10 @@ function keyOf(source: Buffer, type: number, at: number, end: number): string {
 }
 
 function revisionIn(source: Buffer, type: number, at: number): bigint {
-  if (type === BSON.long) return source.readBigInt64LE(at);
-  if (type === BSON.int32) return BigInt(source.readInt32LE(at));
-  throw damaged("revision", "is no whole number");
+  if (type !== BSON.long && type !== BSON.int32) throw damaged("revision", "is no whole number");
+  const revision = type === BSON.long ? source.readBigInt64LE(at) : BigInt(source.readInt32LE(at));
+  if (revision < 0n || revision > mostRevision) throw damaged("revision", "is below zero or too high");
+  return revision;
 }
 
 function text(source: Buffer, at: number, end: number): string {

@@ -1,3 +1,5 @@
+import { mostRevision } from "../../schema/search-copy.ts";
+
 /*
  * Every copy carries an external version, and the server keeps the highest: so a bulk may be sent again or arrive late, and
  * changes may come in any order. The version is made of an epoch and the document's revision:
@@ -9,13 +11,13 @@
  * A tombstone has the highest revision of its epoch: nothing that was sent before the removal is newer.
  */
 
-const revisions = 2n ** 36n;
-
 /** Revision of a tombstone. */
-export const lastRevision = revisions - 1n;
+export const lastRevision = mostRevision + 1n;
+
+const revisions = lastRevision + 1n;
 
 export function versionOf(epoch: number, revision: bigint): bigint {
-  return BigInt(epoch) * revisions + (revision < lastRevision ? revision : lastRevision);
+  return BigInt(epoch) * revisions + revision;
 }
 
 /** The revision that a copy of that version is of; that of a tombstone is higher than any. */

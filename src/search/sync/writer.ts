@@ -157,9 +157,13 @@ export function copyWriter(options: WriterOptions): Writer {
 
   /**
    * The index has something newer than what was sent. Either the document has changed again meanwhile, or what is there is of a
-   * document that is no more, or of a state that a restore has undone: only then a new epoch lets the copy in.
+   * document that is no more, or of a state that a restore has undone: only then a new epoch lets the copy in. Or somebody has edited
+   * the copy, which raises its version alone: what is there is then not believed any more.
    */
-  const overtaken = async (copies: readonly SearchCopy[], signal: AbortSignal): Promise<Sent> => {
+  const overtaken = async (
+    copies: readonly SearchCopy[],
+    { isBelieved, signal }: { readonly isBelieved: boolean; readonly signal: AbortSignal },
+  ): Promise<Sent> => {
     const ids = copies.map(({ id }) => id);
     const there = await stored(ids, signal);
     // Read after that: what is older now than what the index had was taken back.
@@ -169,7 +173,7 @@ export function copyWriter(options: WriterOptions): Writer {
       const other = there.get(copy.id);
       const isOld = other === undefined || other.epoch < sent.epoch;
       const isSame = other?.epoch === sent.epoch && !other.isRemoved && other.key === copy.key;
-      if (isOld || (isSame && other.revision <= copy.revision)) continue;
+      if (isOld || (isBelieved && isSame && other.revision <= copy.revision)) continue;
       above = Math.max(above, other.epoch);
     }
     if (above === 0) return sent;
@@ -204,7 +208,7 @@ export function copyWriter(options: WriterOptions): Writer {
       }
       if (conflicts.length === 0) break;
       if (round === mostRounds) throw tooFast(alias);
-      ({ documents, epoch } = await overtaken(conflicts, signal));
+      ({ documents, epoch } = await overtaken(conflicts, { isBelieved: round < mostRounds - 1, signal }));
     }
     return { refused, settled };
   };
@@ -261,8 +265,12 @@ export function copyWriter(options: WriterOptions): Writer {
         const results = await send(items, signal);
         left = left.filter((_, place) => results[place]?.status === 409);
         if (left.length === 0) break;
-        // Only a newer epoch is above a tombstone.
-        await raise(writer.epoch, signal);
+        // Only a newer epoch is above a tombstone, and above a version that somebody else has made.
+        const there = await stored(
+          left.map(({ id }) => id),
+          signal,
+        );
+        await raise(Math.max(writer.epoch, ...Array.from(there.values(), ({ epoch }) => epoch)), signal);
         // Who keeps the index takes the changes one after the other; others may have been overtaken.
         if (beside !== undefined && "tell" in beside) left = await goneOf(left, signal);
       }
