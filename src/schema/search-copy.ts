@@ -1,3 +1,5 @@
+import { hash } from "node:crypto";
+
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { serialize } from "bson";
 
@@ -6,6 +8,7 @@ import { fail } from "../errors.ts";
 import { asBuffer, BSON, documentEnd, nameEnd, valueEnd } from "./bson-reader.ts";
 import { codecFor } from "./codec.ts";
 import {
+  digestField,
   keyField,
   mostKeywordCharacters,
   removedField,
@@ -26,6 +29,8 @@ export interface SearchCopy {
   readonly key: string;
   /** What is indexed: declared fields only, on one line. */
   readonly json: string;
+  /** Of all that, however the document was read. */
+  readonly digest: string;
 }
 
 /** The highest revision of which there can be a copy: its version has no room for more. */
@@ -40,6 +45,9 @@ export interface SearchCopier {
   /** What stays of a document that was removed for good: hidden like a deleted one. */
   tombstone(id: string, key: string, removedAt: Date): string;
 }
+
+/** 132 bits. */
+const digestCharacters = 22;
 
 /** Levels of a free-form object and characters of a path in it that servers take; what is beyond is left out of the copy. */
 const free = { levels: 16, pathCharacters: 512 };
@@ -67,7 +75,10 @@ export function searchCopier({ schema, id, fields, names }: SearchedMessage): Se
     parts.push(`"${keyField}":${JSON.stringify(found.key)}`);
     const suggestions = found.isDeleted ? [] : found.names.flatMap((name) => suggestion(name, suggested));
     if (suggestions.length > 0) parts.push(`"${suggestField}":{${suggestions.join(",")}}`);
-    return { id: found.id, revision: found.revision, key: found.key, json: `{${parts.join(",")}}` };
+    const content = parts.join(",");
+    const digest = hash("sha256", content, "base64url").slice(0, digestCharacters);
+    const json = `{${content},"${digestField}":"${digest}"}`;
+    return { id: found.id, revision: found.revision, key: found.key, json, digest };
   };
 
   return {
@@ -161,7 +172,8 @@ function freeForm(source: Buffer, value: Value, level: number, pathLength: numbe
     const json = freeForm(source, { type, at, end }, level + 1, length);
     if (json !== undefined) parts.push(isArray ? json : `${JSON.stringify(utf8(name))}:${json}`);
   });
-  return isArray ? `[${parts.join(",")}]` : `{${parts.join(",")}}`;
+  // JavaScript puts names that are numbers first: what came by a driver's objects has another order than what did not.
+  return isArray ? `[${parts.join(",")}]` : `{${parts.toSorted().join(",")}}`;
 }
 
 /** A value that is no document and no array; undefined where search has no use for it. */

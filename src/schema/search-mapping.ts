@@ -14,6 +14,8 @@ import { isEtag, type StoredKind, storedKind } from "./stored-field.ts";
 export const keyField = "_key";
 /** Of a tombstone: true. What was removed for good leaves one for a while, so that nothing that comes late brings it back. */
 export const removedField = "_removed";
+/** Of every copy but a tombstone: a digest of all else in it, by which two are compared that are of one revision. */
+export const digestField = "_digest";
 /** Of copies that are not deleted: what is suggested to who types, by `suggestionName`. */
 export const suggestField = "_suggest";
 
@@ -75,6 +77,7 @@ export function searchMapping({ schema, fields, names }: SearchedMessage, freeFo
   const properties = {
     ...propertiesOf(fields, freeForm),
     [keyField]: keyword,
+    [digestField]: { type: "keyword", index: false, doc_values: false },
     [removedField]: { type: "boolean" },
     ...(suggestions.length > 0 && { [suggestField]: { properties: Object.fromEntries(suggestions) as object } }),
   };

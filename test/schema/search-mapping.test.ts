@@ -9,7 +9,7 @@ import {
   setExtension,
 } from "@bufbuild/protobuf";
 import { FieldOptionsSchema, FileDescriptorProtoSchema, FileDescriptorSetSchema } from "@bufbuild/protobuf/wkt";
-import { Binary, Double, Int32, Long, ObjectId, serialize } from "bson";
+import { Binary, deserialize, Double, Int32, Long, ObjectId, serialize } from "bson";
 import { expect, test } from "vitest";
 
 import {
@@ -193,6 +193,7 @@ test("values go into the copy as they are", () => {
     profile: { display_name: "" },
     revision: 41,
     _key: _id.toHexString(),
+    _digest: expect.stringMatching(/^[\w-]{22}$/) as string,
     _suggest: { username: `quo"te \u{1f600}` },
   });
 });
@@ -222,14 +223,30 @@ test("a free-form object goes in as far as a server can index it", () => {
   );
   const copy = JSON.parse(json) as { metadata: Record<string, unknown> };
   expect(copy.metadata).toMatchObject({ "dotted.name": 1, "": 2, ö: "ü", many: [1, [2, {}]] });
-  expect(Object.keys(copy.metadata)).toEqual(["dotted.name", "", "ö", "many", "deep"]);
+  expect(Object.keys(copy.metadata)).toEqual(["", "deep", "dotted.name", "many", "ö"]);
   expect(json).not.toContain("end");
+});
+
+test("a document has one digest, whether it was read as bytes or came by a driver's objects, and another where it says another thing", () => {
+  const metadata = new Map<string, unknown>([
+    ["b", new Double(1)],
+    ["10", new Map([["x", new Int32(1)]])],
+    ["9", [1.5, new Date(0)]],
+  ]);
+  const copy = (document: Uint8Array) => copierOf("sessions").fromBson(document);
+  const read = serialize({ session_id: "s1", metadata, revision: Long.fromNumber(1) });
+  const { digest, json } = copy(read);
+  expect(copy(serialize(deserialize(read, { promoteLongs: false })))).toMatchObject({ digest, json });
+  metadata.set("b", 2);
+  expect(copy(serialize({ session_id: "s1", metadata, revision: Long.fromNumber(1) })).digest).not.toBe(digest);
 });
 
 test.for([
   ["without its id", { revision: 1 }, "user_id"],
   ["with a document for text", { user_id: "u1", status: { secret: 1 } }, "status"],
   ["with a text for its revision", { user_id: "u1", revision: "secret" }, "revision"],
+  ["with a revision below zero", { user_id: "u1", revision: -1 }, "revision"],
+  ["with a revision for which a version has no room", { user_id: "u1", revision: Long.MAX_VALUE }, "revision"],
   ["with a list for text", { user_id: "u1", status: ["a"] }, "status"],
 ] as const)("a document %s is refused", ([, document, field]) => {
   const copy = () => copierOf("users").fromBson(serialize(document));

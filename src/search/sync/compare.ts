@@ -1,22 +1,22 @@
 import { createHash } from "node:crypto";
 
-import { serialize } from "bson";
-import type { Db, Document } from "mongodb";
+import type { Db } from "mongodb";
 
-import { documentKey } from "../../schema/search-copy.ts";
+import { searchCopier } from "../../schema/search-copy.ts";
 import type { SearchedMessage } from "../../schema/search-mapping.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { requestMs } from "../../stores/search/requests.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import { majority } from "./groups.ts";
 import { copiesAfter, type IndexedCopy } from "./pages.ts";
+import { damagedDocument } from "./refusals.ts";
 import type { Writer } from "./writer.ts";
 
 /** How a document and its copy differ. */
 export interface Found {
   readonly id: string;
   readonly key: string;
-  readonly kind: "MISSING" | "OLDER" | "NEWER" | "SURPLUS";
+  readonly kind: "MISSING" | "OLDER" | "NEWER" | "CONTENT" | "SURPLUS";
   readonly revision: bigint;
   readonly indexedRevision: bigint;
 }
@@ -30,7 +30,7 @@ export interface Tally {
   deadLetters: number;
   /** The first ones that differed. */
   readonly differences: Found[];
-  /** Of all ids and revisions as they were read first; set at the end. */
+  /** Of all ids, revisions and contents as they were read first; set at the end. */
   documentsDigest: string;
   indexDigest: string;
 }
@@ -57,8 +57,8 @@ const mostAgain = 500;
 const mostNamed = 1000;
 
 /**
- * Walks through a collection and its index side by side, in the order of the ids, and compares revisions. What differs while
- * writers write is looked at again when the synchronisation has passed that moment, and only counts where it differs still.
+ * Walks through a collection and its index side by side, in the order of the ids, and compares revisions and contents: each copy has a
+ * digest of what is in it, and of each document it is made anew. What differs while writers write is looked at again when the synchronisation has passed that moment, and only counts where it differs still.
  */
 export async function compare(options: CompareOptions): Promise<Tally> {
   const { db, collection, search, alias, signal, progress } = options;
@@ -79,9 +79,9 @@ export async function compare(options: CompareOptions): Promise<Tally> {
   for await (const [document, copy] of sideBySide(documentsOf(options), copiesOf(options), pausing(signal))) {
     if (document !== undefined) {
       tally.compared += 1;
-      digests.documents.update(`${document.id}\0${document.revision}\n`);
+      digests.documents.update(lineOf(document));
     }
-    if (copy !== undefined) digests.index.update(`${copy.id}\0${copy.revision}\n`);
+    if (copy !== undefined) digests.index.update(lineOf(copy));
     const found = difference(document, copy);
     if (found !== undefined) doubtful.push(found);
     if (doubtful.length >= mostAgain) {
@@ -102,6 +102,11 @@ interface Item {
   readonly id: string;
   readonly key: string;
   readonly revision: bigint;
+  readonly digest: string;
+}
+
+function lineOf({ id, revision, digest }: Item): string {
+  return `${id}\0${revision}\0${digest}\n`;
 }
 
 function difference(document: Item | undefined, copy: Item | undefined): Found | undefined {
@@ -110,22 +115,40 @@ function difference(document: Item | undefined, copy: Item | undefined): Found |
   const both = { id, key, revision: document?.revision ?? 0n, indexedRevision: copy?.revision ?? 0n };
   if (copy === undefined) return { ...both, kind: "MISSING" };
   if (document === undefined) return { ...both, kind: "SURPLUS" };
-  if (copy.revision === document.revision) return undefined;
+  if (copy.revision === document.revision) {
+    return copy.digest === document.digest ? undefined : { ...both, kind: "CONTENT" };
+  }
   return { ...both, kind: copy.revision < document.revision ? "OLDER" : "NEWER" };
 }
 
-async function* documentsOf({ db, collection, message, signal }: CompareOptions): AsyncGenerator<Item> {
-  const projection = { [message.id]: 1, revision: 1 };
-  const order = { sort: { [message.id]: 1 }, batchSize: pageSize } as const;
+async function* documentsOf(options: CompareOptions): AsyncGenerator<Item> {
+  const { db, collection, message, signal } = options;
+  const read = itemsOf(message);
   const found = db
     .collection(collection, majority)
-    .find({ [message.id]: { $gt: "" } }, { projection, ...order, useBigInt64: true, signal });
-  for await (const document of found) yield itemOf(document, message);
+    .find<Uint8Array>(
+      { [message.id]: { $gt: "" } },
+      { raw: true, sort: { [message.id]: 1 }, batchSize: pageSize, signal },
+    );
+  for await (const document of found) {
+    const item = read(document);
+    // A dead letter tells of what has no id.
+    if (item.id !== "") yield item;
+  }
 }
 
-function itemOf(document: Document, { id }: SearchedMessage): Item {
-  const { _id, revision = 1n } = document as { _id: unknown; revision?: bigint | number };
-  return { id: String(document[id]), key: documentKey(serialize({ _id })), revision: BigInt(revision) };
+/** What the copy of a document would be. One of which there cannot be any has no digest. */
+function itemsOf(message: SearchedMessage): (document: Uint8Array) => Item {
+  const copier = searchCopier(message);
+  return (document) => {
+    try {
+      const { id, key, revision, digest } = copier.fromBson(document);
+      return { id, key, revision, digest };
+    } catch (error) {
+      const { document_id: id, key, revision } = damagedDocument(document, message, error);
+      return { id, key, revision, digest: "" };
+    }
+  };
 }
 
 /** The next page is asked for while one is compared: the other side reads meanwhile too. */
@@ -219,16 +242,16 @@ async function stillDifferent(doubtful: readonly Found[], options: CompareOption
   const { db, collection, message, writer, signal } = options;
   const ids = doubtful.map(({ id }) => id);
   const copies = await writer.stored(ids, signal);
-  const projection = { [message.id]: 1, revision: 1 };
   const found = await db
     .collection(collection, majority)
-    .find({ [message.id]: { $in: ids } }, { projection, useBigInt64: true, signal })
+    .find<Uint8Array>({ [message.id]: { $in: ids } }, { raw: true, signal })
+    .map(itemsOf(message))
     .toArray();
-  const documents = new Map(found.map((document) => [String(document[message.id]), itemOf(document, message)]));
+  const documents = new Map(found.map((item) => [item.id, item]));
   return doubtful.flatMap((before) => {
     const { id } = before;
     const stored = copies.get(id);
-    const copy = stored === undefined || stored.isRemoved ? undefined : { ...stored, id };
+    const copy = stored === undefined || stored.isRemoved ? undefined : stored;
     const now = difference(documents.get(id), copy);
     return now === undefined || isNews(now, before) ? [] : now;
   });

@@ -2,11 +2,12 @@ import { deserialize, serialize } from "bson";
 import type { ClientSession, Db } from "mongodb";
 
 import { documentKey } from "../../schema/search-copy.ts";
-import { keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
+import { digestField, keyField, removedField, type SearchedMessage } from "../../schema/search-mapping.ts";
 import { sessionFromNow } from "../../stores/cluster-time.ts";
 import type { SearchStore } from "../../stores/search.ts";
 import { requestMs } from "../../stores/search/requests.ts";
 import { groups, majority } from "./groups.ts";
+import { revisionOf } from "./version.ts";
 
 /** Documents of a collection that are written at once. */
 export interface FillPage {
@@ -85,7 +86,26 @@ export interface IndexedCopy {
   readonly id: string;
   readonly key: string;
   readonly revision: bigint;
+  /** Empty where it was edited since it was written. */
+  readonly digest: string;
   readonly isRemoved: boolean;
+}
+
+/** What has to be asked for of a copy, to know it without what it holds; its version too. */
+export const aboutCopy = [keyField, removedField, digestField, "revision"];
+
+/** A copy as the server tells it. */
+export function indexedCopy(hit: {
+  readonly _id?: string;
+  readonly _version?: number;
+  readonly _source?: Readonly<Record<string, unknown>>;
+}): IndexedCopy {
+  const { _id: id = "", _version: version = 0, _source: source = {} } = hit;
+  const { [keyField]: key, [removedField]: isRemoved, [digestField]: digest = "", revision: told = 1 } = source;
+  const revision = BigInt(Number(told));
+  // Whoever edits one raises its version alone. Those that JavaScript does not tell exactly are believed.
+  const isAsWritten = !Number.isSafeInteger(version) || revisionOf(BigInt(version)) === revision;
+  return { id, key: String(key), revision, digest: isAsWritten ? String(digest) : "", isRemoved: isRemoved === true };
 }
 
 /** How the copies of an index are walked through. */
@@ -113,15 +133,11 @@ export async function copiesAfter(
       sort: [{ [message.id]: "asc" }],
       track_total_hits: false,
       allow_partial_search_results: false,
-      _source: [keyField, removedField, "revision"],
+      version: true,
+      _source: aboutCopy,
     },
     { signal, requestTimeout: requestMs },
   );
   if (_shards.failed > 0) throw new Error(`The search server could not read all shards of ${alias}`);
-  return hits.hits.map(({ _id = "", _source = {} }) => ({
-    id: _id,
-    key: String(_source[keyField]),
-    revision: BigInt(Number(_source["revision"] ?? 1)),
-    isRemoved: _source[removedField] === true,
-  }));
+  return hits.hits.map(indexedCopy);
 }

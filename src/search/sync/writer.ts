@@ -9,6 +9,7 @@ import type { BulkItem, BulkResult } from "../../stores/search/bulk.ts";
 import { requestMs } from "../../stores/search/requests.ts";
 import type { DeadLetters, Refusal } from "./dead-letters.ts";
 import { groups, majority, mostDocuments } from "./groups.ts";
+import { aboutCopy, indexedCopy, type IndexedCopy } from "./pages.ts";
 import { damagedDocument, refusedCopy } from "./refusals.ts";
 import { sendCopies } from "./send.ts";
 import type { Batch, Changed } from "./tail.ts";
@@ -124,14 +125,12 @@ export function copyWriter(options: WriterOptions): Writer {
   });
 
   const stored = async (ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, Stored>> => {
-    const request = { index: alias, ids: [...ids], _source: [keyField, removedField, "revision"] };
+    const request = { index: alias, ids: [...ids], _source: aboutCopy };
     const { docs } = await client.mget<Record<string, unknown>>(request, { signal, requestTimeout: requestMs });
     return new Map(
       docs.flatMap((found) => {
         if (!("found" in found) || !found.found) return [];
-        const { [keyField]: key, [removedField]: isRemoved, revision = 1 } = found._source ?? {};
-        const about = { key: String(key), isRemoved: isRemoved === true, revision: BigInt(Number(revision)) };
-        return [[found._id, { ...about, epoch: epochOf(found._version ?? 0) }] as const];
+        return [[found._id, { ...indexedCopy(found), epoch: epochOf(found._version ?? 0) }] as const];
       }),
     );
   };
@@ -390,10 +389,7 @@ export function copyWriter(options: WriterOptions): Writer {
 }
 
 /** What the index holds of a document. */
-export interface Stored {
-  readonly key: string;
-  readonly isRemoved: boolean;
-  readonly revision: bigint;
+export interface Stored extends IndexedCopy {
   readonly epoch: number;
 }
 

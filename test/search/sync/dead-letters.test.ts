@@ -73,7 +73,7 @@ test.for([
     await sleep(200);
     free.resolve();
     const status = () => access.status("users", AbortSignal.timeout(150_000));
-    await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0 }), { timeout: 60_000 });
+    await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0 }), { timeout: 150_000 });
     expect((await status()).deadLetters).toBe(letters);
   },
 );

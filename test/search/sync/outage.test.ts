@@ -21,7 +21,7 @@ const messages = [messageOf("users")];
 
 const lostChanges = "Changes that search indices lack are lost, so that they will be filled anew";
 
-const soon = { timeout: 60_000, interval: 100 };
+const soon = { timeout: 150_000, interval: 100 };
 
 onEveryServer((uri) => {
   test("while search is away nothing is lost, what waits is counted, and it catches up by itself", async () => {
@@ -49,7 +49,7 @@ onEveryServer((uri) => {
     await bed.settled("users");
     // It went on where it was, and filled nothing anew.
     expect((await access.states.find(bed.indices.alias("users")))?.resyncs).toBe(1);
-    await expect.poll(status, { timeout: 60_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
+    await expect.poll(status, { timeout: 150_000 }).toMatchObject({ lagDocuments: 0, lagMs: 0, problem: "" });
   });
 
   test("a search server that has no room for documents is asked again, and none of them is a dead letter", async () => {

@@ -9,7 +9,7 @@ import { change, newSession, newUser, syncBed, type SyncBed } from "./support.ts
 const users = [messageOf("users")];
 const sessions = [messageOf("sessions")];
 
-const soon = { timeout: 60_000, interval: 100 };
+const soon = { timeout: 150_000, interval: 100 };
 
 /** How the sync of an index stands. */
 async function stateOf(bed: SyncBed, name: string) {
