@@ -179,7 +179,8 @@ class Rebuild {
         refused: this.#refused,
         signal: this.#work.signal,
         moved: () => {
-          this.#kept(position);
+          // What is not compared again, as a version that comes back is not, would be missed by who goes on behind a refusal.
+          if (!position.is_compared || this.#refused.keys().length === 0) this.#kept(position);
           this.#report(position);
         },
         compared: (count) => {

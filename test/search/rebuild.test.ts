@@ -209,6 +209,41 @@ onEveryServer((uri) => {
     expect(await found(bed, first)).toBe(1);
   });
 
+  test("the version before does not come back without what it refuses, also where its replica died behind that", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    const signal = AbortSignal.timeout(120_000);
+    // As a version before declared a field of another kind.
+    const { indices } = bed.search.client;
+    const index = await bed.indices.makeNext("users", signal);
+    const { mappings = {} } = (await indices.get({ index }))[index] ?? {};
+    await indices.delete({ index });
+    const properties = { ...mappings.properties, username: { type: "long" } };
+    const aliases = { [bed.indices.alias("users")]: {} };
+    await indices.create({ index, mappings: { ...mappings, properties } as object, aliases });
+    await bed.domain.collection("users").createIndex({ user_id: 1 }, { unique: true });
+    await bed.domain.collection("users").insertOne(newUser({ user_id: "u1", username: "1" }));
+    bed.start();
+    await bed.settled("users");
+    const options = { access: bed.access, leaseMs };
+    await rebuildIndex("users", options, work());
+    await change(bed.domain, "users", { user_id: "u1" }, { username: "no number" });
+    await bed.settled("users");
+    const broken = new AbortController();
+    const first = work({
+      signal: broken.signal,
+      progress: ({ refused }) => {
+        if (refused > 0) broken.abort(new Error("The process is gone"));
+      },
+    });
+    await expect(rollBackIndex("users", options, first)).rejects.toThrow("The process is gone");
+    const failed: unknown = await rollBackIndex("users", options, work({ kept: first.last() })).catch(
+      (error: unknown) => error,
+    );
+    expect(reasonOf(failed)).toMatchObject({ reason: "SEARCH_COPY_INCOMPLETE", metadata: { refused_count: "1" } });
+    expect(await liveVersions(bed)).toEqual(["-v2"]);
+    await bed.settled("users");
+  });
+
   test("a new version that refuses what the live one took does not take its place", async () => {
     await using bed = await syncBed(uri, leaseMs);
     await users(bed, 20);
