@@ -11,9 +11,12 @@ export interface SendOptions {
   readonly mayArrive: () => void;
 }
 
+/** What a server says of each document where it is the index that takes none: it was closed, or is only to be read. */
+const refusalsOfIndices = new Set(["cluster_block_exception", "index_closed_exception"]);
+
 /**
  * Sends copies, halves of them again where one makes the server refuse all, and resolves with what it said of each. Fails with
- * `SEARCH_INDEX_REPLACED` where the index is not there, and makes none.
+ * `SEARCH_INDEX_REPLACED` where the index is not there, and makes none; with `STORE_REFUSED` where it takes no documents at all.
  */
 export async function sendCopies(
   client: Client,
@@ -28,6 +31,8 @@ export async function sendCopies(
     if (results.some(({ status, type }) => status === 404 && type === "index_not_found_exception")) {
       throw fail("SEARCH_INDEX_REPLACED", `The search index ${alias} has vanished`, { metadata: { index: alias } });
     }
+    const refusing = results.find(({ status, type }) => status === 403 || refusalsOfIndices.has(type));
+    if (refusing !== undefined) throw takesNone(alias, refusing);
     return results;
   } catch (error) {
     // One item can make a server refuse all: it is too large, or its id is.
@@ -45,4 +50,11 @@ export async function sendCopies(
     const half = (part: readonly BulkItem[]) => sendCopies(client, alias, part, options);
     return [...(await half(items.slice(0, middle))), ...(await half(items.slice(middle)))];
   }
+}
+
+function takesNone(alias: string, { type }: BulkResult) {
+  return fail("STORE_REFUSED", `The search index ${alias} takes no documents: ${type}`, {
+    metadata: { store: "search", index: alias, server_code: type },
+    retryAfterMs: 1000,
+  });
 }

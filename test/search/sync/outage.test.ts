@@ -15,7 +15,7 @@ import { cuttable } from "../../jobs/proxy.ts";
 import { onEveryServer } from "../../support/search-servers.ts";
 import { storeAddresses } from "../../support/stores.ts";
 import { refusingProxy } from "../refusing-proxy.ts";
-import { change, kill, newUser, startReplica, syncBed } from "./support.ts";
+import { change, kill, newUser, startReplica, syncBed, type SyncBed } from "./support.ts";
 
 const messages = [messageOf("users")];
 
@@ -76,6 +76,41 @@ onEveryServer((uri) => {
     expect(await access.deadLetters.count("users")).toBe(0);
     expect(await access.states.find(bed.indices.alias("users"))).toMatchObject({ resyncs: 1, phase: "following" });
   });
+
+  test.for<
+    [string, (bed: SyncBed, index: string) => Promise<unknown>, (bed: SyncBed, index: string) => Promise<unknown>]
+  >([
+    [
+      "takes no writes",
+      ({ search }, index) => search.client.indices.putSettings({ index, settings: { "index.blocks.write": true } }),
+      ({ search }, index) => search.client.indices.putSettings({ index, settings: { "index.blocks.write": null } }),
+    ],
+    [
+      "is closed",
+      ({ search }, index) => search.client.indices.close({ index }),
+      ({ search }, index) => search.client.indices.open({ index }),
+    ],
+  ])(
+    "while an index %s, that is told and waited for, and its documents are no dead letters",
+    async ([, stop, goOn]) => {
+      await using bed = await syncBed(uri);
+      const users = bed.domain.collection("users");
+      await users.insertMany([newUser({ user_id: "u1" }), newUser({ user_id: "u2" })]);
+      bed.start({ messages });
+      await bed.settled("users");
+      const index = bed.indices.alias("users");
+      await stop(bed, index);
+      await change(bed.domain, "users", { user_id: "u1" }, { status: "BANNED" });
+      await users.deleteOne({ user_id: "u2" });
+      const status = () => bed.access.status("users", AbortSignal.timeout(150_000));
+      await vi.waitFor(async () => expect((await status()).problem).not.toBe(""), soon);
+      expect(await status()).toMatchObject({ deadLetters: 0, lagDocuments: 2 });
+      await goOn(bed, index);
+      await bed.settled("users");
+      await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0, problem: "" }), soon);
+      expect(await status()).toMatchObject({ deadLetters: 0, state: { resyncs: 1 } });
+    },
+  );
 
   test("what was sent first does not arrive last where a document is replaced by one of the same revision", async () => {
     await using bed = await syncBed(uri);
