@@ -87,14 +87,15 @@ export function blockService({
     async createBlock(request, context) {
       const block = prepared(request.block ?? codec.decode({}));
       const document = { _id: new ObjectId(), ...documentOf(block) };
-      const mark = requestMark(rpc.CreateBlockRequestSchema, request);
+      // Its internals are looked at before that.
+      const mark = () => requestMark(rpc.CreateBlockRequestSchema, request);
       const { blockId, height, previousHash } = block;
       await collections.ready(BlockInternalsSchema);
       const { document: stored } = await internals.create(
         // By the `_id` of the block, since others may have had its hash before.
         { _id: document._id, block_id: blockId },
         request.internals,
-        () => chain.append({ document, blockId, height, previousHash }, mark, context),
+        () => chain.append({ document, blockId, height, previousHash }, mark(), context),
         context,
       );
       return created([stored]);

@@ -62,9 +62,10 @@ export function sessionService({
       const session = prepared(onlyWritable(SessionSchema, request.session ?? codec.decode({})));
       session.sessionId = randomUUIDv7();
       session.status = SessionStatus.PENDING;
-      const mark = requestMark(rpc.CreateSessionRequestSchema, request);
       const document = documentOf(session, () => true);
-      const insert = () => sessions.insert(document, context, mark);
+      // Its key is looked at before that.
+      const mark = () => requestMark(rpc.CreateSessionRequestSchema, request);
+      const insert = () => sessions.insert(document, context, mark());
       await collections.ready(SessionEncryptionKeySchema);
       const { document: stored } = await keys.create(
         { session_id: session.sessionId },

@@ -1,12 +1,13 @@
 import { createHash } from "node:crypto";
 
-import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
+import { create, type DescMessage, type Message, type MessageShape, toJson } from "@bufbuild/protobuf";
 import type { ConnectError } from "@connectrpc/connect";
 import { Binary, deserialize, type Document, serialize } from "bson";
 import { type Collection, MongoBulkWriteError, MongoServerError, type WriteError } from "mongodb";
 
 import { fail } from "../errors.ts";
 import { requestIdKey, type StoredIndex } from "./collection.ts";
+import { onlyWritable } from "./field-mask.ts";
 
 /** A call that creates a document, as it is kept beside it. */
 export interface RequestMark {
@@ -14,19 +15,34 @@ export interface RequestMark {
   readonly digest: Binary;
 }
 
-/** The mark of a request; undefined where it has no id. Requests that say the same have the same mark. */
+/**
+ * The mark of a request; undefined where it has no id. Requests that say the same have the same mark: what only the service sets
+ * in what they send is ignored here too.
+ */
 export function requestMark<D extends DescMessage>(
   schema: D,
   request: MessageShape<D> & { readonly requestId: string },
 ): RequestMark | undefined {
   if (request.requestId === "") return undefined;
   // The wire form has no order of map entries, and clients that retry may well shuffle them.
-  const { requestId: _, ...said } = toJson(schema, request) as Readonly<Record<string, unknown>>; // a message is an object
+  const heard = toJson(schema, onlyHeard(schema, request)) as Readonly<Record<string, unknown>>; // a message is an object
+  const { requestId: _, ...said } = heard;
   const json = JSON.stringify(said, (__, value: unknown) => sorted(value));
   return {
     id: request.requestId.toLowerCase(),
     digest: new Binary(createHash("sha256").update(json).digest()),
   };
+}
+
+/** A request whose messages lack what only the service sets. That may be anything, also a time that JSON cannot say. */
+function onlyHeard<D extends DescMessage>(schema: D, request: MessageShape<D>): MessageShape<D> {
+  const members = request as Message & Readonly<Record<string, unknown>>; // a message has its fields by their names
+  const messages = schema.fields.flatMap((field) => {
+    const value = members[field.localName];
+    if (field.fieldKind !== "message" || value === undefined) return [];
+    return [[field.localName, onlyWritable(field.message, value as Message)] as const]; // what its descriptor says
+  });
+  return create(schema, { ...request, ...Object.fromEntries(messages) } as never);
 }
 
 function sorted(value: unknown): unknown {

@@ -136,6 +136,16 @@ const refusals: readonly [string, (blocks: Blocks, made: Made) => Promise<unknow
     bad("internals.raw_transactions", 'internals.validation_signatures["n"]', "internals.propagation_time_ms"),
   ],
   [
+    "createBlock: a time that no calendar has",
+    (blocks, { last }) =>
+      blocks.createBlock({
+        block: blockInit(last),
+        internals: { importedAt: { seconds: 2n ** 63n - 1n } },
+        requestId: "00000000-0000-4000-8000-000000000001",
+      }),
+    bad("internals.imported_at"),
+  ],
+  [
     "createBlock: request_id",
     (blocks, { last }) => blocks.createBlock({ block: blockInit(last), requestId: "1" }),
     bad("request_id"),

@@ -45,6 +45,16 @@ const refusals: readonly [string, SessionCall, object][] = [
   ["createSession: nothing", (sessions) => sessions.createSession({}), bad("session")],
   ["createSession: nobody's", (sessions) => sessions.createSession({ session: {} }), bad("session.user_id")],
   [
+    "createSession: a time that no calendar has",
+    (sessions) =>
+      sessions.createSession({
+        session: { userId: "a" },
+        encryptionKey: { encryptionKey: Buffer.from("k"), expiresAt: { seconds: 2n ** 63n - 1n } },
+        requestId: "00000000-0000-4000-8000-000000000001",
+      }),
+    bad("encryption_key.expires_at"),
+  ],
+  [
     "createSession: request_id",
     (sessions) => sessions.createSession({ session: { userId: "a" }, requestId: "1" }),
     bad("request_id"),

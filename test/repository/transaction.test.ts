@@ -284,6 +284,14 @@ test("each item of a batch that changes something has a record of its own in the
   expect(names).toEqual([["BatchCreateTransactions"], ["BatchCreateTransactions"], ["CreateTransaction"]]);
 });
 
+test("no item of a batch fails all for what is ignored in it", async () => {
+  const sent = transactionInit({ includedAt: { seconds: 2n ** 63n - 1n } });
+  const { results } = await service.transactions.batchCreateTransactions({
+    requests: [{ transaction: sent, requestId: randomUUID() }, { transaction: transactionInit() }],
+  });
+  expect(results.map(({ status }) => status?.code)).toEqual([0, 0]);
+});
+
 test("a batch may be sent again: what it has created says so", async () => {
   const { transactions, db } = service;
   const requests = Array.from({ length: 100 }, () => ({ transaction: transactionInit(), requestId: randomUUID() }));

@@ -279,6 +279,24 @@ test("a create that is repeated with its request_id returns the first user as it
   expect((await users.createUser(request)).user).toMatchObject({ userId, revision: 3n });
 });
 
+test("a create and its retry may send whatever they like where only the service sets something", async () => {
+  const { users } = service;
+  const requestId = randomUUID();
+  const [email, address] = [`${requestId}@example.com`, tronAddress()];
+  const atNoTime = { seconds: 2n ** 63n - 1n };
+  const { user } = await users.createUser({
+    user: { email, tronAddress: address, createdAt: atNoTime },
+    credentials: { updatedAt: atNoTime },
+    requestId,
+  });
+  const again = await users.createUser({
+    user: { email, tronAddress: address, revision: 7n, etag: '"7"' },
+    credentials: {},
+    requestId,
+  });
+  expect(again.user).toStrictEqual(user);
+});
+
 test("storage stops at 0 and at the largest int64", async () => {
   const { users } = service;
   const { userId } = await newUser(users);
