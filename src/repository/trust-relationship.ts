@@ -5,12 +5,10 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Document } from "bson";
 
 import type { TrustParty } from "../../gen/lucid/repository/v1/trust_party_pb.ts";
-import { TrustLevelSchema } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import * as rpc from "../../gen/lucid/repository/v1/trust_policy_service_pb.ts";
 import {
   type TrustRelationship,
   TrustRelationshipSchema,
-  TrustScoreSchema,
 } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
 import { fail, isReason } from "../errors.ts";
 import { codecFor } from "../schema/codec.ts";
@@ -20,11 +18,13 @@ import { entity } from "../schema/entity.ts";
 import { literal, matching } from "../schema/expressions.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { badRequest, tooLarge } from "../schema/refusals.ts";
-import { storedName } from "../schema/stored-field.ts";
 import type { Repositories } from "./collections.ts";
 
 const codec = codecFor(TrustRelationshipSchema);
-const scoreCodec = codecFor(TrustScoreSchema);
+const verificationCodec = codecFor(rpc.VerifyTrustRelationshipRequestSchema);
+
+/** What a verification sets where it says so, under the names that a relationship has for it too. */
+const verifiable = new Set(["trust_level", "trust_score", "expires_at"]);
 
 const established = documentResponse(rpc.EstablishTrustRelationshipResponseSchema, "trust_relationship");
 const got = documentResponse(rpc.GetTrustRelationshipResponseSchema, "trust_relationship");
@@ -103,14 +103,14 @@ export function trustRelationships({ db, collections, pageTokens }: Repositories
       return listed(documents, { nextPageToken });
     },
 
-    async verifyTrustRelationship({ relationshipId, trustLevel, trustScore, expiresAt, etag }, context) {
+    async verifyTrustRelationship(request, context) {
+      const { relationshipId, expiresAt, etag } = request;
       checkExpiry("expires_at", expiresAt);
       const now = new Date();
+      const told = Object.entries(verificationCodec.encode(request)).filter(([name]) => verifiable.has(name));
       const set = {
         last_verified: now,
-        ...(trustLevel !== 0 && { trust_level: storedName(TrustLevelSchema, trustLevel) }),
-        ...(trustScore !== undefined && { trust_score: literal(scoreCodec.encode(trustScore, "trust_score")) }),
-        ...(expiresAt !== undefined && { expires_at: new Date(timestampMs(expiresAt)) }),
+        ...Object.fromEntries(told.map(([name, value]) => [name, literal(value)])),
       };
       const filter = { deleted_at: null, expires_at: { $not: { $lte: now } }, ...matching(etag) };
       const found = await relationships.change(relationshipId, { stages: [{ $set: set }], filter, now }, context);

@@ -541,6 +541,12 @@ const refusals: readonly [string, Call, object][] = [
     (policies) => policies.verifyTrustRelationship({ relationshipId: nobody, expiresAt: { seconds: 1n } }),
     bad("expires_at"),
   ],
+  [
+    "verifyTrustRelationship: a time that no calendar has",
+    (policies) =>
+      policies.verifyTrustRelationship({ relationshipId: nobody, expiresAt: { seconds: 253_402_300_800n } }),
+    bad("expires_at"),
+  ],
   ["revokeTrustRelationship: no id", (policies) => policies.revokeTrustRelationship({}), bad("relationship_id")],
   [
     "revokeTrustRelationship: nobody",
