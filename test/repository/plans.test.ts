@@ -25,6 +25,7 @@ import { pageTokens } from "../../src/schema/page-tokens.ts";
 import { validationInterceptor } from "../../src/server/interceptors/validation.ts";
 import { callWith, filledRequest, platformServices } from "../support/requests.ts";
 import { type Query, stagesOf, whyNotServed } from "../support/served.ts";
+import { type StoredIds, storedIds } from "../support/stored-ids.ts";
 import { storeAddresses, uniqueName } from "../support/stores.ts";
 import { patientCollections } from "./support.ts";
 
@@ -73,7 +74,7 @@ beforeAll(async () => {
   );
   // Enough of each that a list has a second page.
   const creating = methods.filter(({ name }) => /^(Create|Register|Add)/.test(name));
-  for (const method of [...creating, ...creating, ...creating]) await call(method, await idsOf());
+  for (const method of [...creating, ...creating, ...creating]) await call(method, await storedIds(db));
 });
 afterAll(() => parts.disposeAsync());
 
@@ -84,20 +85,6 @@ const services = platformServices().filter(
   ({ typeName, name }) => typeName.startsWith("lucid.repository.") && !elsewhere.has(name),
 );
 const methods = services.flatMap(({ methods: own }) => own);
-
-/** Ids that are stored, by the names of their fields. */
-type Ids = ReadonlyMap<string, string>;
-
-async function idsOf(): Promise<Ids> {
-  const ids = new Map<string, string>();
-  for (const { name } of await db.listCollections({}, { nameOnly: true }).toArray()) {
-    const document = await db.collection(name).findOne({}, { sort: { _id: -1 } });
-    for (const [key, value] of Object.entries(document ?? {})) {
-      if (key.endsWith("_id") && typeof value === "string") ids.set(key, value);
-    }
-  }
-  return ids;
-}
 
 /** Fields that say which page is wanted, and not of what. */
 const ofPages = new Set(["page_size", "page_token", "order_by", "etag", "request_id"]);
@@ -112,7 +99,7 @@ function restrictionsOf({ fields }: DescMessage, path = ""): string[] {
 }
 
 /** A request with what `paths` name, if given, and with ids that are there. */
-function requestFor(method: DescMethod, ids: Ids, paths?: ReadonlySet<string>): JsonObject {
+function requestFor(method: DescMethod, ids: StoredIds, paths?: ReadonlySet<string>): JsonObject {
   const all = new Set(restrictionsOf(method.input));
   return filledRequest(method.input, (field: DescField, path: string): JsonValue | undefined => {
     if (ofPages.has(field.name)) return null;
@@ -126,7 +113,7 @@ function requestFor(method: DescMethod, ids: Ids, paths?: ReadonlySet<string>): 
   });
 }
 
-async function call(method: DescMethod, ids: Ids, paths?: ReadonlySet<string>): Promise<readonly Message[]> {
+async function call(method: DescMethod, ids: StoredIds, paths?: ReadonlySet<string>): Promise<readonly Message[]> {
   return send(method, requestFor(method, ids, paths));
 }
 
@@ -155,7 +142,7 @@ function choicesOf(paths: readonly string[]): ReadonlySet<string>[] {
 }
 
 /** Sends a reading call with everything that it can be asked for: restrictions, orders, the first page and the second. */
-async function exercise(method: DescMethod, ids: Ids): Promise<void> {
+async function exercise(method: DescMethod, ids: StoredIds): Promise<void> {
   const isList = method.input.fields.some(({ name }) => name === "page_token");
   const paths = restrictionsOf(method.input);
   const needed = paths.filter((path) => path.endsWith("_id") && !path.includes("."));
@@ -219,7 +206,7 @@ test.for(reading.map((method): [string, DescMethod] => [`${method.parent.name}.$
   "%s reads from an index and in its order, whatever it is asked for",
   async ([, method]) => {
     asked.length = 0;
-    await exercise(method, await idsOf());
+    await exercise(method, await storedIds(db));
     const taken = asked.splice(0);
     const unserved = new Set<string>();
     for (const each of taken) {

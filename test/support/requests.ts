@@ -323,7 +323,11 @@ function durationOf(nanoseconds: bigint): JsonValue {
 
 /** Calls an rpc of any kind with one request, and gives all responses. */
 export async function callWith(transport: Transport, method: DescMethod, request: JsonObject): Promise<Message[]> {
-  const message = fromJson(method.input, request);
+  return callWithMessage(transport, method, fromJson(method.input, request));
+}
+
+/** The same with a message, which may say what JSON cannot. */
+export async function callWithMessage(transport: Transport, method: DescMethod, message: Message): Promise<Message[]> {
   if (isUnary(method)) return [(await transport.unary(method, undefined, timeoutMs, undefined, message)).message];
   const requests = (async function* () {
     yield message;
