@@ -122,6 +122,8 @@ export function refusal(error: unknown, indices: readonly NamedIndex[]): unknown
   const types = typesOf(error);
   if (types.has("search_context_missing_exception")) return new PointInTimeLost("It is gone", { cause: error });
   if (types.has("index_not_found_exception")) {
+    // What a point in time is of has been deleted: another index may have the name.
+    if (indices.length === 0) return new PointInTimeLost("Its index is gone", { cause: error });
     const [cause] = (property(property(error.body, "error"), "root_cause") ?? []) as readonly unknown[];
     const missing = indices.find(({ alias }) => alias === property(cause, "index")) ?? indices[0];
     return indexNotFound(missing?.name ?? "", error);

@@ -140,6 +140,33 @@ onEveryServer((uri) => {
     expect(refusal.metadata).toEqual({ kept_minutes: "5" });
   });
 
+  test("a place in an index that is made anew is found in the new one, where its documents have a place in any", async () => {
+    const { client } = there.store;
+    const signal = AbortSignal.timeout(60_000);
+    const request = { orderBy: "session_id", idsOnly: true, pageSize: 20 };
+    let turn = 0;
+    const ids = await walk(
+      (pageToken) => there.client.searchSessions({ ...request, pageToken }),
+      async () => {
+        turn++;
+        // The second page is the first one in a point in time.
+        if (turn !== 2) return;
+        await client.indices.delete({ index: there.indices.versioned("sessions", 1) });
+        await there.indices.ensure("sessions", signal);
+        await there.copy(SessionSchema);
+      },
+    );
+    expect(ids).toEqual(allIds);
+    await there.operatorIndex("remade", { properties: {} }, { 1: {}, 2: {} });
+    const { nextPageToken: pageToken } = await there.client.search({ indices: ["remade"], pageSize: 1 });
+    await client.indices.delete({ index: there.indices.versioned("remade", 1) });
+    await there.operatorIndex("remade", { properties: {} }, { 1: {}, 2: {} });
+    expect(await refusalOf(there.client.search({ indices: ["remade"], pageSize: 1, pageToken }))).toMatchObject({
+      code: Code[Code.OutOfRange],
+      reason: "SEARCH_POSITION_EXPIRED",
+    });
+  });
+
   test("a page token of another query, a changed one and one of another rpc are refused", async () => {
     const first = await there.client.searchSessions({ pageSize: 5 });
     const pageToken = first.nextPageToken;
