@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 
 import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { SearchIndexService } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
 import { SearchService } from "../../gen/lucid/search/v1/search_service_pb.ts";
 import { reasonOf } from "../../src/errors.ts";
@@ -249,6 +250,28 @@ onEveryServer((uri) => {
       });
     } finally {
       server.refuses = () => undefined;
+    }
+  });
+
+  test("a server whose answer breaks off is told to be away", async () => {
+    const documents = there.app.client(SearchIndexService);
+    server.breaks = (path) => /_search\?|_mget|_bulk/.test(path);
+    try {
+      for (const call of [
+        () => there.client.searchUsers({}),
+        () => there.client.suggest({ index: "users", text: "a" }),
+        () => all(there.client.exportHits({ index: "notes" })),
+        () => documents.getDocument({ index: "notes", documentId: "1" }),
+        () => documents.updateDocument({ index: "notes", documentId: "1", fields: { kept: "a" } }),
+      ]) {
+        expect(await refusalOf(call())).toMatchObject({
+          code: "Unavailable",
+          reason: "STORE_UNAVAILABLE",
+          metadata: { store: "search" },
+        });
+      }
+    } finally {
+      server.breaks = () => false;
     }
   });
 

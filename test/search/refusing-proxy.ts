@@ -14,6 +14,8 @@ export interface Refusing {
 export interface RefusingProxy extends AsyncDisposable {
   readonly uri: string;
   refuses: (method: string, path: string) => Promise<Refusing | undefined> | Refusing | undefined;
+  /** Whether the connection breaks in the middle of an answer. */
+  breaks: (path: string) => boolean;
   /** Is told when the real server has answered what was passed on. */
   answered: (path: string) => void;
 }
@@ -29,6 +31,12 @@ export async function refusingProxy(uri: string): Promise<RefusingProxy> {
     }
     const onward = request(new URL(url, uri), { method, headers }, (answered) => {
       proxy.answered(url);
+      if (proxy.breaks(url)) {
+        outgoing.writeHead(answered.statusCode ?? 502, { "content-type": "application/json", "content-length": 1000 });
+        answered.resume();
+        outgoing.write("{", () => outgoing.destroy());
+        return;
+      }
       outgoing.writeHead(answered.statusCode ?? 502, answered.headers);
       answered.pipe(outgoing);
     });
@@ -45,6 +53,7 @@ export async function refusingProxy(uri: string): Promise<RefusingProxy> {
   const proxy: RefusingProxy = {
     uri: `http://127.0.0.1:${address.port}`,
     refuses: () => undefined,
+    breaks: () => false,
     answered: () => undefined,
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();

@@ -46,15 +46,7 @@ export async function rawRequest(
     const headers = { accept: "application/json", "content-type": type };
     const options = { signal: either, requestTimeout: requestMs, headers, asStream: true, meta: true } as const;
     const answer = await client.transport.request<AsyncIterable<Buffer>>(params, options);
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    for await (const chunk of answer.body) {
-      chunks.push(chunk);
-      bytes += chunk.length;
-      // Leaving the loop ends the request.
-      if (bytes > mostBytes) throw new AnswerTooLong(`The answer has more than ${mostBytes} bytes`);
-    }
-    const body = Buffer.concat(chunks);
+    const body = await bytesOf(answer.body, mostBytes);
     if ((answer.statusCode ?? 0) < 400) return body;
     throw new errors.ResponseError({ ...answer, body: parsed(body) });
   } catch (error) {
@@ -65,6 +57,27 @@ export async function rawRequest(
       cause: error,
     });
   }
+}
+
+/** Fails with `AnswerTooLong`, and with the client's own error where the connection breaks, of which it tells only until a body begins. */
+async function bytesOf(body: AsyncIterable<Buffer>, mostBytes: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  try {
+    for await (const chunk of body) {
+      chunks.push(chunk);
+      bytes += chunk.length;
+      // Leaving the loop ends the request.
+      if (bytes > mostBytes) throw new AnswerTooLong(`The answer has more than ${mostBytes} bytes`);
+    }
+  } catch (error) {
+    if (error instanceof AnswerTooLong) throw error;
+    throw new errors.ConnectionError("The connection broke within an answer", undefined, {
+      redaction: { type: "remove" },
+      cause: error,
+    });
+  }
+  return Buffer.concat(chunks);
 }
 
 /** What an error says, where it is JSON: a proxy may have sent it. */
