@@ -197,15 +197,15 @@ function filterClause({ field: path, condition, negated }: Filter, at: string, f
   const field = known(path, `${at}.field`, fields);
   const clause = conditionClause(field, condition, at);
   const placed = field.nestedIn === undefined ? clause : nested(field.nestedIn, clause);
-  return negated ? { bool: { must_not: [placed] } } : placed;
+  // That there is no value at all is true of no single message of a list.
+  const isMissing = condition.case === "exists" && !condition.value;
+  return negated === isMissing ? placed : { bool: { must_not: [placed] } };
 }
 
 function conditionClause(field: IndexField, condition: Filter["condition"], at: string): Clause {
   switch (condition.case) {
-    case "exists": {
-      const there = { exists: { field: field.path } };
-      return condition.value ? there : { bool: { must_not: [there] } };
-    }
+    case "exists":
+      return { exists: { field: field.path } };
     case "term":
       return equal(field, [condition.value], () => `${at}.term`);
     case "terms":

@@ -341,6 +341,20 @@ onEveryServer((uri) => {
     expect(idsOf(await client.searchBlocks(anchor(8n)))).toEqual([]);
   });
 
+  test("there is no value where there are no messages of a list", async () => {
+    for (const field of ["session_anchors", "session_anchors.chunk_count"]) {
+      for (const [value, negated, found] of [
+        [true, false, "b"],
+        [false, false, "a"],
+        [true, true, "a"],
+        [false, true, "b"],
+      ] as const) {
+        const query = create(QuerySchema, { filters: [{ field, condition: { case: "exists", value }, negated }] });
+        expect(idsOf(await there.client.searchBlocks({ query }))).toEqual([hash(found)]);
+      }
+    }
+  });
+
   test.for([
     ["session_name", ["third", "first", "second"]],
     ["status, created_at desc", ["second", "third", "first"]],
