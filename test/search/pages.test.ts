@@ -117,6 +117,8 @@ onEveryServer((uri) => {
     );
     expect(ids).toEqual(allIds);
     expect((await there.client.searchSessions({ query: { text: "session-999" } })).hits).toHaveLength(1);
+    const { app } = there;
+    await app.mongodb.db(app.config.mongodb.database).collection("sessions").deleteOne({ session_id: "session-999" });
     await there.store.client.delete({ index: there.indices.alias("sessions"), id: "session-999", refresh: true });
   });
 
