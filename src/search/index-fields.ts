@@ -12,6 +12,8 @@ export type FieldType =
   | "ip"
   /** What is in a free-form object: compared as text, and nothing else. */
   | "free"
+  /** What is suggested, and nothing else. */
+  | "completion"
   | "object";
 
 /** A field of an index. */
@@ -23,6 +25,8 @@ export interface IndexField {
   readonly exact: string | undefined;
   /** The list of messages that it is in, each of which is matched on its own. */
   readonly nestedIn: string | undefined;
+  /** Whether it is another form of a field, which words are looked for in only where it is named. */
+  readonly isForm?: boolean;
   /** Whether its analyser may leave nothing of a word, as those do that know words which say nothing. */
   readonly dropsWords?: boolean;
   /** Where its values are indexed for suggestions. */
@@ -83,6 +87,8 @@ const typesOfServers: Readonly<Record<string, FieldType>> = {
   constant_keyword: "keyword",
   text: "text",
   match_only_text: "text",
+  search_as_you_type: "text",
+  completion: "completion",
   date: "date",
   date_nanos: "date",
   long: "long",
@@ -129,7 +135,11 @@ const meansMore = /[*^]/;
 /** The fields that an index of an operator's has, as the server tells of its mapping. What cannot be asked of is left out. */
 export function fieldsOfMapping(properties: Readonly<Record<string, Property>>): IndexFields {
   const found: IndexField[] = [];
-  const visit = (property: Property, path: string, nestedIn: string | undefined): void => {
+  const visit = (
+    property: Property,
+    path: string,
+    { nestedIn, isForm }: Pick<IndexField, "nestedIn" | "isForm">,
+  ): void => {
     const type = typesOfServers[property.type ?? "object"];
     if (type === undefined || property.index === false || meansMore.test(path)) return;
     const within = property.type === "nested" ? path : nestedIn;
@@ -139,15 +149,19 @@ export function fieldsOfMapping(properties: Readonly<Record<string, Property>>):
     found.push({
       path,
       type,
-      exact: type !== "text" ? path : keyword === undefined ? undefined : `${path}.${keyword}`,
+      exact: type !== "text" && type !== "completion" ? path : keyword === undefined ? undefined : `${path}.${keyword}`,
       nestedIn: within,
       dropsWords: [property.analyzer, property.search_analyzer].some((name = "standard") => name !== "standard"),
-      suggestions: completion === undefined ? undefined : `${path}.${completion}`,
+      suggestions: type === "completion" ? path : completion === undefined ? undefined : `${path}.${completion}`,
+      isForm: isForm === true,
       limits: limitsOfServers[property.type ?? "object"],
     });
-    for (const [name, inner] of Object.entries(property.properties ?? {})) visit(inner, `${path}.${name}`, within);
+    for (const [name, inner] of Object.entries(property.properties ?? {})) {
+      visit(inner, `${path}.${name}`, { nestedIn: within });
+    }
+    for (const [name, other] of others) visit(other, `${path}.${name}`, { nestedIn: within, isForm: true });
   };
-  for (const [name, property] of Object.entries(properties)) visit(property, name, undefined);
+  for (const [name, property] of Object.entries(properties)) visit(property, name, { nestedIn: undefined });
   return byPath(found);
 }
 

@@ -71,7 +71,9 @@ function hiddenClauses(showDeleted: boolean, isMixed = false): Clause[] {
 function namedWordFields(named: readonly string[], { together, each }: SearchedFields): readonly IndexField[] {
   const isWords = ({ type }: IndexField) => type === "text" || type === "keyword";
   if (named.length === 0) {
-    const all = [...together.all()].filter((field) => isWords(field) && field.nestedIn === undefined);
+    const all = [...together.all()].filter(
+      (field) => isWords(field) && field.nestedIn === undefined && field.isForm !== true,
+    );
     return all.filter(({ path }) => !path.startsWith("_") && !disagree(each, path));
   }
   return named.map((path, index) => {
@@ -263,6 +265,7 @@ const taken: Readonly<Record<FieldType, readonly string[]>> = {
   double: ["integer", "number"],
   boolean: ["flag"],
   date: ["time"],
+  completion: [],
   object: [],
 };
 

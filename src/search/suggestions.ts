@@ -85,7 +85,9 @@ function suggesting(target: Target, named: readonly string[]): readonly IndexFie
       return field;
     });
   }
-  const all = [...fields.together.all()].filter(({ suggestions }) => suggestions !== undefined);
+  const all = [...fields.together.all()].filter(
+    ({ suggestions, isForm }) => suggestions !== undefined && isForm !== true,
+  );
   if (all.length > 0) return all;
   throw fail("SEARCH_NOTHING_TO_SUGGEST", `The index ${target.name} has no field with suggestions`, {
     metadata: { index: target.name },

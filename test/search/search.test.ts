@@ -8,6 +8,8 @@ import { ManifestSchema } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import { SessionSchema, SessionStatus } from "../../gen/lucid/repository/v1/session_pb.ts";
 import { TransactionSchema, TransactionType } from "../../gen/lucid/repository/v1/transaction_pb.ts";
 import { UserRole, UserSchema, UserStatus } from "../../gen/lucid/repository/v1/user_pb.ts";
+import { IndexFieldType } from "../../gen/lucid/search/v1/search_index_pb.ts";
+import { SearchIndexService } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { QuerySchema } from "../../gen/lucid/search/v1/search_query_pb.ts";
 import { refusalOf } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
@@ -435,6 +437,40 @@ onEveryServer((uri) => {
       highlights.flatMap(({ fragments }) => fragments.flatMap(({ parts }) => parts.filter((part) => part.matched))),
     );
     expect(matched.map((parts) => parts.length)).toEqual([1, 1]);
+  });
+
+  test("each type of a field is found as its description says, and so are its other forms", async () => {
+    const { client } = there;
+    const indices = there.app.client(SearchIndexService);
+    const { COMPLETION, KEYWORD, SEARCH_AS_YOU_TYPE, TEXT } = IndexFieldType;
+    const fields = {
+      code: { type: KEYWORD, forms: { words: { type: TEXT }, typed: { type: COMPLETION } } },
+      typed: { type: COMPLETION },
+    };
+    await indices.createIndex({ index: "formed", mapping: { fields } });
+    const document = { code: "North Shore", typed: "Lighthouse" };
+    await indices.indexDocument({ index: "formed", documentId: "1", document, waitUntilSearchable: true });
+    const found = async (text: string, ...named: string[]) =>
+      idsOf(await client.search({ indices: ["formed"], query: { text, fields: named } }));
+    expect(await found("shore", "code.words")).toEqual(["1"]);
+    expect(await found("shore")).toEqual([]);
+    for (const text of ["north", "light"]) {
+      expect((await client.suggest({ index: "formed", text })).suggestions).toHaveLength(1);
+    }
+    const { suggestions } = await client.suggest({ index: "formed", text: "north", fields: ["code.typed"] });
+    expect(suggestions).toMatchObject([{ text: "North Shore", field: "code.typed" }]);
+    const refused = { reason: "BAD_REQUEST", fields: ["order_by"] };
+    expect(await refusalOf(client.search({ indices: ["formed"], orderBy: "typed" }))).toMatchObject(refused);
+    // Not every server has it.
+    const asYouType = { fields: { code: { type: SEARCH_AS_YOU_TYPE } } };
+    if ((await there.store.product(AbortSignal.timeout(60_000))).name === "elasticsearch") {
+      const made = indices.createIndex({ index: "asyoutype", mapping: asYouType });
+      expect(await refusalOf(made)).toMatchObject({ reason: "SEARCH_FEATURE_MISSING" });
+      return;
+    }
+    await indices.createIndex({ index: "asyoutype", mapping: asYouType });
+    await indices.indexDocument({ index: "asyoutype", documentId: "1", document, waitUntilSearchable: true });
+    expect(idsOf(await client.search({ indices: ["asyoutype"], query: { text: "sho*" } }))).toEqual(["1"]);
   });
 
   test("suggestions complete what is typed, those that nearly fit last", async () => {
