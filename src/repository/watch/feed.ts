@@ -9,7 +9,7 @@ import { translateStoreError } from "../../stores/errors.ts";
 import { pause } from "../../stores/waiting.ts";
 import { type Change, meaningOf } from "./change.ts";
 import { failureOf, tokenTooOld, watchInterrupted } from "./failures.ts";
-import { isSame, type Place, type Position } from "./position.ts";
+import { isSame, type Place, type Position, tokenText } from "./position.ts";
 
 /** What a feed follows, and how. */
 export interface FeedOptions {
@@ -63,6 +63,8 @@ export class Feed implements AsyncDisposable {
   #stream: ChangeStream | undefined;
   #first = 0;
   #bytes = 0;
+  /** When the collection was dropped or replaced, where that was passed on the way. */
+  #replacedAt: bigint | undefined;
   /** It has caught up when it comes to this time, or a round ends without a change; undefined where it has. */
   #behindUntil: bigint | undefined;
   #patienceMs = patienceMs;
@@ -102,6 +104,11 @@ export class Feed implements AsyncDisposable {
     const { time, last } = place;
     if (time > this.floor.time || isSame(place, this.floor)) return true;
     return last === undefined ? time === this.floor.time : this.#changes.some(({ text }) => text === last);
+  }
+
+  /** Whether the collection was dropped or replaced after a position that is not covered. */
+  isOverFor({ time }: Place): boolean {
+    return this.#replacedAt !== undefined && time <= this.#replacedAt;
   }
 
   /** Number of the oldest change that is kept. */
@@ -200,9 +207,10 @@ export class Feed implements AsyncDisposable {
       return;
     }
     // With `fullDocument`, events are these.
-    const meaning = meaningOf(event as Parameters<typeof meaningOf>[0], this.#options.id);
-    if (meaning === "over") throw tokenTooOld();
-    if (meaning !== "nothing") {
+    const told = event as Parameters<typeof meaningOf>[0];
+    const meaning = meaningOf(told, this.#options.id);
+    if (meaning === "over") this.#pass(told);
+    else if (meaning !== "nothing") {
       const { change } = meaning;
       if (this.#behindUntil !== undefined) {
         await this.#room();
@@ -211,6 +219,21 @@ export class Feed implements AsyncDisposable {
       this.#push(change);
     }
     this.resume = tokenOf(stream) ?? this.resume;
+  }
+
+  /** Goes on after the end of the collection where that is long past: it concerns only those who follow from before it. */
+  #pass({ operationType, clusterTime, _id: token }: Parameters<typeof meaningOf>[0]): void {
+    const time = clusterTime?.toBigInt();
+    const isPast = time !== undefined && this.#behindUntil !== undefined && time < this.#behindUntil;
+    // The stream itself ends with the database.
+    if (!isPast || (operationType !== "drop" && operationType !== "rename")) throw tokenTooOld();
+    // One more than there were, so that all see that they have to find their place anew.
+    this.#first += this.#changes.length + 1;
+    this.#changes.length = 0;
+    this.#bytes = 0;
+    this.floor = { time, last: tokenText(token as Document) };
+    this.#replacedAt = time;
+    this.#wake();
   }
 
   #hasCaughtUp(): void {

@@ -2,6 +2,7 @@ import type { ClientSession } from "mongodb";
 
 import { timeNow } from "../../stores/cluster-time.ts";
 import type { Change } from "./change.ts";
+import { tokenTooOld } from "./failures.ts";
 import { Feed, type FeedOptions } from "./feed.ts";
 import { passing, type Position } from "./position.ts";
 
@@ -52,6 +53,7 @@ export class Feeds implements AsyncDisposable {
       if (feed.covers(from)) return this.#follower(feed, from);
       const older = await this.#catchUp(from);
       if (older?.covers(from)) return this.#follower(older, from);
+      if (older?.isOverFor(from) === true) throw tokenTooOld();
       await this.#turn;
     }
   }
@@ -163,14 +165,16 @@ export class Follower implements Disposable {
     this.#join(feed);
   }
 
-  /** The next change; undefined where there is none yet, `lost` where it is no longer kept. */
-  take(): Change | "lost" | undefined {
+  /** The next change; undefined where there is none yet, `lost` where it is no longer kept, `over` where there is none to come. */
+  take(): Change | "lost" | "over" | undefined {
     while (this.#feed.successor !== undefined) {
       this.#leave();
       this.#join(this.#feed.successor);
     }
     for (;;) {
-      if (this.next < this.#feed.first && !this.#find()) return "lost";
+      if (this.next < this.#feed.first && !this.#find()) {
+        return this.#feed.isOverFor(this.position) ? "over" : "lost";
+      }
       const change = this.#feed.at(this.next);
       if (change === undefined) return undefined;
       this.next += 1;

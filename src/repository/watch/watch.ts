@@ -8,7 +8,7 @@ import { type DocumentFilter, documentFilter } from "../../schema/document-filte
 import type { ListOrder } from "../../schema/list-query.ts";
 import { readPage } from "../../schema/page.ts";
 import type { Change } from "./change.ts";
-import { watchInterrupted, watchTooSlow, withToken } from "./failures.ts";
+import { tokenTooOld, watchInterrupted, watchTooSlow, withToken } from "./failures.ts";
 import type { Feeds } from "./feeds.ts";
 import type { Position } from "./position.ts";
 
@@ -96,6 +96,7 @@ export async function* watch(feeds: Feeds, options: WatchOptions): AsyncGenerato
     if (closing.aborted) throw watchInterrupted(seal(follower.position));
     const change = follower.take();
     if (change === "lost") throw watchTooSlow(seal(follower.position));
+    if (change === "over") throw tokenTooOld();
     const event = change && told(change, { filter, seen, steps });
     if (event !== undefined) {
       yield { ...event, position: follower.position };

@@ -4,7 +4,11 @@ import { MongoClient } from "mongodb";
 import { expect, test, vi } from "vitest";
 
 import { UserSchema } from "../../../gen/lucid/repository/v1/user_pb.ts";
-import { UserService, WatchUsersRequestSchema } from "../../../gen/lucid/repository/v1/user_service_pb.ts";
+import {
+  UserService,
+  WatchUsersRequestSchema,
+  type WatchUsersResponse,
+} from "../../../gen/lucid/repository/v1/user_service_pb.ts";
 import { WatchEventType } from "../../../gen/lucid/repository/v1/watch_pb.ts";
 import { startMongodb } from "../../../local/mongodb.ts";
 import { reasonOf } from "../../../src/errors.ts";
@@ -109,6 +113,39 @@ test.concurrent("when the collection is dropped, all who watch it begin anew", a
     "CHECKPOINT",
     `CREATED ${userId} 1`,
   ]);
+});
+
+test.concurrent("a token from after a drop goes on beside one from before it", async () => {
+  const database = { LUCID_MONGODB_DATABASE: uniqueName("watch"), LUCID_MONGODB_SYSTEM_DATABASE: uniqueName("watch") };
+  await using one = await testApp(database);
+  await using two = await testApp(database);
+  try {
+    const [users, elsewhere] = [one.client(UserService), two.client(UserService)];
+    const tokenOf = async (fits: (event: WatchUsersResponse) => boolean) => {
+      using watch = watching((options) => users.watchUsers({}, options));
+      return (await watch.until(fits)).at(-1)?.resumeToken ?? "";
+    };
+    await newUser(users);
+    const old = await tokenOf(isCheckpoint);
+    await one.mongodb.db(database.LUCID_MONGODB_DATABASE).collection("users").drop();
+    // One that this replica has told is after the drop.
+    await vi.waitFor(async () => {
+      const again = refusalOf(Array.fromAsync(users.watchUsers({ resumeToken: old }, { timeoutMs: 10_000 })));
+      expect(await again).toMatchObject({ reason: "WATCH_TOKEN_TOO_OLD" });
+    }, soon);
+    const first = await newUser(users);
+    const token = await tokenOf(isCheckpoint);
+    const second = await newUser(users);
+    using late = watching((options) => elsewhere.watchUsers({ resumeToken: old }, options));
+    using watch = watching((options) => elsewhere.watchUsers({ resumeToken: token }, options));
+    expect(reasonOf(await late.failure())?.reason).toBe("WATCH_TOKEN_TOO_OLD");
+    const told = await watch.until(({ userId }) => userId === second.userId);
+    expect(told.map(({ userId }) => userId)).not.toContain(first.userId);
+    const third = await newUser(users);
+    await watch.until(({ userId }) => userId === third.userId);
+  } finally {
+    for (const name of Object.values(database)) await two.mongodb.db(name).dropDatabase();
+  }
 });
 
 test.concurrent("watches that cannot reach the store for long end with the token to go on with", async () => {
