@@ -21,6 +21,8 @@ const limits = { maxTimeMS: 60_000 };
 const batchSize = 1000;
 /** Wait in milliseconds for the audit log to take up what documents carry, and between two looks at them. */
 const heldMs = { most: 120_000, between: 500 };
+/** How often everything is looked at. Of who goes on writing for a user that is gone, not even a further look finds all. */
+const mostLooks = 5;
 
 /** The documents that name a user at a place; in each of its places, where there are several. */
 function filters({ lifecycle }: StoredKind, userId: string): Filter<Document>[] {
@@ -77,33 +79,46 @@ export async function eraseUser(kinds: readonly StoredKind[], userId: string, wo
   if (users === undefined) throw new Error("There are no users among what is stored");
   for (const filter of filters(users, userId)) await mark(users, filter, work);
   work.stepped();
-  for (const kind of kinds.filter((each) => does(each, Erasure.ANONYMISE))) {
-    for (const filter of filters(kind, userId)) await anonymise(kind, filter, work);
-  }
   const removed = kinds.filter((kind) => does(kind, Erasure.REMOVE) && kind !== users);
-  await removeLogged([...removed, users], userId, work);
+  const anonymised = kinds.filter((kind) => does(kind, Erasure.ANONYMISE));
+  await eraseAll({ removed: [...removed, users], anonymised }, userId, work);
   for (const kind of removed) await work.copies.sweep(kind, userId, work.tally, work.signal);
   // Also where the user has been gone for long: what was cached by its id.
   await work.copies.remove(users, [{ user_id: userId }], work.tally, work.signal);
   work.stepped();
 }
 
-/** Waits for what the audit log has not taken up yet. */
-async function removeLogged(kinds: readonly StoredKind[], userId: string, work: RemovalWork): Promise<void> {
+/**
+ * Removes and anonymises until nothing more is found: what was under way when the user was marked may be written after its place
+ * was looked at. Waits for what the audit log has not taken up yet.
+ */
+async function eraseAll(
+  { removed, anonymised }: { readonly removed: readonly StoredKind[]; readonly anonymised: readonly StoredKind[] },
+  userId: string,
+  work: RemovalWork,
+): Promise<void> {
+  const { tally, signal } = work;
   const until = performance.now() + heldMs.most;
-  for (;;) {
-    work.tally.forgetHeld();
-    for (const kind of kinds) {
+  for (let look = 1; ; look++) {
+    tally.forgetHeld();
+    const before = tally.doneCount();
+    for (const kind of anonymised) {
+      for (const filter of filters(kind, userId)) await anonymise(kind, filter, work);
+    }
+    for (const kind of removed) {
       for (const filter of filters(kind, userId)) await removeAll(kind, filter, work);
     }
-    if (work.tally.heldCount() === 0) return;
+    if (tally.heldCount() === 0) {
+      if (tally.doneCount() === before || look >= mostLooks) return;
+      continue;
+    }
     if (performance.now() > until) {
       throw fail("REMOVAL_HELD", "The audit log has not taken up what it is to say of some documents", {
         metadata: { user_id: userId },
         retryAfterMs: 60_000,
       });
     }
-    await pause(heldMs.between, work.signal);
+    await pause(heldMs.between, signal);
   }
 }
 

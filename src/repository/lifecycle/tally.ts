@@ -22,6 +22,8 @@ export interface Tally {
   /** Forgets what waits: it is looked at again. */
   forgetHeld(): void;
   heldCount(): number;
+  /** How much was done, in all places. */
+  doneCount(): number;
   places(): RemovalPlace[];
   /** Done over found, of what was counted before, 0 to 100. */
   percent(): number;
@@ -50,6 +52,7 @@ export function tally(earlier: readonly MessageInitShape<typeof RemovalPlaceSche
       for (const place of places.values()) place.held = 0n;
     },
     heldCount: () => Number(sum(({ held }) => held)),
+    doneCount: () => Number(sum(({ done }) => done)),
     places: all,
     percent() {
       const isCounted = ({ store, outcome }: RemovalPlace) =>

@@ -131,6 +131,34 @@ test("whatever step it ends at, an erasure that is begun again ends well", async
   await expectErased(stores, users);
 });
 
+test("what a call that was under way writes after its place was looked at is erased too", async () => {
+  const users = await twoUsers(stores);
+  const { userId, of } = users;
+  const { db } = stores;
+  let isWritten = false;
+  // As a call does that has seen the user before it was marked.
+  const late = ((name: string) => {
+    const collection = db.collection(name);
+    if (name !== "users") return collection;
+    const deleteMany: typeof collection.deleteMany = async (...args) => {
+      const result = await Collection.prototype.deleteMany.apply(collection, args);
+      if (!isWritten && result.deletedCount > 0) {
+        isWritten = true;
+        await db.collection("authentication").insertOne({ user_id: userId, of });
+        await db
+          .collection("trust_policy_versions")
+          .insertOne({ policy_id: randomUUID(), policy: { owner_id: userId }, of });
+      }
+      return result;
+    };
+    return Object.defineProperty(collection, "deleteMany", { value: deleteMany });
+  }) as Db["collection"];
+  await eraseUser(kinds, userId, work(tally(), { db: { collection: late } }));
+  expect(isWritten).toBe(true);
+  expect(await db.collection("authentication").countDocuments({ user_id: userId })).toBe(0);
+  expect(await db.collection("trust_policy_versions").countDocuments({ "policy.owner_id": userId })).toBe(0);
+});
+
 test("an erasure waits for the audit log to take up what documents carry", async () => {
   const users = await twoUsers(stores);
   const sessions = stores.db.collection("sessions");
