@@ -177,8 +177,10 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
 
     async updateWalletStatus({ walletId, status, etag }, context) {
       const found = await wallets.step(walletId, { machine, to: status, etag }, context);
-      if (found === null) throw wallets.notFound({ wallet_id: walletId });
-      return stepped([found]);
+      if (found !== null) return stepped([found]);
+      throw fail("STORE_CONFLICT", `Others take the wallet ${walletId} from status to status at the same time`, {
+        metadata: { wallet_id: walletId },
+      });
     },
 
     async setPrimaryWallet({ walletId }, context) {

@@ -116,19 +116,24 @@ test("deletions beside switches leave at most one primary, which is live", async
 
 /** The handlers on a real store whose writes of wallets fail as `fails` says: before they are carried out, or after. */
 async function failing(fails: () => "before" | "after" | undefined) {
+  return around(async (write) => {
+    const failure = fails();
+    if (failure === "before") throw new Error("The process ended before the write");
+    const result = await write();
+    if (failure === "after") throw new Error("The process ended after the write");
+    return result;
+  });
+}
+
+/** The handlers on a real store, and what happens around each of their writes of wallets. */
+async function around(happens: (write: () => Promise<unknown>) => Promise<unknown>) {
   const client = await MongoClient.connect(storeAddresses().mongodbUri);
   const db = client.db(service.db.databaseName);
   const open = db.collection.bind(db);
   db.collection = ((name: string) => {
     const collection = open(name);
     const write = collection.findOneAndUpdate.bind(collection) as (...args: unknown[]) => Promise<unknown>;
-    const value = async (...args: unknown[]) => {
-      const failure = name === "wallets" ? fails() : undefined;
-      if (failure === "before") throw new Error("The process ended before the write");
-      const result = await write(...args);
-      if (failure === "after") throw new Error("The process ended after the write");
-      return result;
-    };
+    const value = async (...args: unknown[]) => (name === "wallets" ? happens(() => write(...args)) : write(...args));
     return Object.defineProperty(collection, "findOneAndUpdate", { value });
   }) as Db["collection"];
   const tokens = pageTokens("");
@@ -169,6 +174,20 @@ test.for([
     }
   },
 );
+
+test("a wallet that others change at every write is told of as such, and not as one that is not there", async () => {
+  const { walletId } = await newWallet(service);
+  const others = service.db.collection("wallets");
+  const set = async (status: string) => others.updateOne({ wallet_id: walletId }, { $set: { status } });
+  await using busy = await around(async (write) => {
+    await set("LOCKED");
+    const result = await write();
+    await set("ACTIVE");
+    return result;
+  });
+  const call = busy.wallets.updateWalletStatus({ walletId, status: WalletStatus.LOCKED });
+  expect(await refusalOf(call)).toMatchObject({ code: "Aborted", reason: "STORE_CONFLICT" });
+});
 
 test("50 callers of which many fail between the writes never leave two primary", async () => {
   const watch = await watchPrimaries(service.db);
