@@ -1,18 +1,8 @@
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { durationFromMs, durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { create } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { estypes } from "@elastic/elasticsearch";
 
-import {
-  type Index,
-  IndexHealth,
-  IndexMappingSchema,
-  IndexOrigin,
-  IndexSchema,
-  type IndexSettings,
-  type IndexSettingsSchema,
-  type IndexStatisticsSchema,
-} from "../../gen/lucid/search/v1/search_index_pb.ts";
+import { type Index, IndexMappingSchema, IndexOrigin, IndexSchema } from "../../gen/lucid/search/v1/search_index_pb.ts";
 import {
   EnsuredState,
   ListIndicesRequestSchema,
@@ -25,7 +15,7 @@ import type { CarryOut } from "../schema/audited-call.ts";
 import { pageSizeOf, queryOf } from "../schema/list-query.ts";
 import type { PageTokens } from "../schema/page-tokens.ts";
 import type { SearchStore } from "../stores/search.ts";
-import { namesInPaths, requestMs } from "../stores/search/requests.ts";
+import { requestMs } from "../stores/search/requests.ts";
 import {
   type CatalogedIndex,
   type IndexCatalog,
@@ -34,8 +24,10 @@ import {
   requireAliased,
   requireOperators,
 } from "./index-catalog.ts";
+import { describe, originOf, sizeOf, statisticsOf } from "./index-figures.ts";
 import { indexJobKind, specOf } from "./index-jobs.ts";
 import { refusedDefinition, serverMapping, toldMapping } from "./index-mapping.ts";
+import { serverSettings } from "./index-settings.ts";
 import type { EnsuredIndex, SearchIndices } from "./indices.ts";
 import { searchedMessages } from "./messages.ts";
 
@@ -178,10 +170,6 @@ export async function requireUnused(jobs: Pick<Jobs, "list">, name: string, sign
   }
 }
 
-function originOf(name: string): IndexOrigin {
-  return isKept(name) ? IndexOrigin.REPOSITORY : IndexOrigin.OPERATOR;
-}
-
 /** The versions that are there of a name that nothing serves. Fails where something does. */
 async function free(name: string, catalog: IndexCatalog, signal: AbortSignal): Promise<readonly number[]> {
   const found = (await catalog.list(signal)).find((index) => index.name === name);
@@ -233,156 +221,4 @@ export function notConfirmed(name: string): Error {
 
 function notKept(name: string): Error {
   return fail("SEARCH_INDEX_NOT_FOUND", `The service keeps no search index ${name}`, { metadata: { index: name } });
-}
-
-// ---------------------------------------------------------------- settings
-
-const defaults = { shards: 1, refreshMs: 1000 };
-
-function serverSettings(settings: IndexSettings | undefined): estypes.IndicesIndexSettings {
-  const { shardCount = 0, replicaCount, refreshInterval } = settings ?? {};
-  return {
-    number_of_shards: shardCount || defaults.shards,
-    // As many as there are nodes for, so that an index on one node is healthy too.
-    ...(replicaCount === undefined ? { auto_expand_replicas: "0-1" } : { number_of_replicas: replicaCount }),
-    ...(refreshInterval && { refresh_interval: `${durationMs(refreshInterval)}ms` }),
-  };
-}
-
-function toldSettings(settings: estypes.IndicesIndexSettings): MessageInitShape<typeof IndexSettingsSchema> {
-  return {
-    shardCount: Number(settings.number_of_shards ?? defaults.shards),
-    replicaCount: Number(settings.number_of_replicas ?? 0),
-    refreshInterval: durationFromMs(msOf(settings.refresh_interval)),
-  };
-}
-
-const units: ReadonlyMap<string, number> = new Map([
-  ["ms", 1],
-  ["s", 1000],
-  ["m", 60_000],
-  ["h", 3_600_000],
-]);
-
-/** A time as servers write it; 0 where it is none, such as -1 for never. */
-function msOf(time: estypes.Duration | undefined): number {
-  const [, number, unit = ""] = /^(\d+)(ms|s|m|h)$/.exec(String(time ?? `${defaults.refreshMs}ms`)) ?? [];
-  return Number(number ?? 0) * (units.get(unit) ?? 0);
-}
-
-// ---------------------------------------------------------------- what servers say
-
-interface Size {
-  readonly documents: bigint;
-  readonly bytes: bigint;
-  readonly health: IndexHealth;
-}
-
-const healths: ReadonlyMap<string, IndexHealth> = new Map([
-  ["green", IndexHealth.GREEN],
-  ["yellow", IndexHealth.YELLOW],
-  ["red", IndexHealth.RED],
-]);
-
-/** Sizes of indices by the server's names; what has gone meanwhile is left out. */
-async function sizes({ client }: SearchStore, places: readonly string[], signal: AbortSignal) {
-  const found = new Map<string, Size>();
-  for (const index of namesInPaths(places)) {
-    const rows = await client.cat.indices(
-      { index, format: "json", bytes: "b", h: ["index", "health", "store.size"] },
-      { signal, requestTimeout: requestMs, ignore: [404] },
-    );
-    if (!Array.isArray(rows)) continue;
-    const counts = await documentCounts(client, index, signal);
-    for (const row of rows) {
-      found.set(row.index ?? "", {
-        documents: counts.get(row.index ?? "") ?? 0n,
-        bytes: BigInt(row["store.size"] ?? 0),
-        health: healths.get(row.health ?? "") ?? IndexHealth.UNSPECIFIED,
-      });
-    }
-  }
-  return found;
-}
-
-/** Documents that can be found, by the server's names. What servers tell of sizes counts each message of a list as a document. */
-async function documentCounts(client: SearchStore["client"], places: string[], signal: AbortSignal) {
-  const { aggregations } = await client.search<unknown, { indices: estypes.AggregationsStringTermsAggregate }>(
-    {
-      index: places,
-      ignore_unavailable: true, // closed ones have none
-      size: 0,
-      track_total_hits: false,
-      aggs: { indices: { terms: { field: "_index", size: places.length } } },
-    },
-    { signal, requestTimeout: requestMs },
-  );
-  const buckets = aggregations?.indices.buckets;
-  if (!Array.isArray(buckets)) return new Map<string, bigint>();
-  return new Map(buckets.map(({ key, doc_count: count }) => [String(key), BigInt(count)]));
-}
-
-async function sizeOf(search: SearchStore, places: readonly string[], signal: AbortSignal) {
-  let [documents, bytes] = [0n, 0n];
-  for (const size of (await sizes(search, places, signal)).values()) {
-    documents += size.documents;
-    bytes += size.bytes;
-  }
-  return { documents, bytes };
-}
-
-async function describe(
-  search: SearchStore,
-  indices: readonly CatalogedIndex[],
-  signal: AbortSignal,
-): Promise<Index[]> {
-  const places = indices.flatMap(({ live }) => live?.place ?? []);
-  const known = places.length === 0 ? new Map<string, Size>() : await sizes(search, places, signal);
-  return indices.map(({ name, live, otherVersions }) => {
-    const size = known.get(live?.place ?? "");
-    return create(IndexSchema, {
-      index: name,
-      origin: originOf(name),
-      otherVersions: [...otherVersions],
-      ...(size && { health: size.health, documentCount: size.documents, storedBytes: size.bytes }),
-      ...(live && {
-        version: live.version,
-        settings: toldSettings(live.settings),
-        createTime: timestampFromMs(Number(live.settings.creation_date ?? 0)),
-      }),
-    });
-  });
-}
-
-async function statisticsOf(
-  { client }: SearchStore,
-  place: string,
-  signal: AbortSignal,
-): Promise<MessageInitShape<typeof IndexStatisticsSchema>> {
-  const limits = { signal, requestTimeout: requestMs };
-  const metric = ["docs", "store", "search", "indexing", "refresh", "segments"] as const;
-  const { indices = {} } = await client.indices.stats({ index: place, metric: [...metric] }, limits);
-  const health = await client.cluster.health({ index: place, level: "indices" }, limits);
-  const counts = await documentCounts(client, [place], signal);
-  const { primaries = {}, total = {} } = indices[place] ?? {};
-  const own = health.indices?.[place];
-  return {
-    documentCount: counts.get(place) ?? 0n,
-    deletedDocumentCount: BigInt(primaries.docs?.deleted ?? 0),
-    primaryBytes: BigInt(primaries.store?.size_in_bytes ?? 0),
-    storedBytes: BigInt(total.store?.size_in_bytes ?? 0),
-    activeShardCount: own?.active_shards ?? 0,
-    inactiveShardCount: (own?.unassigned_shards ?? 0) + (own?.initializing_shards ?? 0),
-    health: healths.get(own?.status ?? "") ?? IndexHealth.UNSPECIFIED,
-    searches: counted(total.search?.query_total, total.search?.query_time_in_millis),
-    writes: counted(primaries.indexing?.index_total, primaries.indexing?.index_time_in_millis),
-    deletions: counted(primaries.indexing?.delete_total, primaries.indexing?.delete_time_in_millis),
-    failedWriteCount: BigInt(primaries.indexing?.index_failed ?? 0),
-    refreshes: counted(total.refresh?.total, total.refresh?.total_time_in_millis),
-    segmentCount: BigInt(total.segments?.count ?? 0),
-  };
-}
-
-function counted(count = 0, timeMs: unknown = 0) {
-  return { count: BigInt(count), time: durationFromMs(Number(timeMs)) };
 }
