@@ -41,7 +41,9 @@ async function* fillPages(
   }: { readonly after: unknown; readonly session: ClientSession; readonly signal: AbortSignal },
 ): AsyncGenerator<FillPage> {
   const all = db.collection(collection, majority);
-  const cursor = all.find<Uint8Array>({}, { raw: true, hint: { _id: 1 }, batchSize: 1000, session, signal });
+  // One server answers in the order of the index anyway. Of several shards a router makes one order only where it is asked to.
+  const order = { hint: { _id: 1 }, sort: { _id: 1 } } as const;
+  const cursor = all.find<Uint8Array>({}, { raw: true, ...order, batchSize: 1000, session, signal });
   // Not $gt: that knows values of one type only. What it begins with has been read, unless it has gone.
   if (after !== undefined) cursor.min({ _id: after });
   let before = after === undefined ? undefined : documentKey(serialize({ _id: after }));
