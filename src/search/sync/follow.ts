@@ -118,6 +118,8 @@ class Run {
   #savedMs = 0;
   #askedMs = performance.now();
   #isSaved = true;
+  /** Whether anything came to its end: what was told of an earlier run is not over before. */
+  #hasGotOn = false;
   #saving: Promise<void> = Promise.resolve();
   #lookedMs = performance.now();
   #tidiedMs = performance.now();
@@ -275,6 +277,7 @@ class Run {
 
   #reached(mark: Partial<Mark>, isNews: boolean): void {
     Object.assign(this.#mark, mark);
+    this.#hasGotOn = true;
     if (isNews) this.#isSaved = false;
   }
 
@@ -298,7 +301,8 @@ class Run {
     const change = { token, filled, ...(fillAfter !== undefined && { fill_after: fillAfter }) };
     this.#savedMs = performance.now();
     this.#isSaved = true;
-    const clear = this.#state.problem !== undefined && { problem: undefined, problem_time: undefined };
+    const isOver = this.#hasGotOn && this.#state.problem !== undefined;
+    const clear = isOver && { problem: undefined, problem_time: undefined };
     this.#state = await this.#options.states.save(this.#alias, this.#right.fence, { ...change, ...clear });
     // Somebody else may have begun a new epoch, such as a comparison that repairs.
     this.#writer.epoch = Math.max(this.#writer.epoch, this.#state.epoch);

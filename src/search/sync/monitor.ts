@@ -83,6 +83,8 @@ export function syncMonitor(options: {
       };
       return [
         ...of(({ lagMs }) => lagMs > lagWarningMs, "Search indices are behind their collections"),
+        // Nothing tells since when it waits.
+        ...of(({ state, problem }) => state?.token === undefined && problem !== "", "Search indices cannot be filled"),
         ...of(({ isLost }) => isLost, "Changes that search indices lack are lost, so that they will be filled anew"),
       ].join(". ");
     },

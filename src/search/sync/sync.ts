@@ -47,8 +47,12 @@ export function searchSync(options: SearchSyncOptions): SearchSync {
     } catch (error) {
       if (signal.aborted) return true;
       // It is told beside the checkpoint where MongoDB can still be written to.
-      const problem = { problem: problemOf(error), problem_time: new Date() };
-      await states.save(alias, right.fence, problem).catch(() => undefined);
+      const tell = async (): Promise<void> => {
+        // It is cleared as soon as the index gets on; until then it is the first failure that tells since when it does not.
+        const { problem_time: since = new Date() } = (await states.find(alias)) ?? {};
+        await states.save(alias, right.fence, { problem: problemOf(error), problem_time: since });
+      };
+      await tell().catch(() => undefined);
       throw error;
     }
     return true;

@@ -96,15 +96,25 @@ onEveryServer((uri) => {
       await using bed = await syncBed(uri);
       const users = bed.domain.collection("users");
       await users.insertMany([newUser({ user_id: "u1" }), newUser({ user_id: "u2" })]);
-      bed.start({ messages });
+      let failures = 0;
+      const problemOf = (error: unknown): string => {
+        failures += 1;
+        return String(error);
+      };
+      bed.start({ messages, problemOf });
       await bed.settled("users");
       const index = bed.indices.alias("users");
       await stop(bed, index);
       await change(bed.domain, "users", { user_id: "u1" }, { status: "BANNED" });
-      await users.deleteOne({ user_id: "u2" });
       const status = () => bed.access.status("users", AbortSignal.timeout(150_000));
       await vi.waitFor(async () => expect((await status()).problem).not.toBe(""), soon);
-      expect(await status()).toMatchObject({ deadLetters: 0, lagDocuments: 2 });
+      const first = await status();
+      expect(first).toMatchObject({ deadLetters: 0, lagDocuments: 1 });
+      // To try again is not to get on.
+      const more = failures + 4;
+      await vi.waitFor(() => expect(failures).toBeGreaterThanOrEqual(more), soon);
+      expect((await status()).state).toMatchObject({ problem_time: first.state?.problem_time });
+      await users.deleteOne({ user_id: "u2" });
       await goOn(bed, index);
       await bed.settled("users");
       await vi.waitFor(async () => expect(await status()).toMatchObject({ lagDocuments: 0, problem: "" }), soon);
