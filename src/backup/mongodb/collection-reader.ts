@@ -135,6 +135,8 @@ function findCommand({ collection, order }: Readable, part: Part, copy: PartWrit
     find: collection,
     ...(order === "id" && {
       hint: { _id: 1 },
+      // Several shards keep to it only where they are asked to, and reading goes on after the last one that came.
+      sort: { _id: 1 },
       // Not $gte and $lt: these know values of one type only.
       ...(from !== undefined && { min: { _id: from } }),
       ...(to !== undefined && { max: { _id: to } }),
