@@ -64,9 +64,11 @@ interface Told {
   readonly _id: Document;
   readonly operationType: string;
   readonly documentKey?: { readonly _id: unknown };
-  /** Of documents that were created or replaced; others are read afterwards, many at once, and as they are by then. */
+  /** Of documents that were created or replaced, where they are not large; others are read afterwards, many at once, and as they are by then. */
   readonly fullDocument?: Document;
-  readonly updateDescription?: { readonly updatedFields?: Document };
+  /** The natural id of one that was created or replaced. */
+  readonly id?: unknown;
+  readonly updateDescription?: { readonly updatedFields?: { readonly revision?: unknown } };
   readonly clusterTime?: Timestamp;
 }
 
@@ -86,7 +88,6 @@ interface Event {
 /** Follows the changes of a collection, a bounded number ahead of who takes them. */
 export class ChangeTail implements AsyncDisposable {
   readonly #stream: ChangeStream;
-  readonly #id: string;
   readonly #closing = new AbortController();
   readonly #waiting = new Set<() => void>();
   readonly #waitingForRoom = new Set<() => void>();
@@ -97,15 +98,15 @@ export class ChangeTail implements AsyncDisposable {
   #rounds = 0;
   #pumping: Promise<void> | undefined;
 
-  private constructor(stream: ChangeStream, id: string, token: Document) {
+  private constructor(stream: ChangeStream, token: Document) {
     this.#stream = stream;
-    this.#id = id;
     this.#token = token;
   }
 
   /**
-   * Opens it after a token, or now; the server waits `waitMs` for a change before it says that there is none. What follows a token that the server no longer has fails with `SEARCH_HISTORY_LOST`, as
-   * does a collection that is dropped or replaced with `SEARCH_COLLECTION_REPLACED`, when it comes to that.
+   * Opens it after a token, or now; the server waits `waitMs` for a change before it says that there is none. What follows a token that
+   * the server no longer has fails with `SEARCH_HISTORY_LOST`, as does a collection that is dropped or replaced with
+   * `SEARCH_COLLECTION_REPLACED`, when it comes to that.
    */
   static async open(followed: Followed, after: Document | undefined, waitMs = awaitMs): Promise<ChangeTail> {
     const stream = streamOf(followed, { after, waitMs });
@@ -117,7 +118,7 @@ export class ChangeTail implements AsyncDisposable {
       await Promise.race([first, positioned]);
       const token = after ?? tokenOf(stream);
       if (token === undefined) throw new Error("The change stream has no resume token");
-      const tail = new ChangeTail(stream, followed.id, token);
+      const tail = new ChangeTail(stream, token);
       tail.#pumping = tail.#pump(first);
       return tail;
     } catch (error) {
@@ -191,7 +192,7 @@ export class ChangeTail implements AsyncDisposable {
   }
 
   #keep(told: Told): void {
-    const event = kept(told, this.#id);
+    const event = kept(told);
     this.#ahead.push(event);
     this.#aheadBytes += event.document?.byteLength ?? 0;
   }
@@ -243,7 +244,7 @@ export async function changesAfter(
 }
 
 function streamOf(
-  { db, collection }: Pick<Followed, "db" | "collection">,
+  { db, collection, id }: Followed,
   {
     after,
     waitMs,
@@ -257,7 +258,7 @@ function streamOf(
     { operationType: { $in: ["dropDatabase", "invalidate"] } },
   ];
   const all = { $match: { $or: ours, $nor: [movedRecord] } };
-  return db.watch(onlyTimes ? [all, { $project: { clusterTime: 1 } }] : [all], {
+  return db.watch([all, { $project: onlyTimes ? { clusterTime: 1 } : toldOf(id) }], {
     maxAwaitTimeMS: waitMs,
     batchSize: mostTogether.events,
     ...(after !== undefined && { resumeAfter: after }),
@@ -265,6 +266,22 @@ function streamOf(
     promoteLongs: false,
     useBigInt64: false,
   });
+}
+
+/**
+ * What the server is to tell of a change. No more than is needed: an event is larger than its document, servers send none above 16 MB,
+ * and a stream that comes upon one goes no further.
+ */
+function toldOf(id: string): Document {
+  const isLarge = { $gt: [{ $bsonSize: "$fullDocument" }, mostDocumentBytes] };
+  return {
+    operationType: 1,
+    documentKey: 1,
+    clusterTime: 1,
+    id: `$fullDocument.${id}`,
+    fullDocument: { $cond: [isLarge, "$$REMOVE", "$fullDocument"] },
+    [`${updated}.revision`]: 1,
+  };
 }
 
 const updated = "updateDescription.updatedFields";
@@ -280,10 +297,8 @@ const movedRecord = {
   ],
 };
 
-function kept(told: Told, idName: string): Event {
-  const { operationType, updateDescription } = told;
-  const id: unknown = told.fullDocument?.[idName];
-  const bytes = told.fullDocument && bytesOf(told.fullDocument);
+function kept(told: Told): Event {
+  const { operationType, updateDescription, id } = told;
   return {
     token: told._id,
     time: told.clusterTime,
@@ -292,7 +307,7 @@ function kept(told: Told, idName: string): Event {
     isRemoval: operationType === "delete",
     raisesRevision: operationType === "insert" || Object.hasOwn(updateDescription?.updatedFields ?? {}, "revision"),
     id: typeof id === "string" ? id : undefined,
-    document: bytes && bytes.byteLength <= mostDocumentBytes ? bytes : undefined,
+    document: told.fullDocument && bytesOf(told.fullDocument),
   };
 }
 
