@@ -66,7 +66,8 @@ interface Kind {
  * the driver alone beside them. A create leaves a record in the audit log, which is of the same write and moved by others that
  * follow; so creates are compared with a server that makes these too, and the one that keeps no log is shown beside it. CPU is that
  * of the server's process, also after a create, less what the service uses while nobody calls; latency is that of calls one after
- * the other. Before anything is measured, the commands that each sends to MongoDB are counted, so that it is seen that they are the same.
+ * the other, each server's in turn. Before anything is measured, the commands that each sends to MongoDB are counted, so that it is
+ * seen that they are the same.
  * Options: `--only User,Wallet` for some of what is kept, `--rounds 3`, `--count-only`.
  */
 await runCommand(async () => {
@@ -296,10 +297,11 @@ async function measured(
   const cpu = { service: 0, bare: 0, audited: 0 };
   const latency: Record<keyof Servers, number[]> = { service: [], bare: [], audited: [] };
   const driver: number[] = [];
+  const order = isAudited ? names : names.filter((name) => name !== "audited");
   for (let round = 0; round <= rounds; round += 1) {
-    const order = isAudited ? names : names.filter((name) => name !== "audited");
     // Each goes first in turn: what else the machine does meets all of them alike.
-    for (const kind of round % 2 === 0 ? order : order.toReversed()) {
+    const inTurn = round % 2 === 0 ? order : order.toReversed();
+    for (const kind of inTurn) {
       const { client, pid } = servers[kind];
       const load = { client, path: pathOf(method), request };
       // The first round warms up: what has not been called some thousand times is not yet compiled to its end.
@@ -309,20 +311,27 @@ async function measured(
       // What a call leaves to be done after it belongs to it.
       await pause(isAudited ? 600 : 100);
       const unasked = kind === "service" ? idleMicros * (performance.now() - beganMs) : 0;
-      const used = cpuMicros(pid) - before - unasked;
-      const took = median(await makeCalls({ ...load, calls: Math.min(calls, 100), inFlight: 1 }));
-      if (round === 0) continue;
-      cpu[kind] += used;
-      latency[kind].push(took);
+      if (round > 0) cpu[kind] += cpuMicros(pid) - before - unasked;
     }
-    for (let call = 0; call < Math.min(calls, 200) / 10; call += 1) {
+    // Call by call: the store gets slower with all that is created.
+    for (let call = 0; call < Math.min(calls, 100); call += 1) {
+      for (const kind of inTurn) {
+        const [took = 0] = await makeCalls({
+          client: servers[kind].client,
+          path: pathOf(method),
+          request,
+          calls: 1,
+          inFlight: 1,
+        });
+        if (round > 0) latency[kind].push(took);
+      }
+      if (call % 10 > 0) continue;
       const began = performance.now();
       await alone();
       driver.push(performance.now() - began);
     }
   }
-  const slower = (peer: "bare" | "audited") =>
-    median(latency.service.map((took, round) => took / (latency[peer][round] ?? Number.NaN))).toFixed(2);
+  const slower = (peer: "bare" | "audited") => (median(latency.service) / median(latency[peer])).toFixed(2);
   return [
     method.name,
     (cpu.service / rounds / calls).toFixed(0),
