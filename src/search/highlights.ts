@@ -11,7 +11,6 @@ type Highlight = MessageInitShape<typeof HighlightSchema>;
 
 /** What asks the server to tell where words are, and how its answer is read. */
 export interface Highlighting {
-  readonly areShown: boolean;
   readonly body: Readonly<Record<string, unknown>>;
   fragments(hit: AnswerHit): Highlight[];
 }
@@ -19,9 +18,9 @@ export interface Highlighting {
 /** As many characters of a text as servers look through by themselves before they refuse. */
 const mostCharacters = 999_999;
 
-export const noHighlights: Highlighting = { areShown: false, body: {}, fragments: () => [] };
+export const noHighlights: Highlighting = { body: {}, fragments: () => [] };
 
-/** Highlights in fields that words are looked for in; none where there are none. */
+/** Highlights in fields that words are looked for in; `noHighlights` where there are none. */
 export function highlighting(
   fields: readonly IndexField[],
   { highlightLimit }: Pick<SearchDialect, "highlightLimit">,
@@ -42,7 +41,6 @@ export function highlighting(
     },
   };
   return {
-    areShown: true,
     body,
     fragments: ({ highlight = {} }) =>
       Object.entries(highlight).map(([field, texts]) => ({

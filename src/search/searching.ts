@@ -159,7 +159,7 @@ async function hitSearch(search: Pick<SearchStore, "dialect">, call: HitCall, { 
     clause,
     order,
     unique,
-    byUnique: unique !== undefined && !highlights.areShown,
+    byUnique: unique !== undefined && highlights === noHighlights,
     more,
   };
   return { asked, highlights };

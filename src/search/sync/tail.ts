@@ -64,7 +64,10 @@ interface Told {
   readonly _id: Document;
   readonly operationType: string;
   readonly documentKey?: { readonly _id: unknown };
-  /** Of documents that were created or replaced, where they are not large; others are read afterwards, many at once, and as they are by then. */
+  /**
+   * Of documents that were created or replaced, where they are not large; others are read afterwards, many at once, and as they are by
+   * then.
+   */
   readonly fullDocument?: Document;
   /** The natural id of one that was created or replaced. */
   readonly id?: unknown;

@@ -96,11 +96,7 @@ onEveryServer((uri) => {
       await using bed = await syncBed(uri);
       const users = bed.domain.collection("users");
       await users.insertMany([newUser({ user_id: "u1" }), newUser({ user_id: "u2" })]);
-      let failures = 0;
-      const problemOf = (error: unknown): string => {
-        failures += 1;
-        return String(error);
-      };
+      const problemOf = vi.fn<(error: unknown) => string>(String);
       bed.start({ messages, problemOf });
       await bed.settled("users");
       const index = bed.indices.alias("users");
@@ -111,8 +107,8 @@ onEveryServer((uri) => {
       const first = await status();
       expect(first).toMatchObject({ deadLetters: 0, lagDocuments: 1 });
       // To try again is not to get on.
-      const more = failures + 4;
-      await vi.waitFor(() => expect(failures).toBeGreaterThanOrEqual(more), soon);
+      const more = problemOf.mock.calls.length + 4;
+      await vi.waitFor(() => expect(problemOf.mock.calls.length).toBeGreaterThanOrEqual(more), soon);
       expect((await status()).state).toMatchObject({ problem_time: first.state?.problem_time });
       await users.deleteOne({ user_id: "u2" });
       await goOn(bed, index);
@@ -187,11 +183,7 @@ test.concurrent("a search server that is killed and comes back has everything, h
   await using bed = await syncBed(server.uri);
   const users = bed.domain.collection("users");
   await users.insertMany(Array.from({ length: 200 }, () => newUser()));
-  let failures = 0;
-  const problemOf = (error: unknown): string => {
-    failures += 1;
-    return String(error);
-  };
+  const problemOf = vi.fn<(error: unknown) => string>(String);
   bed.start({ messages, problemOf });
   await bed.settled("users");
   const alias = bed.indices.alias("users");
@@ -205,8 +197,8 @@ test.concurrent("a search server that is killed and comes back has everything, h
     await users.insertMany(Array.from({ length: 100 }, () => newUser()));
     await change(bed.domain, "users", { role: "USER" }, { username: `wave ${wave}` });
     await users.deleteMany({ user_id: { $in: [last["user_id"]] } });
-    const enough = failures + 2;
-    await vi.waitFor(() => expect(failures).toBeGreaterThanOrEqual(enough), soon);
+    const enough = problemOf.mock.calls.length + 2;
+    await vi.waitFor(() => expect(problemOf.mock.calls.length).toBeGreaterThanOrEqual(enough), soon);
   }
   await server.start();
   await bed.settled("users");
