@@ -14,6 +14,7 @@ import type {
   TransactionStatisticsSchema,
   TransactionTimesSchema,
 } from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
+import { mostLong } from "../schema/expressions.ts";
 import { dateAtOrAfter, dateBefore } from "../schema/filters.ts";
 import { storedName, storedNames } from "../schema/stored-field.ts";
 
@@ -137,14 +138,12 @@ function byTypeAndStatus(one: Tally, other: Tally): number {
   return one.transactionType - other.transactionType || one.status - other.status;
 }
 
-const maxLong = 2n ** 63n - 1n;
-
 function amounts(found: Amounts | undefined): MessageInitShape<typeof TransactionAmountsSchema> {
   if (found === undefined) return {};
   const whole = (value: Whole) => {
     // A sum that no int64 holds comes as a double.
     const exact = BigInt(value);
-    return exact > maxLong ? maxLong : exact;
+    return exact > mostLong ? mostLong : exact;
   };
   const { count, total, min, max, avg } = found;
   return { count: whole(count), total: whole(total), min: whole(min), max: whole(max), avg };

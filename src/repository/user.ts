@@ -13,7 +13,7 @@ import { codecFor } from "../schema/codec.ts";
 import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
 import { entity } from "../schema/entity.ts";
-import { sum } from "../schema/expressions.ts";
+import { mostLong, sum } from "../schema/expressions.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { dateAtOrAfter } from "../schema/filters.ts";
 import { badRequest } from "../schema/refusals.ts";
@@ -193,13 +193,13 @@ export function userService(
     },
 
     async incrementSessionCount({ userId, count = 1 }, context) {
-      const total = { $min: [maxLong, sum("$total_sessions", BigInt(count))] };
+      const total = { $min: [mostLong, sum("$total_sessions", BigInt(count))] };
       return incremented([await users.set(userId, { total_sessions: total }, context)]);
     },
 
     async adjustStorageUsed({ userId, deltaBytes }, context) {
       // A sum of int64 that does not fit becomes a double, which the bounds turn into an int64 again.
-      const total = { $max: [0n, { $min: [maxLong, sum("$total_storage_used", deltaBytes)] }] };
+      const total = { $max: [0n, { $min: [mostLong, sum("$total_storage_used", deltaBytes)] }] };
       return adjusted([await users.set(userId, { total_storage_used: total }, context)]);
     },
 
@@ -219,8 +219,6 @@ export function userService(
     },
   };
 }
-
-const maxLong = 2n ** 63n - 1n;
 
 function userLocked(userId: string, until: Timestamp | undefined) {
   const time = dateAtOrAfter(until ?? timestampFromDate(new Date()));

@@ -22,7 +22,7 @@ import { requestMark } from "../schema/create-once.ts";
 import { listDocuments } from "../schema/document-list.ts";
 import { documentResponse } from "../schema/document-response.ts";
 import { entity } from "../schema/entity.ts";
-import { sum } from "../schema/expressions.ts";
+import { mostLong, sum } from "../schema/expressions.ts";
 import { onlyWritable } from "../schema/field-mask.ts";
 import { timeRange } from "../schema/filters.ts";
 import { filteredBy } from "../schema/list-query.ts";
@@ -62,8 +62,6 @@ const machine = stateMachine(WalletStatusSchema, {
   [LOCKED]: [ACTIVE, INACTIVE, COMPROMISED],
   [COMPROMISED]: [],
 });
-
-const maxLong = 2n ** 63n - 1n;
 
 /** Keeps wallets, their secrets and the devices that hold keys. */
 export function walletService(options: Repositories): ServiceImpl<typeof rpc.WalletService> {
@@ -201,7 +199,7 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
     },
 
     async recordWalletUse({ walletId, count = 1 }, context) {
-      const total = { $min: [maxLong, sum("$transaction_count", BigInt(count))] };
+      const total = { $min: [mostLong, sum("$transaction_count", BigInt(count))] };
       return used([await wallets.set(walletId, { transaction_count: total, last_used: new Date() }, context)]);
     },
 

@@ -2,6 +2,9 @@ import type { Document } from "bson";
 
 import { revisionOfEtag } from "./stored-field.ts";
 
+/** The highest whole number that MongoDB, search servers and int64 fields hold. */
+export const mostLong = 2n ** 63n - 1n;
+
 /** An expression for a stored number, 0 where it is absent, and what is added to it. */
 export function sum(field: string, more: bigint | number): Document {
   return { $add: [{ $ifNull: [field, typeof more === "bigint" ? 0n : 0] }, more] };

@@ -3,6 +3,7 @@ import type { ConnectError } from "@connectrpc/connect";
 
 import { BulkAction } from "../../gen/lucid/search/v1/search_index_service_pb.ts";
 import { fail } from "../errors.ts";
+import { mostLong } from "../schema/expressions.ts";
 import { badRequest } from "../schema/refusals.ts";
 import type { SearchStore } from "../stores/search.ts";
 import { bulk, type BulkDetails, type BulkItem, type BulkResult } from "../stores/search/bulk.ts";
@@ -98,8 +99,6 @@ function placeOf(etag: string): { readonly sequence: bigint; readonly term: bigi
   const place = { sequence: BigInt(sequence), term: BigInt(term) };
   return place.term < 1n || place.term > mostLong || place.sequence > mostLong ? undefined : place;
 }
-
-const mostLong = 2n ** 63n - 1n;
 
 /** An etag that this service has not made stands for no state. */
 function badEtag({ etag = "", documentId }: DocumentWrite): ConnectError | undefined {
