@@ -18,16 +18,18 @@ export async function together<T>(pieces: readonly Promise<T>[], stop: AbortCont
   return results;
 }
 
-/** Works on `items`, at most `atOnce` at a time, in the same manner. */
+/** Works on `items`, which may come as they are needed, at most `atOnce` at a time, in the same manner. */
 export async function each<T>(
-  items: Iterable<T>,
+  items: Iterable<T> | AsyncGenerator<T>,
   { atOnce, stop }: { readonly atOnce: number; readonly stop: AbortController },
   work: (item: T) => Promise<void>,
 ): Promise<void> {
-  const rest = Iterator.from(items);
+  // It is shared: each item goes to one worker, also where several ask a generator at once.
+  const rest = Symbol.iterator in items ? Iterator.from(items) : items;
   const worker = async (): Promise<void> => {
-    // The iterator is shared: each item goes to one worker.
-    for (let next = rest.next(); next.done !== true && !stop.signal.aborted; next = rest.next()) await work(next.value);
+    for (let next = await rest.next(); next.done !== true && !stop.signal.aborted; next = await rest.next()) {
+      await work(next.value);
+    }
   };
   await together(Array.from({ length: atOnce }, worker), stop);
 }

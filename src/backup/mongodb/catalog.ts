@@ -1,4 +1,4 @@
-import type { Db, MongoClient } from "mongodb";
+import { type Db, type MongoClient, MongoServerError } from "mongodb";
 
 import type { Selection } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { serverDatabases } from "../../stores/mongodb.ts";
@@ -124,4 +124,30 @@ export function hasOption(options: Uint8Array, name: string): boolean {
     return value.some((byte) => byte !== 0);
   }
   return false;
+}
+
+/** Whether a collection keeps only its newest documents. */
+export function isCapped({ options }: ListedCollection): boolean {
+  return hasOption(options, "capped");
+}
+
+/** Name of the collection that holds a time series' data on servers that have one. */
+export function bucketsOf(collection: string): string {
+  return `system.buckets.${collection}`;
+}
+
+/** Whether a time series is stored in such a collection. */
+export async function hasBuckets(db: Db, collection: string): Promise<boolean> {
+  const found = await db.listCollections({ name: bucketsOf(collection) }, { nameOnly: true }).toArray();
+  return found.length > 0;
+}
+
+/** About how many documents there are, quickly. */
+export async function countOf(db: Db, collection: string): Promise<number> {
+  try {
+    return await db.collection(collection).estimatedDocumentCount();
+  } catch (error) {
+    if (error instanceof MongoServerError && !hasCode(error, serverCode.namespaceNotFound)) throw error;
+    return 0;
+  }
 }

@@ -1,15 +1,18 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { type Db, type MongoClient, MongoServerError } from "mongodb";
+import type { MongoClient } from "mongodb";
 
 import type { ConsistencyPointSchema, Selection } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Store } from "../../../gen/lucid/admin/v1/common_pb.ts";
 import type { Stream, UnitSchema } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
 import type { RecordSink, Source, SourceRun, StreamWriter, Work } from "../contracts.ts";
-import { each, together } from "../together.ts";
+import { each } from "../together.ts";
 import {
-  hasOption,
+  bucketsOf,
+  countOf,
+  hasBuckets,
+  isCapped,
   type ListedCollection,
   listIndexes,
   listSelected,
@@ -20,7 +23,6 @@ import {
 import { ChangeTail } from "./change-tail.ts";
 import { type Part, partsOf, type Readable, readPart } from "./collection-reader.ts";
 import { type CollectionCopy, type TrackedCollection, TrackedCollections } from "./collections.ts";
-import { hasCode, serverCode } from "./errors.ts";
 import { Reordered } from "./reordered.ts";
 
 /** What is there is listed again where collections were made or dropped meanwhile, this often at most. */
@@ -258,7 +260,9 @@ class MongodbRun implements SourceRun {
       if (unread.length === 0) return;
       for (const { copy } of unread) if (copy !== undefined) this.#count(copy, -copy.documents, -copy.bytes);
       const pieces = this.#pieces(unread);
-      await eachOf(pieces, this.#options.work.parallelism, this.#stop, (piece) => this.#readPiece(piece));
+      const { parallelism } = this.#options.work;
+      await each(pieces, { atOnce: parallelism, stop: this.#stop }, (piece) => this.#readPiece(piece));
+      this.#signal.throwIfAborted();
       if (this.#tail === undefined) return;
       await this.#tail.mark();
       this.#collections.unread();
@@ -372,45 +376,4 @@ function totalsOf(streams: readonly Stream[]) {
     recordCount: streams.reduce((sum, { recordCount }) => sum + recordCount, 0n),
     recordBytes: streams.reduce((sum, { recordBytes }) => sum + recordBytes, 0n),
   };
-}
-
-function isCapped({ options }: ListedCollection): boolean {
-  return hasOption(options, "capped");
-}
-
-/** Name of the collection that holds a time series' data on servers that have one. */
-function bucketsOf(collection: string): string {
-  return `system.buckets.${collection}`;
-}
-
-async function hasBuckets(db: Db, collection: string): Promise<boolean> {
-  const found = await db.listCollections({ name: bucketsOf(collection) }, { nameOnly: true }).toArray();
-  return found.length > 0;
-}
-
-/** About how many documents there are, quickly. */
-async function countOf(db: Db, collection: string): Promise<number> {
-  try {
-    return await db.collection(collection).estimatedDocumentCount();
-  } catch (error) {
-    if (error instanceof MongoServerError && !hasCode(error, serverCode.namespaceNotFound)) throw error;
-    return 0;
-  }
-}
-
-/** Works on items that come one by one, at most `atOnce` at a time; the first failure stops all. */
-async function eachOf<T>(
-  items: AsyncGenerator<T>,
-  atOnce: number,
-  stop: AbortController,
-  work: (item: T) => Promise<void>,
-): Promise<void> {
-  // A generator hands out its items one after the other, however many ask at once.
-  const worker = async (): Promise<void> => {
-    for (let next = await items.next(); next.done !== true && !stop.signal.aborted; next = await items.next()) {
-      await work(next.value);
-    }
-  };
-  await together(Array.from({ length: atOnce }, worker), stop);
-  stop.signal.throwIfAborted();
 }
