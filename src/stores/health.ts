@@ -141,10 +141,8 @@ function withConcern(finding: Finding, concern: string): Finding {
 }
 
 async function askSearch({ client }: SearchStore, signal: AbortSignal): Promise<Finding> {
-  const [product, health] = await Promise.all([
-    askProduct(client, signal),
-    client.cluster.health({}, { signal, requestTimeout: deadlineMs }),
-  ]);
+  const limits = { signal, requestTimeout: deadlineMs };
+  const [product, health] = await Promise.all([askProduct(client, limits), client.cluster.health({}, limits)]);
   // The client's types allow capitals that no server sends.
   const color = health.status.toLowerCase() as "green" | "yellow" | "red";
   return {

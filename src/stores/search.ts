@@ -66,7 +66,8 @@ export function openSearch(
   });
   if (options.latency !== undefined) measure(client, options.latency);
   let known: SearchProduct | undefined;
-  const product = async (signal: AbortSignal): Promise<SearchProduct> => (known ??= await askProduct(client, signal));
+  const product = async (signal: AbortSignal): Promise<SearchProduct> =>
+    (known ??= await askProduct(client, { signal }));
   return {
     client,
     product,
@@ -123,9 +124,8 @@ function isFailure(error: unknown): boolean {
   return !(error instanceof errors.ResponseError) || (error.statusCode ?? 500) >= 500 || error.statusCode === 429;
 }
 
-/** Asks the server what it is. */
-export async function askProduct(client: Client, signal: AbortSignal): Promise<SearchProduct> {
-  const options = { signal, requestTimeout: connectTimeoutMs };
+/** Asks the server what it is. Whoever waits for that says how long: nobody asks once more for a call that has failed by it. */
+export async function askProduct(client: Client, options: SearchRequest): Promise<SearchProduct> {
   try {
     const { version } = await client.info({}, options);
     // OpenSearch says which distribution it is; Elasticsearch has no such field.

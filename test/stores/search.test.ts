@@ -1,5 +1,6 @@
 import { once } from "node:events";
-import { createServer } from "node:http";
+import { createServer, type RequestListener } from "node:http";
+import { setTimeout as pause } from "node:timers/promises";
 
 import { expect, test } from "vitest";
 
@@ -120,22 +121,39 @@ function behaves(uri: string): void {
 
 test("user and password of the address are sent, and told to nobody", async () => {
   const seen: (string | undefined)[] = [];
-  const server = createServer((request, response) => {
+  await using server = await serverOf((request, response) => {
     seen.push(request.headers.authorization);
     response.writeHead(503).end();
   });
+  await using store = openSearch({ uri: `http://opera%3Ator:p%40ss%2Fword@${server.address}` });
+  const error = translateStoreError(await failureOf(store.product(AbortSignal.timeout(150_000))));
+  expect(reasonOf(error)?.reason).toBe("STORE_UNAVAILABLE");
+  expect(String(error)).not.toMatch(/opera|word|127\.0/);
+  expect(seen).toEqual([`Basic ${Buffer.from("opera:tor:p@ss/word").toString("base64")}`]);
+});
+
+test("a server that stands still for some seconds says what it is to whoever has the time", async () => {
+  await using server = await serverOf((_request, response) => {
+    const answer = { version: { number: "3.8.0", distribution: "opensearch" } };
+    void pause(3000).then(() =>
+      response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(answer)),
+    );
+  });
+  await using store = openSearch({ uri: `http://${server.address}` });
+  expect(await store.product(AbortSignal.timeout(150_000))).toEqual({ name: "opensearch", version: "3.8.0" });
+});
+
+async function serverOf(answer: RequestListener): Promise<AsyncDisposable & { readonly address: string }> {
+  const server = createServer(answer);
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const address = server.address();
   if (address === null || typeof address === "string") throw new Error("no port");
-  try {
-    await using store = openSearch({ uri: `http://opera%3Ator:p%40ss%2Fword@127.0.0.1:${address.port}` });
-    const error = translateStoreError(await failureOf(store.product(AbortSignal.timeout(150_000))));
-    expect(reasonOf(error)?.reason).toBe("STORE_UNAVAILABLE");
-    expect(String(error)).not.toMatch(/opera|word|127\.0/);
-    expect(seen).toEqual([`Basic ${Buffer.from("opera:tor:p@ss/word").toString("base64")}`]);
-  } finally {
-    server.closeAllConnections();
-    server.close();
-  }
-});
+  return {
+    address: `127.0.0.1:${address.port}`,
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
