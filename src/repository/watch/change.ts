@@ -1,4 +1,4 @@
-import { type Document, serialize } from "bson";
+import { calculateObjectSize, type Document, serialize } from "bson";
 import type { ChangeStreamDocument } from "mongodb";
 
 import { purgedIdKey } from "../../schema/entity.ts";
@@ -79,9 +79,9 @@ function changeOf(event: ChangeStreamDocument, found: Found, idName: string): Me
   if (typeof id !== "string" || revision === undefined) return "nothing";
   const token = event._id as Document; // as all resume tokens
   const time = event.clusterTime?.toBigInt() ?? 0n;
-  const raw = serialize(known);
-  const document = isWhole ? raw : undefined;
-  const bytes = raw.byteLength;
+  const document = isWhole ? serialize(known) : undefined;
+  // Fields of two states together may be more than a document can have.
+  const bytes = document?.byteLength ?? calculateObjectSize(known);
   return { change: { kind, id, revision, known, document, touched, token, text: tokenText(token), time, bytes } };
 }
 

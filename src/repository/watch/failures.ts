@@ -4,8 +4,11 @@ import { MongoServerError } from "mongodb";
 import { fail, isReason } from "../../errors.ts";
 import { translateStoreError } from "../../stores/errors.ts";
 
-/** How MongoDB says that a change stream cannot go on where it was: the token is none it knows, a fatal error, history lost. */
-const lostCodes = new Set<number | string | undefined>([260, 280, 286]);
+/**
+ * How MongoDB says that a change stream cannot go on where it was: the token is none it knows, a fatal error, history lost; and an
+ * event above 16 MB, where it sends none in parts.
+ */
+const lostCodes = new Set<number | string | undefined>([260, 280, 286, 10_334]);
 
 /** How it says that there are no change streams. */
 const unsupportedCode = 40_573;

@@ -1,13 +1,14 @@
 import { performance } from "node:perf_hooks";
 
 import type { Document } from "bson";
-import type { ChangeStream, Db } from "mongodb";
+import { type ChangeStream, type ChangeStreamDocument, type Db, MongoServerError } from "mongodb";
 
 import { fail, reasonOf } from "../../errors.ts";
 import { sessionFromNow } from "../../stores/cluster-time.ts";
 import { translateStoreError } from "../../stores/errors.ts";
 import { pause } from "../../stores/waiting.ts";
 import { type Change, meaningOf } from "./change.ts";
+import { EventParts, splitting, unknownStageCode } from "./event-parts.ts";
 import { failureOf, tokenTooOld, watchInterrupted } from "./failures.ts";
 import { isSame, type Place, type Position, tokenText } from "./position.ts";
 
@@ -60,6 +61,7 @@ export class Feed implements AsyncDisposable {
   readonly #waitingForRoom = new Set<() => void>();
   readonly #closing = new AbortController();
   readonly #caughtUp = Promise.withResolvers<void>();
+  readonly #parts = new EventParts();
   #stream: ChangeStream | undefined;
   #first = 0;
   #bytes = 0;
@@ -206,8 +208,9 @@ export class Feed implements AsyncDisposable {
       this.#hasCaughtUp();
       return;
     }
-    // With `fullDocument`, events are these.
-    const told = event as Parameters<typeof meaningOf>[0];
+    const told = this.#parts.add(event as ChangeStreamDocument); // as every stream tells
+    // Who resumes before it is whole needs all of it.
+    if (told === undefined) return;
     const meaning = meaningOf(told, this.#options.id);
     if (meaning === "over") this.#pass(told);
     else if (meaning !== "nothing") {
@@ -222,7 +225,7 @@ export class Feed implements AsyncDisposable {
   }
 
   /** Goes on after the end of the collection where that is long past: it concerns only those who follow from before it. */
-  #pass({ operationType, clusterTime, _id: token }: Parameters<typeof meaningOf>[0]): void {
+  #pass({ operationType, clusterTime, _id: token }: ChangeStreamDocument): void {
     const time = clusterTime?.toBigInt();
     const isPast = time !== undefined && this.#behindUntil !== undefined && time < this.#behindUntil;
     // The stream itself ends with the database.
@@ -270,13 +273,23 @@ export class Feed implements AsyncDisposable {
 
   /** Opens the stream; resolves with the promise of what comes first when it is positioned. */
   async #open(after: Document | undefined): Promise<{ first: Promise<unknown> }> {
+    try {
+      return await this.#openWith([splitting], after);
+    } catch (error) {
+      if (!(error instanceof MongoServerError) || error.code !== unknownStageCode) throw error;
+      await this.#close();
+      return await this.#openWith([], after);
+    }
+  }
+
+  async #openWith(stages: readonly Document[], after: Document | undefined): Promise<{ first: Promise<unknown> }> {
     const { db, collection } = this.#options;
     // A stream over the database outlives the collection, and its tokens are good whatever they were made at: some servers
     // make them at an event that concerns the collection and is none of its own, and refuse those of a stream over it.
     const ours = {
       $or: [{ "ns.coll": collection }, { "to.coll": collection }, { operationType: { $in: [...endings] } }],
     };
-    const stream = db.watch([{ $match: ours }], {
+    const stream = db.watch([{ $match: ours }, ...stages], {
       fullDocument: "updateLookup",
       maxAwaitTimeMS: awaitMs,
       ...(after !== undefined && { resumeAfter: after }),
@@ -295,6 +308,7 @@ export class Feed implements AsyncDisposable {
   async #close(): Promise<void> {
     const stream = this.#stream;
     this.#stream = undefined;
+    this.#parts.clear();
     // The server forgets it by itself where it cannot be told.
     await stream?.close().catch(() => undefined);
   }
