@@ -1,5 +1,5 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
-import { deserialize, type Document, ObjectId, serialize } from "bson";
+import { deserialize, type Document, ObjectId } from "bson";
 import type { Collection } from "mongodb";
 
 import { ChunkStatus, ChunkStatusSchema } from "../../gen/lucid/repository/v1/chunk_pb.ts";
@@ -8,6 +8,7 @@ import { fail, isReason } from "../errors.ts";
 import { auditPush } from "../schema/audited-call.ts";
 import { hasItems, stringIn } from "../schema/bson-reader.ts";
 import { cancellable, deadlineOf } from "../schema/call-options.ts";
+import { documentBytes } from "../schema/document-bytes.ts";
 import type { Entity } from "../schema/entity.ts";
 import { storedName } from "../schema/stored-field.ts";
 import { defaultMaxSizeBytes } from "./session-document.ts";
@@ -305,7 +306,7 @@ function idOf(session: Uint8Array): string {
 
 /** The same document with these counters; all else keeps its type. */
 function overlaid(session: Uint8Array, totals: ChunkTotals): Uint8Array {
-  return serialize({ ...deserialize(session, { promoteValues: false }), ...totals });
+  return documentBytes({ ...deserialize(session, { promoteValues: false }), ...totals });
 }
 
 /** The context of a call that has no more time than a write of chunks may take. */

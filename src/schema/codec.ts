@@ -1,6 +1,7 @@
 import { type DescMessage, fromBinary, type MessageShape } from "@bufbuild/protobuf";
-import { type Document, serialize } from "bson";
+import type { Document } from "bson";
 
+import { documentBytes } from "./document-bytes.ts";
 import { documentEncoder } from "./document-encoder.ts";
 import { type Transcoder, transcoderFor } from "./transcoder.ts";
 
@@ -34,7 +35,7 @@ export function codecFor<D extends DescMessage>(schema: D): Codec<D> {
     encode: (message, at = "") => encode(message, at),
     decode(document) {
       // One way of reading: a document is read as its bytes are.
-      const raw = document instanceof Uint8Array ? document : serialize(document);
+      const raw = document instanceof Uint8Array ? document : documentBytes(document);
       const { buffer, byteOffset, byteLength } = transcoder.message(raw);
       // Bytes fields are of the class of what they are read from, and Buffer is not what messages have.
       return fromBinary(schema, new Uint8Array(buffer, byteOffset, byteLength));

@@ -203,9 +203,10 @@ function numberOf(value: number, path: string): unknown {
   return Object.is(value | 0, value) ? value : new Double(value);
 }
 
-/** A name in a document ends at its first null character. */
+/** A name in a document ends at its first null character. What has a field of the other name, drivers take for one of their own types. */
 function storable(name: string, path: string): string {
   if (name.includes("\0")) throw unstorable(path, "must have names without null characters");
+  if (name === "_bsontype") throw unstorable(path, "must not have the name _bsontype");
   return name;
 }
 

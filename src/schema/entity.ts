@@ -1,7 +1,7 @@
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import type { ConnectError, HandlerContext } from "@connectrpc/connect";
-import { type Document, serialize } from "bson";
+import type { Document } from "bson";
 import type { Collection, Db, Filter } from "mongodb";
 
 import { auditApplied, auditCarrier, auditKey, auditStage, type Carrier } from "./audited-call.ts";
@@ -16,6 +16,7 @@ import {
   type NewDocument,
   type RequestMark,
 } from "./create-once.ts";
+import { documentBytes } from "./document-bytes.ts";
 import { type ListCall, listDocuments, type Page } from "./document-list.ts";
 import { entityRefusals, type Named } from "./entity-refusals.ts";
 import { matching, sum } from "./expressions.ts";
@@ -176,7 +177,7 @@ export function entity(options: EntityOptions): Entity {
         },
       );
       auditApplied(carrier, found !== null);
-      return found === null ? null : serialize(found);
+      return found === null ? null : documentBytes(found);
     } catch (error) {
       if (duplicateKey(error) !== undefined) auditApplied(carrier, false);
       throw alreadyExists(error);

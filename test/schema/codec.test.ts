@@ -223,6 +223,11 @@ test.for([
     "one_itself.one_timestamp",
   ],
   ["a null character in a name", { oneStruct: { a: { "b\0c": 1 } } }, "one_struct"],
+  [
+    "a name in free data that the driver takes for its own",
+    { oneStruct: { a: [{ _bsontype: "Long" }] } },
+    "one_struct",
+  ],
   ["a number in free data that JSON does not have", { oneStruct: { a: [Number.NaN] } }, "one_struct"],
   ["a null character in a key", { mapInt32: { "\0": 1 } }, "map_int32"],
   [
@@ -250,6 +255,12 @@ test("a message without lists of numbers takes as many bytes as protobuf itself 
   });
   const bytes = users.transcoder.message(serialize(users.encode(message)));
   expect(bytes.length).toBe(toBinary(UserSchema, message).length);
+});
+
+test("what another program has stored under a name that the driver takes for its own is read all the same", () => {
+  const metadata = { a: [{ _bsontype: "Long", b: { _bsontype: 1 } }] };
+  const stored = { user_id: "u", created_at: new Date(0), metadata };
+  expect(users.decode(stored)).toMatchObject({ userId: "u", createdAt: { seconds: 0n }, metadata });
 });
 
 function thrownBy(run: () => unknown): unknown {

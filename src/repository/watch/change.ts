@@ -1,6 +1,7 @@
-import { calculateObjectSize, type Document, serialize } from "bson";
+import { calculateObjectSize, type Document } from "bson";
 import type { ChangeStreamDocument } from "mongodb";
 
+import { documentBytes } from "../../schema/document-bytes.ts";
 import { purgedIdKey } from "../../schema/entity.ts";
 import { type Timed, tokenText } from "./position.ts";
 
@@ -79,7 +80,7 @@ function changeOf(event: ChangeStreamDocument, found: Found, idName: string): Me
   if (typeof id !== "string" || revision === undefined) return "nothing";
   const token = event._id as Document; // as all resume tokens
   const time = event.clusterTime?.toBigInt() ?? 0n;
-  const document = isWhole ? serialize(known) : undefined;
+  const document = isWhole ? documentBytes(known) : undefined;
   // Fields of two states together may be more than a document can have.
   const bytes = document?.byteLength ?? calculateObjectSize(known);
   return { change: { kind, id, revision, known, document, touched, token, text: tokenText(token), time, bytes } };

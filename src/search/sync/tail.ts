@@ -3,6 +3,7 @@ import { type ChangeStream, type Db, MongoServerError } from "mongodb";
 
 import { fail } from "../../errors.ts";
 import { auditKey } from "../../schema/audited-call.ts";
+import { documentBytes } from "../../schema/document-bytes.ts";
 import { documentKey } from "../../schema/search-copy.ts";
 import { pause } from "../../stores/waiting.ts";
 
@@ -310,17 +311,8 @@ function kept(told: Told): Event {
     isRemoval: operationType === "delete",
     raisesRevision: operationType === "insert" || Object.hasOwn(updateDescription?.updatedFields ?? {}, "revision"),
     id: typeof id === "string" ? id : undefined,
-    document: told.fullDocument && bytesOf(told.fullDocument),
+    document: told.fullDocument && documentBytes(told.fullDocument),
   };
-}
-
-/** As it is stored; undefined where the driver takes a part of it for one of its own types, by the name `_bsontype`. */
-function bytesOf(document: Document): Uint8Array | undefined {
-  try {
-    return serialize(document);
-  } catch {
-    return undefined;
-  }
 }
 
 function note(changed: Map<string, Changed>, { isRemoval, id, document }: Event, _id: unknown): void {

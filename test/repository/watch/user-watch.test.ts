@@ -43,3 +43,17 @@ test.for(["users", "overHttp"] as const)(
     ).toBe(true);
   },
 );
+
+test("what another program has stored under a name that the driver takes for its own is told, and can be changed", async () => {
+  const { users, db } = service;
+  const { userId } = await newUser(users);
+  using watch = watching((options) => users.watchUsers({ changesOnly: true }, options));
+  await watch.until(isCheckpoint);
+  const metadata = { a: [{ _bsontype: "Long" }] };
+  const stored = new Map([["a", [new Map([["_bsontype", "Long"]])]]]);
+  await db.collection("users").updateOne({ user_id: userId }, { $set: { metadata: stored }, $inc: { revision: 1n } });
+  const { user } = await users.updateUser({ user: { userId, emailVerified: true } });
+  expect(user).toMatchObject({ revision: 3n, metadata });
+  const told = await watch.until(({ revision }) => revision === 3n);
+  expect(told.at(-1)?.user).toEqual(user);
+});

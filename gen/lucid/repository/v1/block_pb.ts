@@ -291,7 +291,7 @@ export type Block = Message<"lucid.repository.v1.Block"> & {
   orphanedAt?: Timestamp | undefined;
 
   /**
-   * Anything that callers want to keep with the block. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the block. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 23;
    */

@@ -108,7 +108,7 @@ export type Chunk = Message<"lucid.repository.v1.Chunk"> & {
   processedAt?: Timestamp | undefined;
 
   /**
-   * Anything that callers want to keep with the chunk. Names hold no null character. At most 4 KiB when stored.
+   * Anything that callers want to keep with the chunk. Names hold no null character, none is `_bsontype`. At most 4 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 13;
    */

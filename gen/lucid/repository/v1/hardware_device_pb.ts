@@ -138,7 +138,7 @@ export type HardwareDevice = Message<"lucid.repository.v1.HardwareDevice"> & {
   transactionCount: bigint;
 
   /**
-   * Anything that callers want to keep with the device. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the device. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 17;
    */

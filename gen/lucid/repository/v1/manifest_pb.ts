@@ -118,7 +118,7 @@ export type Manifest = Message<"lucid.repository.v1.Manifest"> & {
   validatedAt?: Timestamp | undefined;
 
   /**
-   * Anything that callers want to keep with the manifest. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the manifest. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 14;
    */

@@ -81,7 +81,7 @@ export type PolicyViolation = Message<"lucid.repository.v1.PolicyViolation"> & {
   violatedRuleId?: string | undefined;
 
   /**
-   * What was seen. Names hold no null character. At most 256 KiB when stored.
+   * What was seen. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct violation_data = 9;
    */
@@ -137,7 +137,7 @@ export type PolicyViolation = Message<"lucid.repository.v1.PolicyViolation"> & {
   resolutionNotes?: string | undefined;
 
   /**
-   * Anything that callers want to keep with it. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with it. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 17;
    */

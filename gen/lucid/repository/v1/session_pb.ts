@@ -391,7 +391,7 @@ export type Session = Message<"lucid.repository.v1.Session"> & {
   processingTimeSeconds?: number | undefined;
 
   /**
-   * Anything that callers want to keep with the session. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the session. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 35;
    */

@@ -244,7 +244,7 @@ export type Transaction = Message<"lucid.repository.v1.Transaction"> & {
     case: "governance";
   } | {
     /**
-     * Of every other type: anything. Names hold no null character.
+     * Of every other type: anything. Names hold no null character, none is `_bsontype`.
      *
      * @generated from field: google.protobuf.Struct json = 8;
      */
@@ -352,7 +352,7 @@ export type Transaction = Message<"lucid.repository.v1.Transaction"> & {
   errorMessage?: string | undefined;
 
   /**
-   * Anything that callers want to keep with the transaction. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the transaction. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 23;
    */

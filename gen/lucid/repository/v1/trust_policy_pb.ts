@@ -286,7 +286,7 @@ export type TrustPolicy = Message<"lucid.repository.v1.TrustPolicy"> & {
   tags: string[];
 
   /**
-   * Anything that callers want to keep with the policy. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the policy. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 25;
    */

@@ -614,7 +614,7 @@ export type TrustSubject = Message<"lucid.repository.v1.TrustSubject"> & {
   id: string;
 
   /**
-   * What is known of it. Names hold no null character. At most 256 KiB and 30 levels.
+   * What is known of it. Names hold no null character, none is `_bsontype`. At most 256 KiB and 30 levels.
    *
    * @generated from field: google.protobuf.Struct attributes = 3;
    */

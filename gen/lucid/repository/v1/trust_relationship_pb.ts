@@ -147,7 +147,7 @@ export type TrustRelationship = Message<"lucid.repository.v1.TrustRelationship">
   revocationReason?: string | undefined;
 
   /**
-   * Anything that callers want to keep with it. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with it. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 12;
    */

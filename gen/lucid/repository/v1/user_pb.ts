@@ -348,7 +348,7 @@ export type User = Message<"lucid.repository.v1.User"> & {
   referralCode?: string | undefined;
 
   /**
-   * Anything that callers want to keep with the user. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the user. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 23;
    */

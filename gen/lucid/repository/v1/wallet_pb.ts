@@ -168,7 +168,7 @@ export type Wallet = Message<"lucid.repository.v1.Wallet"> & {
   tags: string[];
 
   /**
-   * Anything that callers want to keep with the wallet. Names hold no null character. At most 256 KiB when stored.
+   * Anything that callers want to keep with the wallet. Names hold no null character, none is `_bsontype`. At most 256 KiB when stored.
    *
    * @generated from field: google.protobuf.Struct metadata = 15;
    */
