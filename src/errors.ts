@@ -186,6 +186,8 @@ const reasons = {
   // The stores and this process.
   STORE_UNAVAILABLE: { code: Code.Unavailable, registry: "LUCID_ERR_5001" },
   COLLECTION_NOT_READY: { code: Code.Unavailable, registry: "LUCID_ERR_5003" },
+  // It answers, but has no room: told with UNAVAILABLE, since clients try that again by themselves.
+  STORE_BUSY: { code: Code.Unavailable },
   STORE_REFUSED: { code: Code.FailedPrecondition },
   STORE_CONFLICT: { code: Code.Aborted, registry: "LUCID_ERR_5009" },
   DOCUMENT_INVALID: { code: Code.FailedPrecondition },

@@ -75,6 +75,7 @@ const advices: Readonly<Record<string, string>> = {
   RESTORE_CONFLICT: "Restore under another name with --rename, or say with --conflict what becomes of what is there.",
   ETAG_MISMATCH: "Somebody else has changed it meanwhile: look again, then repeat.",
   STORE_UNAVAILABLE: "`lucid status` shows which store is away.",
+  STORE_BUSY: "It answers, but has no room just now; try again in a while.",
   DRAINING: "The service is stopping; try again in a moment.",
 };
 

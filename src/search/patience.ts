@@ -5,7 +5,7 @@ import { pause } from "../stores/waiting.ts";
 /** How long a store may be away, and waits between two looks for it, in milliseconds. */
 const awayMs = 15 * 60_000;
 const retryMs = { first: 500, last: 5000 };
-const awayReasons: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE", "DEADLINE_EXCEEDED"]);
+const awayReasons: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE", "STORE_BUSY", "DEADLINE_EXCEEDED"]);
 
 /**
  * Does what may be begun again, and begins it again where a store was away. Fails as it did where it has not got on for a quarter

@@ -11,6 +11,7 @@ import {
 } from "mongodb";
 
 import { fail, type FailOptions } from "../errors.ts";
+import { refusalOf } from "./search/requests.ts";
 import { fileFailure } from "./volumes/failures.ts";
 
 /** The stores, by the names that metadata and metrics use. */
@@ -142,10 +143,22 @@ function searchFailure(error: searchErrors.ElasticsearchClientError): unknown {
   }
   if (!(error instanceof searchErrors.ResponseError)) return undefined;
   const status = error.statusCode ?? 0;
-  if ([408, 429, 502, 503, 504].includes(status)) return away("search", error);
+  if (status === 429) return busy(error);
+  if ([408, 502, 503, 504].includes(status)) return away("search", error);
   if (status === 409) return conflict("search", error, String(status));
   if ([401, 403, 405, 501].includes(status) || isUnknownPath(error)) return refused("search", error, String(status));
   return undefined;
+}
+
+/** A server whose queues, memory or places for points in time are all taken says so at once. */
+function busy(error: searchErrors.ResponseError): unknown {
+  const { type, reason } = refusalOf(error);
+  const isFull = reason.includes("too many Point In Time contexts");
+  const message = isFull
+    ? "The search server keeps as many points in time as it may; try again when some have ended"
+    : "The search server has too much to do; try again later";
+  const more = { server_code: type, ...(isFull && { exhausted: "points_in_time" }) };
+  return fail("STORE_BUSY", message, { ...about("search", error, more), retryAfterMs: 5000 });
 }
 
 /** A server without a module answers 400 to the paths of it, and in another form than to a request that is wrong. */

@@ -53,6 +53,7 @@ onEveryServer((uri) => {
       await there.operatorIndex(name, { properties: Object.fromEntries(fields) }, { 1: document });
     }
     await there.operatorIndex("notes", { properties }, { 1: { kept: "a", lost: "b", text: "c" } });
+    await there.operatorIndex("sharded", { properties }, { 1: { kept: "a" } }, 2);
   });
   afterAll(async () => {
     await there?.[Symbol.asyncDispose]();
@@ -245,9 +246,33 @@ onEveryServer((uri) => {
         pageToken = nextPageToken;
       }
       expect(ids).toEqual(["ada", "grace", "mary"]);
-      expect(await refusalOf(there.client.search({ indices: ["notes"] }))).toMatchObject({
-        reason: "STORE_UNAVAILABLE",
+      const sharded = there.client.search({ indices: ["sharded"] });
+      expect(await refusalOf(sharded)).toMatchObject({
+        code: "Unavailable",
+        reason: "STORE_BUSY",
+        metadata: { store: "search", exhausted: "points_in_time" },
       });
+    } finally {
+      server.refuses = () => undefined;
+    }
+  });
+
+  test("a server that has no room is told to be busy, and why, not to be away", async () => {
+    const type = "circuit_breaking_exception";
+    const body = { error: { root_cause: [{ type, reason: "[request] Data too large" }], type }, status: 429 };
+    server.refuses = (_method, path) => (path.includes("/_search?") ? { status: 429, body } : undefined);
+    try {
+      for (const call of [
+        () => there.client.searchUsers({}),
+        () => there.client.count({ indices: ["notes"] }),
+        () => all(there.client.exportHits({ index: "users" })),
+      ]) {
+        expect(await refusalOf(call())).toMatchObject({
+          code: "Unavailable",
+          reason: "STORE_BUSY",
+          metadata: { store: "search", server_code: type },
+        });
+      }
     } finally {
       server.refuses = () => undefined;
     }
@@ -282,7 +307,7 @@ onEveryServer((uri) => {
     const refused = { status: 400, body: { error: { root_cause: [told], ...told }, status: 400 } };
     const opening = Promise.withResolvers<void>();
     const leaving = new AbortController();
-    const call = (options?: CallOptions) => there.client.search({ indices: ["notes"] }, options);
+    const call = (options?: CallOptions) => there.client.search({ indices: ["sharded"] }, options);
     server.refuses = (method, path) => {
       if (isPointInTime(path)) counts[method === "DELETE" ? "closed" : "opened"]++;
       return path.startsWith("/_search?") ? refused : undefined;

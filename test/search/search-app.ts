@@ -25,7 +25,12 @@ export interface SearchApp extends AsyncDisposable {
   /** Copies what is stored of these messages into their indices, so that it is found at once. */
   copy(...schemas: readonly DescMessage[]): Promise<void>;
   /** Makes an index as an operator does, with documents by their ids. */
-  operatorIndex(name: string, mappings: object, documents: Readonly<Record<string, object>>): Promise<void>;
+  operatorIndex(
+    name: string,
+    mappings: object,
+    documents: Readonly<Record<string, object>>,
+    shards?: number,
+  ): Promise<void>;
   /** Another process of the service, with the same stores. */
   another(): Promise<TestApp>;
 }
@@ -70,9 +75,10 @@ export async function searchApp(uri: string, environment: Readonly<Record<string
         await client.indices.refresh({ index });
       }
     },
-    async operatorIndex(name, mappings, documents) {
+    async operatorIndex(name, mappings, documents, shards = 1) {
       const index = indices.versioned(name, 1);
-      await client.indices.create({ index, mappings, aliases: { [indices.alias(name)]: {} } });
+      const sharded = { number_of_shards: shards };
+      await client.indices.create({ index, mappings, settings: sharded, aliases: { [indices.alias(name)]: {} } });
       const operations = Object.entries(documents).flatMap(([id, document]) => [{ index: { _id: id } }, document]);
       await client.bulk({ index, operations, refresh: true });
     },

@@ -100,6 +100,12 @@ const labelled = new MongoServerError({
   code: 2,
   errorLabels: ["TransientTransactionError"],
 });
+function refusedBySearch(type: string, statusCode: number): Error {
+  const told = { type, reason: "canary" };
+  const body = { error: { root_cause: [told], ...told }, status: statusCode };
+  return new searchErrors.ResponseError({ statusCode, body, headers: {}, warnings: null, meta: {} as never });
+}
+
 const overloaded = new MongoServerError({ message: "canary at host", code: 2, errorLabels: ["SystemOverloadedError"] });
 
 test.for<[string, unknown, string]>([
@@ -139,6 +145,9 @@ test.for<[string, unknown, string]>([
   ["Redis' time limit", new Error("Command timed out"), "DEADLINE_EXCEEDED"],
   ["the search client's time limit", new searchErrors.TimeoutError("canary"), "DEADLINE_EXCEEDED"],
   ["the search client's connection", new searchErrors.ConnectionError("canary at host"), "STORE_UNAVAILABLE"],
+  ["a full queue of the search server", refusedBySearch("es_rejected_execution_exception", 429), "STORE_BUSY"],
+  ["a circuit breaker of the search server", refusedBySearch("circuit_breaking_exception", 429), "STORE_BUSY"],
+  ["a search server without shards", refusedBySearch("no_shard_available_action_exception", 503), "STORE_UNAVAILABLE"],
   ["an aborted search", new searchErrors.RequestAbortedError("canary"), "CANCELLED"],
   ["a signal that timed out", new DOMException("canary", "TimeoutError"), "DEADLINE_EXCEEDED"],
   ["a signal that was aborted", new DOMException("canary", "AbortError"), "CANCELLED"],

@@ -73,7 +73,7 @@ export function* bulkBatches<T extends { readonly source?: Uint8Array | undefine
 
 /**
  * Has the server work on all items, in their order, and resolves with what it said of each. Tries again for half a minute what it
- * has no room for; fails with `STORE_UNAVAILABLE` where there is none then. Pipelines are passed by: documents are as they are.
+ * has no room for; fails with `STORE_BUSY` where there is none then, and with `STORE_UNAVAILABLE` where shards are away. Pipelines are passed by: documents are as they are.
  */
 export async function bulk(
   client: Client,
@@ -96,13 +96,15 @@ export async function bulk(
       mayRepeat ? isPassing : isTurnedAway,
     );
     const busy: number[] = [];
+    let isAway = false;
     for (const [place, at] of left.entries()) {
       const result = { ...(answers[place] ?? unanswered), repeated };
       results[at] = result;
       if (result.status === 429 || result.status === 503) busy.push(at);
+      isAway ||= result.status === 503;
     }
     left = busy;
-    if (left.length > 0 && !(await pauseBefore(attempt, signal))) throw noRoom(index);
+    if (left.length > 0 && !(await pauseBefore(attempt, signal))) throw isAway ? away(index) : noRoom(index);
   }
   return results;
 }
@@ -178,7 +180,14 @@ function textOf(value: unknown): string {
 }
 
 function noRoom(index: string): Error {
-  return fail("STORE_UNAVAILABLE", `The search server has no room for documents of the index ${index}`, {
+  return fail("STORE_BUSY", `The search server has no room for documents of the index ${index}`, {
+    metadata: { store: "search", index },
+    retryAfterMs: 5000,
+  });
+}
+
+function away(index: string): Error {
+  return fail("STORE_UNAVAILABLE", `Shards of the index ${index} cannot be written to`, {
     metadata: { store: "search", index },
     retryAfterMs: 5000,
   });

@@ -1740,7 +1740,7 @@ export const BulkOutcomeSchema: GenEnum<BulkOutcome> = /*@__PURE__*/
  * own. Names are those that callers search by; on the server each has the prefix of the deployment, and no name leads to an index
  * without it, so that what others keep on the same server is out of reach. Works on Elasticsearch and OpenSearch alike. What the
  * server lacks fails with `FAILED_PRECONDITION` (`SEARCH_FEATURE_MISSING`). While it is away, calls fail with `UNAVAILABLE`
- * (`STORE_UNAVAILABLE`).
+ * (`STORE_UNAVAILABLE`), and where it has no room, with `STORE_BUSY`.
  *
  * @generated from service lucid.search.v1.SearchIndexService
  */

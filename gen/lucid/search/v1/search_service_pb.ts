@@ -1553,8 +1553,8 @@ export const ExportHitsResponseSchema: GenMessage<ExportHitsResponse> = /*@__PUR
  * All rpcs may be repeated freely. They fail with `INVALID_ARGUMENT` (`BAD_REQUEST`, with the path of each field) for a request
  * that breaks a rule, also where a field is unknown to the index or its type is another; with `INVALID_ARGUMENT`
  * (`SEARCH_TOO_COSTLY`) where a request asks for more than the search server takes; with `NOT_FOUND` (`SEARCH_INDEX_NOT_FOUND`);
- * with `UNAVAILABLE` (`STORE_UNAVAILABLE`) where the search server is away or one of its parts does not answer: what it found in
- * the others is never shown as if it were all; and with `FAILED_PRECONDITION` (`STORE_REFUSED`) where the server lacks
+ * with `UNAVAILABLE`: `STORE_UNAVAILABLE` where the search server is away or one of its parts does not answer, since what it found
+ * in the others is never shown as if it were all, and `STORE_BUSY` where it has no room; and with `FAILED_PRECONDITION` (`STORE_REFUSED`) where the server lacks
  * what the request needs.
  *
  * @generated from service lucid.search.v1.SearchService
