@@ -1,21 +1,15 @@
 import { fail } from "../errors.ts";
 import type { SearchStore } from "../stores/search.ts";
+import { statusOf } from "../stores/search/requests.ts";
 import { abortable } from "../stores/waiting.ts";
-import {
-  type AnswerHit,
-  ask,
-  type Call,
-  type ExactSortKey,
-  type NamedIndex,
-  PointInTimeLost,
-  refusal,
-  typesOf,
-} from "./ask.ts";
+import { type AnswerHit, ask, type Call, type ExactSortKey, type NamedIndex, PointInTimeLost, refusal } from "./ask.ts";
 import type { HitOrder } from "./order.ts";
 import type { Clause } from "./query.ts";
 
 /** Where a search goes on, in the point in time, where there is one. */
 export interface Position {
+  /** What is searched: see `HitSearch`. */
+  readonly of: string;
   /** Sort keys of the last hit before; none at the beginning. */
   readonly after: readonly ExactSortKey[];
   readonly pointInTime: string;
@@ -26,10 +20,15 @@ export interface HitSearch {
   readonly indices: readonly NamedIndex[];
   readonly clause: Clause;
   readonly order: HitOrder;
-  /** A field that no two documents have alike, so that a place among hits is known without a point in time. */
-  readonly unique: string | undefined;
+  /** What the server calls the very indices of operators that are searched: a place in others is none in these. */
+  readonly of: string;
   /**
-   * Whether a hit's value of `unique` is its id, and nothing of it is wanted that is stored in the index. What is stored lies in
+   * Fields of which no two documents of an index have all alike, so that a place among hits is known without a point in time; none
+   * where only a point in time gives them a place.
+   */
+  readonly unique: readonly string[];
+  /**
+   * Whether a hit's value of the first of these is its id, and nothing of it is wanted that is stored in the index. What is stored lies in
    * compressed blocks: not to open one for each hit takes a fifth off a search for 25 (`bench/search.ts`).
    */
   readonly byUnique: boolean;
@@ -62,8 +61,8 @@ type Store = Pick<SearchStore, "client" | "dialect">;
 
 /**
  * Reads a page of hits. Servers keep a limited number of points in time, and most searches are looked at no further than their
- * first page. So one in a single index of the domain, whose documents have unique ids, opens one only with its second page, and goes
- * on from sort keys in a new one where it has expired. Others need one from the start, since only there their hits have a place.
+ * first page. So one opens a point in time only with its second page, and goes on from sort keys in a new one where it has expired.
+ * An operator's index of several shards, or beside those of the domain, needs one from the start, since only there hits have a place.
  */
 export async function readHits(
   search: Store,
@@ -71,25 +70,26 @@ export async function readHits(
   wanted: HitSearch,
   { size, position }: { readonly size: number; readonly position: Position | undefined },
 ): Promise<HitPage> {
-  const { unique } = wanted;
+  const isPlaced = wanted.unique.length > 0;
   const known = position?.pointInTime ?? "";
   const page = { size, position };
-  if (unique !== undefined && position === undefined) {
-    return readPage(search, call, wanted, { ...page, pointInTime: "" });
-  }
+  if (position !== undefined && position.of !== wanted.of) throw expired();
+  if (isPlaced && position === undefined) return readPage(search, call, wanted, { ...page, pointInTime: "" });
   try {
     if (known === "") return await readInNew(search, call, wanted, page);
     return await readPage(search, call, wanted, { ...page, pointInTime: known });
   } catch (error) {
     if (!(error instanceof PointInTimeLost)) throw error;
-    if (unique === undefined) {
-      throw fail("SEARCH_POSITION_EXPIRED", "The search server no longer knows this place; search anew", {
-        metadata: { kept_minutes: Number.parseInt(keepAlive).toString() },
-        cause: error,
-      });
-    }
+    if (!isPlaced) throw expired(error);
     return readInNew(search, call, wanted, page);
   }
+}
+
+function expired(cause?: unknown) {
+  return fail("SEARCH_POSITION_EXPIRED", "The search server no longer knows this place; search anew", {
+    metadata: { kept_minutes: Number.parseInt(keepAlive).toString() },
+    cause,
+  });
 }
 
 /** Reads a page in a point in time of its own, which is given back where nobody is told of it. */
@@ -123,7 +123,7 @@ async function open(search: Store, { signal }: Call, { indices, unique, preferen
         () => {}, // there is none
       );
     }
-    if (unique !== undefined && typesOf(error).has("rejected_execution_exception")) return "";
+    if (unique.length > 0 && statusOf(error) === 429) return "";
     throw refusal(error, indices);
   }
 }
@@ -140,12 +140,12 @@ async function readPage(
   { indices, clause, order, unique, byUnique, more, counts, preference }: HitSearch,
   { size, position, pointInTime }: Place,
 ): Promise<HitPage> {
-  const tieBreak = unique === undefined ? (await search.dialect(call.signal)).tieBreak : { [unique]: { order: "asc" } };
+  const equals = unique.length > 0 ? unique.map(byValue) : [(await search.dialect(call.signal)).tieBreak];
   const body = {
     // One more than wanted tells whether there are more.
     size: size + 1,
     query: clause,
-    sort: [...order.sort, ...orderOfEquals(tieBreak, indices.length)],
+    sort: [...order.sort, ...equals, ...(indices.length > 1 ? [{ _index: { order: "asc" } }] : [])],
     version: true,
     track_total_hits: counts ? countedHits : false,
     ...more,
@@ -165,9 +165,9 @@ async function readPage(
   };
 }
 
-/** OpenSearch counts its tie-break anew in each index. */
-function orderOfEquals(tieBreak: object, indexCount: number): object[] {
-  return [tieBreak, ...(indexCount > 1 ? [{ _index: { order: "asc" } }] : [])];
+/** Of several indices, some lack what others are told apart by. */
+function byValue(field: string): object {
+  return { [field]: { order: "asc", ...(field !== "_seq_no" && { unmapped_type: "keyword" }) } };
 }
 
 /** Gives a point in time back that nobody goes on in. It would go by itself: a failure is none of the caller's. */

@@ -89,7 +89,8 @@ export async function searchPage(options: SearchOptions, call: HitCall, context:
   return {
     found: part?.found ?? [],
     highlights,
-    nextPageToken: hasMore && after ? tokens.encode(call.bound, textOf({ after, pointInTime: page.pointInTime })) : "",
+    nextPageToken:
+      hasMore && after ? tokens.encode(call.bound, textOf({ of: asked.of, after, pointInTime: page.pointInTime })) : "",
     totalHits: { count: BigInt(page.total.value), isMinimum: page.total.relation !== "eq" },
   };
 }
@@ -119,7 +120,7 @@ export async function* exportHits(
   const { asked } = await hitSearch(search, call, context);
   const preference = await untilAllSearchable({ search, documents }, call, context);
   const wanted = { ...asked, counts: false, preference };
-  let position = positionOf(start) ?? { after: [], pointInTime: "" };
+  let position = positionOf(start) ?? { of: asked.of, after: [], pointInTime: "" };
   let isOver = false;
   try {
     while (!isOver) {
@@ -127,14 +128,14 @@ export async function* exportHits(
       const { pointInTime } = page;
       position = { ...position, pointInTime };
       for await (const { found, through } of withDocuments(documents, page.hits, call, context)) {
-        position = { after: through.sort ?? [], pointInTime };
+        position = { ...position, after: through.sort ?? [] };
         yield { found, cursor: tokens.encode(call.bound, textOf(position)) };
       }
       isOver = !page.hasMore;
     }
   } finally {
-    // Where there are no unique keys, a client that comes back needs the very same one.
-    if (isOver || wanted.unique !== undefined) await release(search, position.pointInTime);
+    // A client that comes back to an operator's index finds the same there, or even needs this very one.
+    if (isOver || wanted.of === "") await release(search, position.pointInTime);
   }
 }
 
@@ -150,16 +151,20 @@ async function hitSearch(search: Pick<SearchStore, "dialect">, call: HitCall, { 
   const { clause, wordFields } = compileQuery(query, fields, filters);
   const order = hitOrder(orderBy, wordFields.length > 0 ? fallback.withWords : fallback.without, fields);
   const highlights = call.highlight ? highlighting(wordFields, await search.dialect(signal)) : noHighlights;
-  const [only] = targets;
   const isDomain = targets.every(({ message }) => message !== undefined);
   const more = { _source: !isDomain && !call.idsOnly, ...highlights.body };
-  const unique = targets.length === 1 ? only?.message?.id : undefined;
+  // In an operator's index, fields of those names may be anything.
+  const unique = fields.isMixed ? [] : targets.flatMap((target) => target.unique ?? []);
   const asked: Omit<HitSearch, "counts" | "preference"> = {
     indices: targets,
     clause,
     order,
-    unique,
-    byUnique: unique !== undefined && highlights === noHighlights,
+    of: targets
+      .flatMap(({ places }) => [...(places?.values() ?? [])])
+      .toSorted()
+      .join(),
+    unique: unique.length === targets.length ? [...new Set(unique)] : [],
+    byUnique: targets.length === 1 && isDomain && highlights === noHighlights,
     more,
   };
   return { asked, highlights };
@@ -243,13 +248,13 @@ async function documentsOf(
   return read;
 }
 
-function textOf({ after, pointInTime }: Position): string {
-  return writeExact([after, pointInTime]);
+function textOf({ of, after, pointInTime }: Position): string {
+  return writeExact([after, pointInTime, of]);
 }
 
 /** The token was sealed by this service, so it holds what `textOf` put in. */
 function positionOf(text: string | undefined): Position | undefined {
   if (text === undefined) return undefined;
-  const [after, pointInTime] = parseExact(text) as unknown as [readonly ExactSortKey[], string];
-  return { after, pointInTime };
+  const [after, pointInTime, of] = parseExact(text) as unknown as [readonly ExactSortKey[], string, string];
+  return { of, after, pointInTime };
 }

@@ -13,14 +13,22 @@ export interface Target extends NamedIndex {
   /** What its documents are copies of; undefined of an operator's. */
   readonly message: SearchedMessage | undefined;
   readonly fields: IndexFields;
-  /** What the server calls the indices behind the name of an operator's, which need not be as those of versions are. */
-  readonly places?: readonly string[];
+  /**
+   * What the server calls the indices behind the name of an operator's, which need not be as those of versions are, and what it calls
+   * these very ones.
+   */
+  readonly places?: ReadonlyMap<string, string>;
+  /** A field that no two documents of it have alike; undefined where there is none. */
+  readonly unique: string | undefined;
 }
 
 /** Fields of the domain, which do not change while the process runs. */
 const domainFields: ReadonlyMap<string, IndexFields> = new Map(
   [...searchedMessages].map(([name, message]) => [name, fieldsOfMessage(message)]),
 );
+
+/** What is read of an operator's index. */
+const read = ["mappings", "settings.index.uuid", "settings.index.number_of_shards"].map((part) => `*.${part}`);
 
 /** The index of that name. Fails with `SEARCH_INDEX_NOT_FOUND` where there is no index of an operator's, either. */
 export async function targetOf(
@@ -34,12 +42,21 @@ export async function targetOf(
   const alias = indices.alias(name);
   const message = searchedMessages.get(name);
   const known = domainFields.get(name);
-  if (known !== undefined) return { name, alias, message, fields: known };
+  if (known !== undefined) return { name, alias, message, fields: known, unique: message?.id };
   try {
-    const found = await search.client.indices.getMapping({ index: alias }, { signal: call.signal });
-    const all = Object.values(found).map(({ mappings }) => fieldsOfMapping(mappings.properties ?? {}));
+    const found = await search.client.indices.get({ index: alias, filter_path: read }, { signal: call.signal });
+    const all = Object.values(found).map(({ mappings }) => fieldsOfMapping(mappings?.properties ?? {}));
     if (all.length === 0) throw indexNotFound(name);
-    return { name, alias, message, fields: fieldsTogether(all), places: Object.keys(found) };
+    const settings = Object.entries(found).map(([place, its]) => [place, its.settings?.index] as const);
+    return {
+      name,
+      alias,
+      message,
+      fields: fieldsTogether(all),
+      places: new Map(settings.map(([place, its]) => [place, its?.uuid ?? ""])),
+      // Each shard counts its writes for itself.
+      unique: settings.every(([, its]) => String(its?.number_of_shards) === "1") ? "_seq_no" : undefined,
+    };
   } catch (error) {
     throw refusal(error, [{ name, alias }]);
   }
@@ -66,5 +83,5 @@ export function searchedFields(targets: readonly Target[]): SearchedFields {
 export function targetOfHit(targets: readonly Target[], index: string): Target | undefined {
   if (targets.length === 1) return targets[0];
   const alias = versionedName.exec(index)?.[1] ?? index;
-  return targets.find((target) => target.places?.includes(index) === true || target.alias === alias);
+  return targets.find((target) => target.places?.has(index) === true || target.alias === alias);
 }

@@ -41,7 +41,9 @@ onEveryServer((uri) => {
     await there.put(UserSchema, { userId: "ada", email: "a@example.com", tronAddress: "T", revision: 1n });
     await there.copy(SessionSchema, UserSchema);
     const notes = allIds.map((id, place) => [id, { title: "A note", place }] as const);
-    await there.operatorIndex("notes", { properties: { place: { type: "long" } } }, Object.fromEntries(notes));
+    const mappings = { properties: { place: { type: "long" } } };
+    await there.operatorIndex("notes", mappings, Object.fromEntries(notes));
+    await there.operatorIndex("sharded", mappings, Object.fromEntries(notes), 2);
   });
   afterAll(async () => {
     await there?.[Symbol.asyncDispose]();
@@ -66,7 +68,7 @@ onEveryServer((uri) => {
   /** Has the server forget points in time, as one does whose node has gone: an index that is closed keeps none. */
   async function forgetPointsInTime(): Promise<void> {
     const { indices } = there.store.client;
-    const index = ["sessions", "notes"].map((name) => there.indices.alias(name));
+    const index = ["sessions", "notes", "sharded"].map((name) => there.indices.alias(name));
     await indices.close({ index });
     await indices.open({ index });
     await there.store.client.cluster.health({ index, wait_for_status: "yellow", timeout: "30s" });
@@ -98,9 +100,9 @@ onEveryServer((uri) => {
   });
 
   test("pages of several indices tell each hit once", async () => {
-    const indices = ["sessions", "notes", "users"];
+    const indices = ["sessions", "notes", "users", "sharded"];
     const ids = await walk((pageToken) => there.client.search({ indices, pageSize: 50, pageToken }));
-    expect(ids.toSorted()).toEqual([...allIds, ...allIds, "ada"].toSorted());
+    expect(ids.toSorted()).toEqual([...allIds, ...allIds, ...allIds, "ada"].toSorted());
   });
 
   test("from the second page on, hits are those of one moment", async () => {
@@ -134,10 +136,38 @@ onEveryServer((uri) => {
     expect(ids).toEqual([...allIds].toReversed());
   });
 
-  test("a place in an operator's index that the server has forgotten is said to be gone", async () => {
-    const { nextPageToken: pageToken } = await there.client.search({ indices: ["notes"], pageSize: 10 });
+  test.for([["notes"], ["sessions", "users"], ["notes", "sharded"]])(
+    "a first page of %j holds nothing on the server where its hits have a place without",
+    async (indices) => {
+      let opened = 0;
+      server.refuses = (_method, path) => {
+        if (/\/_pit\b|\/point_in_time\b/.test(path)) opened++;
+        return undefined;
+      };
+      try {
+        const first = await there.client.search({ indices: [...indices], pageSize: 10 });
+        expect(first.nextPageToken).not.toBe("");
+        expect(opened).toBe(indices.includes("sharded") ? 1 : 0);
+      } finally {
+        server.refuses = () => undefined;
+      }
+    },
+  );
+
+  test.for([[["notes"]], [["sessions", "users"]]])(
+    "pages of %j go on where the server has forgotten them",
+    async ([indices = []]) => {
+      const page = (pageToken: string) => there.client.search({ indices, pageSize: 25, pageToken });
+      const ids = await walk(page, forgetPointsInTime);
+      const wanted = indices.includes("users") ? [...allIds, "ada"] : allIds;
+      expect(ids.toSorted()).toEqual(wanted.toSorted());
+    },
+  );
+
+  test("a place in an operator's index of several shards that the server has forgotten is said to be gone", async () => {
+    const { nextPageToken: pageToken } = await there.client.search({ indices: ["sharded"], pageSize: 10 });
     await forgetPointsInTime();
-    const refusal = await refusalOf(there.client.search({ indices: ["notes"], pageSize: 10, pageToken }));
+    const refusal = await refusalOf(there.client.search({ indices: ["sharded"], pageSize: 10, pageToken }));
     expect(refusal).toMatchObject({ code: Code[Code.OutOfRange], reason: "SEARCH_POSITION_EXPIRED" });
     expect(refusal.metadata).toEqual({ kept_minutes: "5" });
   });

@@ -246,6 +246,7 @@ onEveryServer((uri) => {
         pageToken = nextPageToken;
       }
       expect(ids).toEqual(["ada", "grace", "mary"]);
+      expect(await all(there.client.exportHits({ index: "notes" }))).toHaveLength(1);
       const sharded = there.client.search({ indices: ["sharded"] });
       expect(await refusalOf(sharded)).toMatchObject({
         code: "Unavailable",

@@ -1562,7 +1562,8 @@ export const ExportHitsResponseSchema: GenMessage<ExportHitsResponse> = /*@__PUR
 export const SearchService: GenService<{
   /**
    * Searches one index or several. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`), and with `OUT_OF_RANGE`
-   * (`SEARCH_POSITION_EXPIRED`) where pages of several indices, or of an operator's, are asked for more than five minutes apart.
+   * (`SEARCH_POSITION_EXPIRED`) for a page of an operator's index that was made anew meanwhile, or of one with several shards or
+   * beside an index of the domain, where it is asked for more than five minutes after the page before.
    *
    * @generated from rpc lucid.search.v1.SearchService.Search
    */
@@ -1665,8 +1666,8 @@ export const SearchService: GenService<{
   /**
    * Streams all documents that a query finds, in no particular order, as fast as the client takes them. A stream that breaks goes
    * on with the last `cursor`, also at another replica. Fails with `INVALID_ARGUMENT` (`PAGE_TOKEN_INVALID`) for a cursor that is
-   * none of this query, and with `OUT_OF_RANGE` (`SEARCH_POSITION_EXPIRED`) for one of an operator's index that is older than
-   * five minutes.
+   * none of this query, and with `OUT_OF_RANGE` (`SEARCH_POSITION_EXPIRED`) for one of an operator's index that was made
+   * anew meanwhile, or has several shards, if the cursor is older than five minutes.
    *
    * @generated from rpc lucid.search.v1.SearchService.ExportHits
    */
