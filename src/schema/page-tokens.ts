@@ -11,6 +11,7 @@ import {
 import type { Db } from "mongodb";
 
 import { fail } from "../errors.ts";
+import { callTime } from "./call-options.ts";
 import { isDuplicate } from "./create-once.ts";
 
 /** Makes positions in lists, and in watches, opaque, and binds them to the query that they are of. */
@@ -66,9 +67,6 @@ export function pageTokens(secret: string): PageTokens {
   };
 }
 
-/** How long one replica waits for MongoDB to tell the secret that all share. */
-const secretMs = 5000;
-
 /**
  * Page tokens for lists that are in MongoDB themselves. Where `secret` is empty, the first replica that needs one puts a random
  * one into `system`, so that tokens outlive processes and mean the same on every replica without a setting.
@@ -90,7 +88,7 @@ async function storedSecret(system: Db): Promise<string> {
         { _id: "page_tokens" },
         { $setOnInsert: made },
         // A secret that a failover could take back would take tokens with it.
-        { upsert: true, returnDocument: "after", writeConcern: { w: "majority" }, maxTimeMS: secretMs },
+        { upsert: true, returnDocument: "after", writeConcern: { w: "majority" }, maxTimeMS: callTime.timeoutMS },
       );
       if (stored !== null) return stored.secret;
     } catch (error) {

@@ -1,7 +1,7 @@
 import type { ClientSession, Db, Timestamp } from "mongodb";
 
-/** How long MongoDB may take to tell its time, in milliseconds. */
-const pingMs = 5000;
+/** How long MongoDB may take to tell its time, in milliseconds: callers wait for it, and a server may stand still for seconds. */
+const pingMs = 30_000;
 
 /**
  * The time of the cluster, at which all that was written before has happened; undefined where the server has none, as a standalone.
