@@ -104,7 +104,7 @@ export function hold(
       } catch (error) {
         held.signal.throwIfAborted();
         log.warn({ ...about, err: error }, "The state of a job could not be stored; trying again");
-        await rounds.wait(Math.min(250, leaseMs / 10));
+        await pause().wait(Math.min(250, leaseMs / 10));
       }
     }
   }
@@ -168,7 +168,7 @@ export function hold(
       },
       async prove() {
         stop.signal.throwIfAborted();
-        const state = await held.use(() => store.renew(lease, {}));
+        const state = await persist(() => store.renew(lease, {}));
         if (state === "CANCELLING") cancel();
         stop.signal.throwIfAborted();
       },

@@ -2,6 +2,7 @@ import { expect, test, vi } from "vitest";
 
 import { reasonOf } from "../../src/errors.ts";
 import type { JobHandler } from "../../src/jobs/runner.ts";
+import { openRouter } from "../admin/database/router.ts";
 import { startChild } from "../support/child.ts";
 import { storeAddresses } from "../support/stores.ts";
 import { aborted, endLeases, leaseMs, longLeaseMs, progress } from "./lease.ts";
@@ -158,6 +159,26 @@ test.concurrent("a store that is away for less than the lease costs nothing", as
   expect(sequences(events)).toEqual(upTo(events.length));
   expect(events.at(-1)?.state).toBe("SUCCEEDED");
   expect((await other.find("work", "a"))?.attempt).toBe(1);
+});
+
+test.concurrent("a lease is proved to be held though a statement takes too long", async () => {
+  await using r = await rig();
+  let late = 0;
+  await using server = await openRouter(storeAddresses().mongodbUri, (_command, name) => {
+    if (name !== "findAndModify" || late-- <= 0) return undefined;
+    return { ok: 0, code: 50, codeName: "MaxTimeMSExpired", errmsg: "operation exceeded time limit" };
+  });
+  const owner = await r.replica({ uri: server.uri });
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    async run(_job, context) {
+      late = 3;
+      await context.prove();
+    },
+  });
+  owner.start();
+  await owner.create("work", { jobId: "a", spec });
+  expect((await eventsOf(owner, "a")).at(-1)?.state).toBe("SUCCEEDED");
 });
 
 test.concurrent("work stops when the store is away for longer than the lease, and is done again", async () => {
