@@ -11,10 +11,10 @@ const awayReasons: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE", "STORE_BU
  * Does what may be begun again, and begins it again where a store was away. Fails as it did where it has not got on for a quarter
  * of an hour; `gotOnMs` says when it did, by `performance.now()`.
  */
-export async function patiently(
-  run: () => Promise<void>,
+export async function patiently<T>(
+  run: () => Promise<T>,
   { signal, gotOnMs }: { readonly signal: AbortSignal; readonly gotOnMs: () => number },
-): Promise<void> {
+): Promise<T> {
   for (let waitMs = retryMs.first; ; waitMs = Math.min(retryMs.last, waitMs * 2)) {
     try {
       return await run();

@@ -70,16 +70,11 @@ async function swapped(
   work: RebuildWork,
 ): Promise<void> {
   const rebuild = new Rebuild(name, options, work);
-  await rebuild.alone(() =>
-    patiently(
-      async () => {
-        const position = (await rebuild.resumed()) ?? (await begin(rebuild));
-        if (position !== "swapped") await rebuild.run(position);
-        await rebuild.retryDeadLetters();
-      },
-      { signal: work.signal, gotOnMs: () => rebuild.gotOnMs },
-    ),
-  );
+  await rebuild.alone(async () => {
+    const position = (await rebuild.resumed()) ?? (await begin(rebuild));
+    if (position !== "swapped") await rebuild.run(position);
+    await rebuild.retryDeadLetters();
+  });
 }
 
 class Rebuild {
@@ -107,13 +102,19 @@ class Rebuild {
     this.#work = work;
   }
 
-  /** Runs while no other rebuild of the index does. What comes to no end is removed, unless another process is to go on with it. */
+  /**
+   * Runs, again where a store was away, while no other rebuild of the index does. What comes to no end is removed, unless another
+   * process is to go on with it.
+   */
   async alone(run: () => Promise<void>): Promise<void> {
-    await using _ = await untilHeld(this.#leases, `search_rebuild/${this.#alias}`, this.#work.signal);
+    const { signal } = this.#work;
+    const patience = { signal, gotOnMs: () => this.gotOnMs };
+    const right = `search_rebuild/${this.#alias}`;
+    await using _ = await patiently(() => untilHeld(this.#leases, right, signal), patience);
+    this.gotOnMs = performance.now();
     try {
-      await run();
+      await patiently(run, patience);
     } catch (error) {
-      const { signal } = this.#work;
       const isHandedOn = signal.aborted && reasonOf(signal.reason)?.reason !== "CANCELLED";
       if (!isHandedOn) await this.#versions.removeLeft(AbortSignal.timeout(requestMs)).catch(() => undefined);
       throw error;

@@ -8,9 +8,9 @@ import {
 import type { Jobs } from "../../jobs/jobs.ts";
 import { schedule } from "../../jobs/schedule.ts";
 import type { SearchStore } from "../../stores/search.ts";
-import { withPatience } from "../../stores/search/requests.ts";
 import { messageOf } from "../indices.ts";
 import { searchedMessages } from "../messages.ts";
+import { patiently } from "../patience.ts";
 import type { SyncAccess } from "./access.ts";
 import { compare, type Tally } from "./compare.ts";
 
@@ -22,14 +22,19 @@ const patienceMs = 60_000;
 /** How long the search server may take to say that it is there, in milliseconds. */
 const healthMs = 5000;
 
-/** Says how comparisons are done here. One whose process died, or whose store was away for a moment, is begun again. */
+/**
+ * Says how comparisons are done here. One whose process died, or whose store was away for less than a quarter of an hour, is begun
+ * again.
+ */
 export function comparisonJobs({ jobs, access }: { readonly jobs: Jobs; readonly access: SyncAccess }): void {
   jobs.handle(comparisonKind, {
     onOwnerLost: "rerun",
     async run(job, context) {
       const { signal } = context;
       const { index, repair } = comparisonOf(job.spec);
-      const tally = await withPatience(signal, async () =>
+      // It gets on only where it comes further than before it was begun again.
+      let [furthest, gotOnMs] = [0, performance.now()];
+      const run = async () =>
         compare({
           ...access.sourceOf(index),
           message: messageOf(index),
@@ -41,11 +46,12 @@ export function comparisonJobs({ jobs, access }: { readonly jobs: Jobs; readonly
           caughtUp: (ending) => access.caughtUp(index, patienceMs, ending),
           signal,
           progress: (found) => {
+            if (found.compared > furthest) [furthest, gotOnMs] = [found.compared, performance.now()];
             const percent = found.total === 0 ? 0 : (100 * found.compared) / found.total;
             context.report({ percent, detail: encoded({ ...summary(found), index, repair }) });
           },
-        }),
-      );
+        });
+      const tally = await patiently(run, { signal, gotOnMs: () => gotOnMs });
       context.keep(encoded({ ...summary(tally), differences: differences(tally), index, repair }));
     },
   });
