@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 
 import { type ChunkSchema, ChunkStatus } from "../../gen/lucid/repository/v1/chunk_pb.ts";
 import type { Session } from "../../gen/lucid/repository/v1/session_pb.ts";
-import { bad, long, megabyte, noToken, nothing, unknown } from "./refusals.ts";
+import { bad, long, megabyte, noToken, nothing, type Refusal, unknown } from "./refusals.ts";
 import { chunkInit, type Sessions, someTree } from "./session-support.ts";
 
 /** `made` is a live session that nothing is done with. */
@@ -34,14 +34,14 @@ async function* stream<T>(...messages: T[]) {
 }
 
 /** What the rpcs about chunks of a session, its tree and its anchor refuse. */
-export const chunkRefusals: readonly [string, SessionCall, object][] = [
+export const chunkRefusals: readonly Refusal<SessionCall>[] = [
   ["addChunk: nothing", (sessions) => sessions.addChunk({}), bad("session_id", "chunk")],
   [
     "addChunk: nothing there",
     (sessions) => sessions.addChunk({ sessionId: nothing, chunk: chunkInit(0) }),
     { ...missing, metadata: { session_id: nothing } },
   ],
-  ...wrongChunks.flatMap(([field, init]): [string, SessionCall, object][] => [
+  ...wrongChunks.flatMap(([field, init]): Refusal<SessionCall>[] => [
     [
       `addChunk: ${field} ${Object.values(init).join().slice(0, 20)}`,
       (sessions, { sessionId }) => sessions.addChunk({ sessionId, chunk: chunkInit(0, init) }),

@@ -4,7 +4,7 @@ import type { Manifest } from "../../gen/lucid/repository/v1/manifest_pb.ts";
 import type { ManifestService } from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { MerkleAlgorithm } from "../../gen/lucid/repository/v1/merkle_pb.ts";
 import { hashOf } from "./manifest-support.ts";
-import { bad, nothing } from "./refusals.ts";
+import { bad, nothing, type Refusal } from "./refusals.ts";
 
 export type Manifests = Client<typeof ManifestService>;
 
@@ -44,7 +44,7 @@ function checkConsistency(manifests: Manifests, proof: Partial<typeof consistenc
 }
 
 /** What the rpcs about proofs refuse. */
-export const proofRefusals: readonly [string, ManifestCall, object][] = [
+export const proofRefusals: readonly Refusal<ManifestCall>[] = [
   ["getInclusionProof: no id", (manifests) => manifests.getInclusionProof({}), bad("manifest_id")],
   [
     "getInclusionProof: negative index",

@@ -1,4 +1,16 @@
+import type { DescService } from "@bufbuild/protobuf";
+
 /** What tables of refused calls say of them, and send. */
+
+/** The rpc and what is wrong, the call, and what it is told. */
+export type Refusal<Call> = readonly [name: `${string}: ${string}`, call: Call, expected: object];
+
+/** The rpcs that take anything and are refused nothing in a table. */
+export function untried({ methods }: DescService, refusals: readonly Refusal<unknown>[]): string[] {
+  const tried = new Set(refusals.map(([name]) => name.split(":", 1)[0]));
+  const taking = methods.filter(({ input }) => input.fields.length > 0);
+  return taking.map(({ localName }) => localName).filter((name) => !tried.has(name));
+}
 
 /** The id of nothing, as ids are made. */
 export const nothing = "00000000-0000-7000-8000-000000000000";

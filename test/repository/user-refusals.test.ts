@@ -5,21 +5,15 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import type { User } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { UserSearchMode, UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
+import { bad, deep, long, megabyte, noToken, nothing, type Refusal, stale, unknown, untried } from "./refusals.ts";
 import { newUser, refusalOf, tronAddress, userInit, type UsersApp, usersApp } from "./support.ts";
 
 type Users = Client<typeof UserService>;
 
-const nobody = "00000000-0000-7000-8000-000000000000";
-const long = "x".repeat(129);
-const stale = { code: "Aborted", reason: "ETAG_MISMATCH" };
 const missing = { code: "NotFound", reason: "USER_NOT_FOUND" };
 
-function bad(...fields: string[]) {
-  return { code: "InvalidArgument", reason: "BAD_REQUEST", fields };
-}
-
 /** What each rpc refuses. `made` is a live user, `other` another one. */
-const refusals: readonly [string, (users: Users, made: User, other: User) => Promise<unknown>, object][] = [
+const refusals: readonly Refusal<(users: Users, made: User, other: User) => Promise<unknown>>[] = [
   ["createUser: nothing", (users) => users.createUser({}), bad("user")],
   ["createUser: no keys", (users) => users.createUser({ user: {} }), bad("user.email", "user.tron_address")],
   [
@@ -43,11 +37,7 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
     (users) => users.createUser({ user: userInit({ tronAddress: `T${"0".repeat(33)}` }) }),
     bad("user.tron_address"),
   ],
-  [
-    "createUser: unknown role",
-    (users) => users.createUser({ user: userInit({ role: 99 as never }) }),
-    bad("user.role"),
-  ],
+  ["createUser: unknown role", (users) => users.createUser({ user: userInit({ role: unknown }) }), bad("user.role")],
   [
     "createUser: long text about itself",
     (users) => users.createUser({ user: userInit({ profile: { bio: "x".repeat(501) } }) }),
@@ -85,12 +75,12 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
   ],
   [
     "createUser: a megabyte of metadata",
-    (users) => users.createUser({ user: userInit({ metadata: { a: "x".repeat(1_000_000) } }) }),
+    (users) => users.createUser({ user: userInit({ metadata: { a: megabyte } }) }),
     bad("user.metadata"),
   ],
   [
     "createUser: a megabyte of name",
-    (users) => users.createUser({ user: userInit({ username: "x".repeat(1_000_000) }) }),
+    (users) => users.createUser({ user: userInit({ username: megabyte }) }),
     bad("user.username"),
   ],
   ["createUser: request_id", (users) => users.createUser({ user: userInit(), requestId: "1" }), bad("request_id")],
@@ -116,8 +106,8 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
   ],
   ["getUser: no id", (users) => users.getUser({}), bad("user_id")],
   ["getUser: long id", (users) => users.getUser({ userId: long }), bad("user_id")],
-  ["getUser: nobody", (users) => users.getUser({ userId: nobody }), { ...missing, metadata: { user_id: nobody } }],
-  ["getUser: nobody, deleted or not", (users) => users.getUser({ userId: nobody, showDeleted: true }), missing],
+  ["getUser: nobody", (users) => users.getUser({ userId: nothing }), { ...missing, metadata: { user_id: nothing } }],
+  ["getUser: nothing, deleted or not", (users) => users.getUser({ userId: nothing, showDeleted: true }), missing],
   ["getUser: an operator as id", (users) => users.getUser({ userId: '{"$ne":null}' }), missing],
   ["getUserByEmail: nothing", (users) => users.getUserByEmail({}), bad("email")],
   [
@@ -143,7 +133,7 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
   ["batchGetUsers: empty id", (users) => users.batchGetUsers({ userIds: ["a", ""] }), bad("user_ids[1]")],
   ["updateUser: nothing", (users) => users.updateUser({}), bad("user")],
   ["updateUser: no id", (users) => users.updateUser({ user: { email: "a@example.com" } }), bad("user")],
-  ["updateUser: nobody", (users) => users.updateUser({ user: { userId: nobody, emailVerified: true } }), missing],
+  ["updateUser: nobody", (users) => users.updateUser({ user: { userId: nothing, emailVerified: true } }), missing],
   ["updateUser: cleared e-mail address", (users, { userId }) => update(users, userId, "email"), bad("user.email")],
   [
     "updateUser: cleared TRON address",
@@ -191,10 +181,10 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
     taken("email"),
   ],
   ["setUserCredentials: nothing", (users) => users.setUserCredentials({}), bad("user_id", "credentials")],
-  ["setUserCredentials: nobody", (users) => users.setUserCredentials({ userId: nobody, credentials: {} }), missing],
+  ["setUserCredentials: nobody", (users) => users.setUserCredentials({ userId: nothing, credentials: {} }), missing],
   ["deleteUser: no id", (users) => users.deleteUser({}), bad("user_id")],
-  ["deleteUser: nobody", (users) => users.deleteUser({ userId: nobody }), missing],
-  ["deleteUser: nobody, only checked", (users) => users.deleteUser({ userId: nobody, validateOnly: true }), missing],
+  ["deleteUser: nobody", (users) => users.deleteUser({ userId: nothing }), missing],
+  ["deleteUser: nothing, only checked", (users) => users.deleteUser({ userId: nothing, validateOnly: true }), missing],
   ["deleteUser: stale etag", (users, { userId }) => users.deleteUser({ userId, etag: '"99"' }), stale],
   [
     "deleteUser: stale etag, only checked",
@@ -202,18 +192,14 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
     stale,
   ],
   ["undeleteUser: no id", (users) => users.undeleteUser({}), bad("user_id")],
-  ["undeleteUser: nobody", (users) => users.undeleteUser({ userId: nobody }), missing],
+  ["undeleteUser: nobody", (users) => users.undeleteUser({ userId: nothing }), missing],
   [
     "undeleteUser: not deleted",
     (users, { userId }) => users.undeleteUser({ userId }),
     { code: "FailedPrecondition", reason: "USER_NOT_DELETED" },
   ],
   ["listUsers: negative size", (users) => users.listUsers({ pageSize: -1 }), bad("page_size")],
-  [
-    "listUsers: made-up token",
-    (users) => users.listUsers({ pageToken: "abc" }),
-    { code: "InvalidArgument", reason: "PAGE_TOKEN_INVALID", fields: ["page_token"] },
-  ],
+  ["listUsers: made-up token", (users) => users.listUsers({ pageToken: "abc" }), noToken],
   ["listUsers: order without an index", (users) => users.listUsers({ orderBy: "last_login" }), bad("order_by")],
   ["listUsers: order by a secret", (users) => users.listUsers({ orderBy: "password_hash" }), bad("order_by")],
   ["listUsers: no order", (users) => users.listUsers({ orderBy: "email sideways" }), bad("order_by")],
@@ -223,8 +209,8 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
     (users) => users.listUsers({ orderBy: "email", filter: { createdFrom: { seconds: 1n } } }),
     bad("order_by"),
   ],
-  ["listUsers: unknown status", (users) => users.listUsers({ filter: { status: 99 as never } }), bad("filter.status")],
-  ["countUsers: unknown role", (users) => users.countUsers({ filter: { role: 99 as never } }), bad("filter.role")],
+  ["listUsers: unknown status", (users) => users.listUsers({ filter: { status: unknown } }), bad("filter.status")],
+  ["countUsers: unknown role", (users) => users.countUsers({ filter: { role: unknown } }), bad("filter.role")],
   ["searchUsers: nothing", (users) => users.searchUsers({}), bad("query")],
   ["searchUsers: null character", (users) => users.searchUsers({ query: "a\0b" }), bad("query")],
   [
@@ -238,23 +224,23 @@ const refusals: readonly [string, (users: Users, made: User, other: User) => Pro
     { reason: "PAGE_TOKEN_INVALID" },
   ],
   ["recordLoginSuccess: no id", (users) => users.recordLoginSuccess({}), bad("user_id")],
-  ["recordLoginSuccess: nobody", (users) => users.recordLoginSuccess({ userId: nobody }), missing],
+  ["recordLoginSuccess: nobody", (users) => users.recordLoginSuccess({ userId: nothing }), missing],
   ["recordLoginFailure: no id", (users) => users.recordLoginFailure({}), bad("user_id")],
-  ["recordLoginFailure: nobody", (users) => users.recordLoginFailure({ userId: nobody }), missing],
+  ["recordLoginFailure: nobody", (users) => users.recordLoginFailure({ userId: nothing }), missing],
   ["incrementSessionCount: no id", (users) => users.incrementSessionCount({}), bad("user_id")],
   [
     "incrementSessionCount: nothing to add",
-    (users) => users.incrementSessionCount({ userId: nobody, count: 0 }),
+    (users) => users.incrementSessionCount({ userId: nothing, count: 0 }),
     bad("count"),
   ],
-  ["incrementSessionCount: nobody", (users) => users.incrementSessionCount({ userId: nobody }), missing],
+  ["incrementSessionCount: nobody", (users) => users.incrementSessionCount({ userId: nothing }), missing],
   ["adjustStorageUsed: no id", (users) => users.adjustStorageUsed({}), bad("user_id")],
-  ["adjustStorageUsed: nobody", (users) => users.adjustStorageUsed({ userId: nobody, deltaBytes: 1n }), missing],
+  ["adjustStorageUsed: nobody", (users) => users.adjustStorageUsed({ userId: nothing, deltaBytes: 1n }), missing],
   ["getUserStatistics: no id", (users) => users.getUserStatistics({}), bad("user_id")],
-  ["getUserStatistics: nobody", (users) => users.getUserStatistics({ userId: nobody }), missing],
+  ["getUserStatistics: nobody", (users) => users.getUserStatistics({ userId: nothing }), missing],
   [
     "watchUsers: unknown status",
-    (users) => Array.fromAsync(users.watchUsers({ filter: { status: 99 as never } })),
+    (users) => Array.fromAsync(users.watchUsers({ filter: { status: unknown } })),
     bad("filter.status"),
   ],
   [
@@ -282,10 +268,6 @@ function update(users: Users, userId: string, ...paths: string[]) {
   return users.updateUser({ user: { userId }, updateMask: { paths } });
 }
 
-function deep(levels: number): Record<string, never> {
-  return JSON.parse(`${'{"a":'.repeat(levels)}1${"}".repeat(levels)}`) as Record<string, never>;
-}
-
 let service: UsersApp;
 let made: User;
 let other: User;
@@ -297,8 +279,7 @@ beforeAll(async () => {
 afterAll(() => service[Symbol.asyncDispose]());
 
 test("every rpc is refused something here", () => {
-  const tried = new Set(refusals.map(([name]) => name.split(":", 1)[0]));
-  expect(UserService.methods.map(({ localName }) => localName).filter((name) => !tried.has(name))).toEqual([]);
+  expect(untried(UserService, refusals)).toEqual([]);
 });
 
 test.for(refusals)("%s", async ([, call, expected]) => {
