@@ -27,12 +27,13 @@ test("work on an index goes on where a statement of it took too long", async () 
     return findAndModify === "leases" && (query as { _id: string })._id.startsWith("search_rebuild");
   });
   const { job } = await indices.rebuildIndex({ index: "users" });
-  const rebuilt = async () => (await indices.getIndexJob({ jobId: job?.jobId })).job?.state;
+  const rebuilt = async () => (await indices.getIndexJob({ jobId: job?.jobId ?? "" })).job?.state;
   await expect.poll(rebuilt, soon).toBe(JobState.SUCCEEDED);
 
   late.set("documents", ({ find, sort }) => find === "users" && "user_id" in ((sort as object | undefined) ?? {}));
   const { comparison } = await sync.compareIndex({ index: "users" });
-  const compared = async () => (await sync.getComparison(comparison ?? {})).comparison?.state;
+  const compared = async () =>
+    (await sync.getComparison({ comparisonId: comparison?.comparisonId ?? "" })).comparison?.state;
   await expect.poll(compared, soon).toBe(JobState.SUCCEEDED);
   expect([...late.keys()]).toEqual([]);
 });
