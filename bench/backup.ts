@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { readdir, rm, stat, writeFile } from "node:fs/promises";
 import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -19,7 +19,7 @@ import {
 import { Store } from "../gen/lucid/admin/v1/common_pb.ts";
 import { StreamSchema } from "../gen/lucid/backup/v1/manifest_pb.ts";
 import { startMongodb } from "../local/mongodb.ts";
-import { Complaint, localPath, runCommand, say } from "../local/project.ts";
+import { Complaint, runCommand, say } from "../local/project.ts";
 import { namedStores } from "../local/stores.ts";
 import type { RecordSink, Source } from "../src/backup/contracts.ts";
 import { takeBackup } from "../src/backup/engine.ts";
@@ -31,7 +31,7 @@ import type { JobContext } from "../src/jobs/runner.ts";
 import { addDocuments, changeDocuments, collectionNames } from "./support/documents.ts";
 import { type ServiceProcess, startService } from "./support/service-process.ts";
 import { median, printTable } from "./support/table.ts";
-import { throwawayDatabases } from "./support/throwaway.ts";
+import { throwawayDatabases, throwawayFolder } from "./support/throwaway.ts";
 
 const parallelism = 4; // what LUCID_BACKUP_PARALLELISM is by default
 const megabyte = 1_000_000;
@@ -70,8 +70,7 @@ await runCommand(async () => {
   const uri = named ?? server?.uri ?? "";
   await using client = await MongoClient.connect(uri);
   await using stack = new AsyncDisposableStack();
-  const dir = await mkdtemp(join(localPath("throwaway"), "bench-backup-"));
-  stack.defer(() => rm(dir, { recursive: true, force: true }));
+  const { path: dir } = stack.use(await throwawayFolder("bench-backup"));
   stack.use(await throwawayDatabases(client, [databaseName, restoredName, systemName]));
   const keyFile = join(dir, "key");
   await writeFile(keyFile, "a key that is long enough for a benchmark");

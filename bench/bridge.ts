@@ -1,13 +1,11 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 
 import { create, toBinary } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
 
 import { BackupService, GetBackupRequestSchema } from "../gen/lucid/admin/v1/backup_service_pb.ts";
-import { projectFolder, runCommand } from "../local/project.ts";
+import { runCommand } from "../local/project.ts";
+import { startPeer } from "./support/child.ts";
 import { cpuMicros, makeCalls } from "./support/load.ts";
 import { median, printTable } from "./support/table.ts";
 import { type WireKind, wireKinds } from "./support/wire-kinds.ts";
@@ -51,18 +49,14 @@ await runCommand(async () => {
 });
 
 async function startServer(kind: WireKind) {
-  const file = join("bench", "support", "wire-server.ts");
-  const child = spawn(process.execPath, [file, kind], { cwd: projectFolder, stdio: ["ignore", "pipe", "inherit"] });
-  const [port] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
-  const client = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
+  const server = await startPeer("wire", { arguments: [join("bench", "support", "wire-server.ts"), kind] });
+  const client = new grpc.Client(`127.0.0.1:${server.said}`, grpc.credentials.createInsecure());
   return {
     client,
-    pid: child.pid,
+    pid: server.pid,
     async [Symbol.asyncDispose]() {
       client.close();
-      const ended = once(child, "exit");
-      child.kill();
-      await ended;
+      await server[Symbol.asyncDispose]();
     },
   };
 }

@@ -1,7 +1,4 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
@@ -18,9 +15,10 @@ import * as grpc from "@grpc/grpc-js";
 import { type Db, MongoClient } from "mongodb";
 
 import { UserSchema } from "../gen/lucid/repository/v1/user_pb.ts";
-import { projectFolder, runCommand } from "../local/project.ts";
+import { runCommand } from "../local/project.ts";
 import { serviceEnvironment, serviceNodeOptions } from "../local/service.ts";
 import { namedStores, startStores, type StoreAddresses, storeEnvironment } from "../local/stores.ts";
+import { startPeer } from "./support/child.ts";
 import { commandCounter, type Passed } from "./support/command-counter.ts";
 import { callBytes, cpuMicros, type Load, makeCalls } from "./support/load.ts";
 import { type PlainRepository, plainRepository } from "./support/plain-repository.ts";
@@ -110,8 +108,8 @@ async function startServers(stores: StoreAddresses, uriOf: (name: keyof Servers)
       LUCID_SEARCH_SYNC: "off",
     }),
   );
-  const bare = stack.use(await startPeer(uriOf("bare")));
-  const audited = stack.use(await startPeer(uriOf("audited"), "audited"));
+  const bare = stack.use(await startBare(uriOf("bare")));
+  const audited = stack.use(await startBare(uriOf("audited"), "audited"));
   const servers: Servers = { service: { pid: service.pid, client: clientOf(service.address) }, bare, audited };
   stack.defer(() => {
     for (const { client } of Object.values(servers)) client.close();
@@ -358,22 +356,11 @@ function clientOf(address: string): grpc.Client {
   return new grpc.Client(address, grpc.credentials.createInsecure());
 }
 
-async function startPeer(uri: string, ...kind: readonly string[]) {
-  const file = join("bench", "support", "repositories-peer.ts");
-  // What a process may keep of its garbage decides how much of its time it looks for it.
-  const child = spawn(process.execPath, [...serviceNodeOptions, file, uri, ...kind], {
-    cwd: projectFolder,
-    env: { ...process.env, ...serviceEnvironment },
-    stdio: ["ignore", "pipe", "inherit"],
+async function startBare(uri: string, ...kind: readonly string[]) {
+  const peer = await startPeer("peer", {
+    // What a process may keep of its garbage decides how much of its time it looks for it.
+    arguments: [...serviceNodeOptions, join("bench", "support", "repositories-peer.ts"), uri, ...kind],
+    environment: serviceEnvironment,
   });
-  const [port] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
-  return {
-    pid: child.pid,
-    client: clientOf(`127.0.0.1:${port}`),
-    async [Symbol.asyncDispose]() {
-      const ended = once(child, "exit");
-      child.kill();
-      await ended;
-    },
-  };
+  return { ...peer, client: clientOf(`127.0.0.1:${peer.said}`) };
 }

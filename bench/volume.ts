@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -13,11 +13,11 @@ import { VolumeType } from "../gen/lucid/admin/v1/volume_pb.ts";
 import { MigrationMode, VolumeService } from "../gen/lucid/admin/v1/volume_service_pb.ts";
 import { runInForeground } from "../local/foreground.ts";
 import { startMongodb } from "../local/mongodb.ts";
-import { Complaint, localPath, runCommand, say } from "../local/project.ts";
+import { Complaint, runCommand, say } from "../local/project.ts";
 import { namedStores } from "../local/stores.ts";
 import { type ServiceProcess, startService } from "./support/service-process.ts";
 import { printTable } from "./support/table.ts";
-import { throwawayDatabases } from "./support/throwaway.ts";
+import { throwawayDatabases, throwawayFolder } from "./support/throwaway.ts";
 
 const databaseName = "bench_volume";
 const systemName = "bench_volume_system";
@@ -35,8 +35,7 @@ await runCommand(async () => {
   await using server = named === undefined ? await startMongodb() : undefined;
   const uri = named ?? server?.uri ?? "";
   await using stack = new AsyncDisposableStack();
-  const dir = await mkdtemp(join(localPath("throwaway"), "bench-volume-"));
-  stack.defer(() => rm(dir, { recursive: true, force: true }));
+  const { path: dir } = stack.use(await throwawayFolder("bench-volume"));
   const mongodb = stack.use(await MongoClient.connect(uri));
   stack.use(await throwawayDatabases(mongodb, [databaseName, systemName]));
   const root = join(dir, "volumes");

@@ -1,5 +1,10 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { join } from "node:path";
+
 import type { MongoClient } from "mongodb";
 
+import { localPath } from "../../local/project.ts";
+import { forgetFolder, noteFolder } from "../../local/registry.ts";
 import type { SearchStore } from "../../src/stores/search.ts";
 
 /** Databases of a benchmark's own: dropped now, since a run that was broken off may have left them, and again when it ends. */
@@ -20,4 +25,17 @@ export async function throwawayIndices({ client }: SearchStore, prefix: string):
   };
   await remove();
   return { [Symbol.asyncDispose]: remove };
+}
+
+/** A folder of a benchmark's own, which goes with it, however it is ended. */
+export async function throwawayFolder(name: string): Promise<AsyncDisposable & { readonly path: string }> {
+  const path = await mkdtemp(join(localPath("throwaway"), `${name}-`));
+  noteFolder(path);
+  return {
+    path,
+    async [Symbol.asyncDispose]() {
+      await rm(path, { recursive: true, force: true });
+      forgetFolder(path);
+    },
+  };
 }

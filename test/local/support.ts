@@ -20,8 +20,16 @@ export interface Started {
 
 /** Runs `starter.ts` as a process of its own, up to where its servers run. */
 export async function startStarter(folder: string): Promise<{ child: ChildProcess; started: Started }> {
-  const program = join(import.meta.dirname, "starter.ts");
-  const child = spawn(process.execPath, [program, folder], { stdio: ["ignore", "pipe", "inherit"] });
+  const { child, started } = await startProgram(join(import.meta.dirname, "starter.ts"), folder);
+  return { child, started: started as Started }; // as the program prints it
+}
+
+/** Runs a program as a process of its own, up to where it prints, in a line of JSON, what it started. */
+export async function startProgram(
+  program: string,
+  ...args: readonly string[]
+): Promise<{ child: ChildProcess; started: unknown }> {
+  const child = spawn(process.execPath, [program, ...args], { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
-  return { child, started: JSON.parse(line) as Started };
+  return { child, started: JSON.parse(line) };
 }
