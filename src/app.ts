@@ -87,6 +87,7 @@ import { httpListener } from "./server/http.ts";
 import { auditInterceptor } from "./server/interceptors/audit.ts";
 import { errorInterceptor } from "./server/interceptors/errors.ts";
 import { measurementInterceptor } from "./server/interceptors/measurement.ts";
+import { runningCalls } from "./server/interceptors/running.ts";
 import { validationInterceptor } from "./server/interceptors/validation.ts";
 import type { Listener } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
@@ -330,7 +331,10 @@ export async function start(config: Config, log: Logger): Promise<App> {
     serve(Health, healthService(status)),
     ...reflection([...services, Health.typeName]),
   ];
+  // Ends after the listeners, so that callers are told at once, and before all that handlers use.
+  const running = parts.use(runningCalls({ waitMs: config.server.drainMs, log }));
   const interceptors = [
+    running.interceptor,
     measurementInterceptor((rpc, elapsedMs, failed) => latency.record("requests", rpc, elapsedMs, failed)),
     auditInterceptor({ ended: (call) => audit.relay.ended(call) }),
     errorInterceptor({ translate: translateStoreError, log }),
@@ -361,7 +365,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
   void repositories.collections.refresh();
   log.info({ grpc: `${grpc.host}:${grpc.port}`, http: `${http.host}:${http.port}` }, "Serving");
 
-  const running = parts.move();
+  const open = parts.move();
   return {
     grpc,
     http,
@@ -369,7 +373,7 @@ export async function start(config: Config, log: Logger): Promise<App> {
       draining.abort();
       await Promise.all([jobs.drain(graceMs), grpc.drain(graceMs), http.drain(graceMs)]);
     },
-    [Symbol.asyncDispose]: () => running.disposeAsync(),
+    [Symbol.asyncDispose]: () => open.disposeAsync(),
   };
 }
 

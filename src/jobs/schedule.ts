@@ -29,6 +29,7 @@ export function schedule({ jobs, kind, spec, name, everyHours, mayBegin, failed 
   // Looked at more often than it is due, so that nothing is missed while no replica runs.
   const lookMs = Math.min(everyMs, hourMs);
   const nextMs = Math.min(lookMs, soonMs);
+  let isOver = false;
 
   /** Asks for it where that can be. Returns the wait before the next look. */
   const ask = async (): Promise<number> => {
@@ -38,13 +39,12 @@ export function schedule({ jobs, kind, spec, name, everyHours, mayBegin, failed 
       const requestId = `${name}/${everyHours}/${Math.floor(Date.now() / everyMs)}`;
       await jobs.create(kind, { jobId: randomUUIDv7(), spec, requestId });
     } catch (error) {
-      failed(error);
+      if (!isOver) failed(error);
     }
     return lookMs;
   };
 
   let timer: NodeJS.Timeout;
-  let isOver = false;
   const wait = (ms: number): void => {
     if (isOver) return;
     timer = setTimeout(() => void ask().then(wait), ms).unref();

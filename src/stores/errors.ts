@@ -4,6 +4,7 @@ import {
   MongoCompatibilityError,
   MongoError,
   MongoNetworkError,
+  MongoNotConnectedError,
   MongoOperationTimeoutError,
   MongoServerClosedError,
   MongoServerSelectionError,
@@ -94,6 +95,7 @@ function isMongodbAway(error: MongoError): boolean {
     error instanceof MongoTopologyClosedError ||
     error instanceof MongoServerClosedError ||
     error instanceof MongoClientClosedError ||
+    error instanceof MongoNotConnectedError ||
     // The driver keeps the classes of its pool to itself.
     ["MongoWaitQueueTimeoutError", "MongoPoolClosedError"].includes(error.name) ||
     error.hasErrorLabel("SystemOverloadedError")

@@ -8,6 +8,8 @@ export interface Wire extends AsyncDisposable {
   /** Breaks every connection and refuses new ones. */
   cut(): void;
   mend(): void;
+  /** Holds the answer to a request that has `text` in it until `release` is called. */
+  holdAnswerTo(text: string): { release(): void };
   /** Resolves when a connection was refused since the last cut. */
   refused(): Promise<void>;
 }
@@ -17,6 +19,7 @@ export async function cuttable(uri: string): Promise<Wire> {
   const target = new URL(uri);
   const sockets = new Set<Socket>();
   let refusal: PromiseWithResolvers<void> | undefined;
+  let held: { readonly text: string; readonly answers: Set<Socket> } | undefined;
   const server = createServer((near) => {
     if (refusal !== undefined) {
       refusal.resolve();
@@ -24,6 +27,11 @@ export async function cuttable(uri: string): Promise<Wire> {
       return;
     }
     const far = connect(Number(target.port), target.hostname);
+    near.on("data", (request: Buffer) => {
+      if (held === undefined || !request.includes(held.text)) return;
+      far.pause();
+      held.answers.add(far);
+    });
     for (const [one, other] of [
       [near, far],
       [far, near],
@@ -54,6 +62,16 @@ export async function cuttable(uri: string): Promise<Wire> {
     cut,
     mend() {
       refusal = undefined;
+    },
+    holdAnswerTo(text) {
+      const answers = new Set<Socket>();
+      held = { text, answers };
+      return {
+        release() {
+          held = undefined;
+          for (const answer of answers) answer.resume();
+        },
+      };
     },
     async refused() {
       await refusal?.promise;

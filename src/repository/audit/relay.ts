@@ -46,6 +46,7 @@ export function auditRelay(options: {
   let timer: NodeJS.Timeout | undefined;
   let tries = 0;
   let [ended, done] = [0, 0];
+  let isClosed = false;
 
   const move = async (calls: readonly EndedCall[]): Promise<void> => {
     const carriers = calls.flatMap(({ attempted }) => attempted);
@@ -102,12 +103,15 @@ export function auditRelay(options: {
   };
 
   function schedule(ms: number): void {
+    if (isClosed) return;
     timer ??= setTimeout(() => void begin(), ms);
     timer.unref();
   }
 
   return {
     ended(call) {
+      // The store is being closed. Its record is in the document, for the sweeper.
+      if (isClosed) return;
       ended++;
       if (waiting.length >= mostWaiting) {
         waiting.shift();
@@ -129,6 +133,7 @@ export function auditRelay(options: {
 
     async [Symbol.asyncDispose]() {
       await this.settled();
+      isClosed = true;
       clearTimeout(timer);
     },
   };
