@@ -1,21 +1,14 @@
-import { isUtf8 } from "node:buffer";
-
 import { type DescMessage, ScalarType } from "@bufbuild/protobuf";
-import type { ConnectError } from "@connectrpc/connect";
 
-import { fail } from "../errors.ts";
-import { asBuffer, BSON, bsonTypeName, documentEnd, nameEnd, valueEnd } from "./bson-reader.ts";
+import { asBuffer, BSON, documentEnd, nameEnd, valueEnd } from "./bson-reader.ts";
 import { etagOf } from "./stored-field.ts";
+import { writeAny, writeListValue, writeStruct } from "./transcoder-free-data.ts";
+import { copyText, guessBytes, misfit, numberAt, path, unreadable, writer } from "./transcoder-output.ts";
 import { DELIMITED, type FieldPlan, type MessagePlan, planOf, type ValuePlan } from "./transcoder-plan.ts";
-import { WireWriter } from "./wire-writer.ts";
 
 /** No document makes more bytes of a message than this for each of its own. A null in an array of a Struct makes four. */
 const growth = 5;
 
-/** What is written runs without a pause from its first byte to its last, so that one writer serves all. */
-const writer = new WireWriter();
-/** The nested fields that are being written, for what is said of a value that does not fit. */
-const path: string[] = [];
 /** The whole number that was read last, in halves of 32 bits. */
 let low = 0;
 let high = 0;
@@ -69,11 +62,6 @@ export function transcoderFor(message: DescMessage): Transcoder {
       return writer.close();
     },
   };
-}
-
-/** Names make most documents longer than their messages. A wrong guess costs a move of the bytes. */
-function guessBytes(documentBytes: number): number {
-  return documentBytes >> 1;
 }
 
 /** Writes what the document at `from` stores; returns where it ends. */
@@ -260,12 +248,6 @@ function writeText(source: Buffer, type: number, at: number, limit: number, valu
   return end;
 }
 
-/** Servers do not look whether text is UTF-8; a message that holds anything else cannot be read. */
-function copyText(source: Buffer, at: number, end: number, name: string): void {
-  if (!writer.copy(source, at, end) && !isUtf8(source.subarray(at, end)))
-    throw unreadable(name, "text that is not UTF-8");
-}
-
 /** Reads a whole number of any type that holds it exactly: a shell or another driver may have stored it otherwise. */
 function readInteger(source: Buffer, type: number, at: number, limit: number, value: ValuePlan): number {
   const end = valueEnd(source, type, at, limit);
@@ -332,15 +314,6 @@ function writeDouble(source: Buffer, type: number, at: number, limit: number, va
   return end;
 }
 
-/** The number at `at`; undefined where it is none, or none that a double holds exactly. */
-function numberAt(source: Buffer, type: number, at: number): number | undefined {
-  if (type === BSON.double) return source.readDoubleLE(at);
-  if (type === BSON.int32) return source.readInt32LE(at);
-  if (type !== BSON.long) return undefined;
-  const number = source.readInt32LE(at + 4) * 0x1_0000_0000 + source.readUInt32LE(at);
-  return Number.isSafeInteger(number) ? number : undefined;
-}
-
 function writeEnum(source: Buffer, type: number, at: number, limit: number, value: ValuePlan): number {
   const end = valueEnd(source, type, at, limit);
   if (type === BSON.string) {
@@ -381,112 +354,4 @@ function writeTimestamp(source: Buffer, type: number, at: number, limit: number,
   }
   writer.end(start, 0);
   return end;
-}
-
-/** Writes a document as a google.protobuf.Struct. */
-function writeStruct(source: Buffer, at: number, limit: number): void {
-  const end = documentEnd(source, at, limit);
-  for (let element = at + 4; element < end - 1;) {
-    const type = source[element] as number; // element is below the length
-    const keyAt = element + 1;
-    const keyEnd = nameEnd(source, keyAt, end);
-    element = valueEnd(source, type, keyEnd + 1, end - 1);
-    const guess = guessBytes(element - keyAt);
-    writer.byte(0x0a); // fields
-    const start = writer.begin(guess);
-    writer.byte(0x0a); // key
-    writer.varint(keyEnd - keyAt);
-    copyText(source, keyAt, keyEnd, "(a name)");
-    writer.byte(0x12); // value
-    const valueStart = writer.begin(guess);
-    writeAny(source, type, keyEnd + 1, element);
-    writer.end(valueStart, guess);
-    writer.end(start, guess);
-  }
-}
-
-/** Writes an array as a google.protobuf.ListValue. */
-function writeListValue(source: Buffer, at: number, limit: number): void {
-  const end = documentEnd(source, at, limit);
-  for (let element = at + 4; element < end - 1;) {
-    const type = source[element] as number; // element is below the length
-    const valueAt = nameEnd(source, element + 1, end) + 1;
-    element = valueEnd(source, type, valueAt, end - 1);
-    const guess = guessBytes(element - valueAt);
-    writer.byte(0x0a); // values
-    const start = writer.begin(guess);
-    writeAny(source, type, valueAt, element);
-    writer.end(start, guess);
-  }
-}
-
-/**
- * Writes any value as a google.protobuf.Value. What JSON has no type for is written as protobuf's JSON form has it: a long that
- * a double does not hold and a double that is not finite as text, a date as RFC 3339, binary as base64; an ObjectId as its
- * hexadecimal digits.
- */
-function writeAny(source: Buffer, type: number, at: number, end: number): void {
-  const number = numberAt(source, type, at);
-  if (number !== undefined && Number.isFinite(number)) {
-    writer.byte(0x11);
-    writer.double(number);
-    return;
-  }
-  switch (type) {
-    case BSON.null:
-      writer.byte(0x08);
-      writer.byte(0);
-      return;
-    case BSON.bool:
-      writer.byte(0x20);
-      writer.byte(source[at] === 0 ? 0 : 1);
-      return;
-    case BSON.string:
-      writer.byte(0x1a);
-      writer.varint(end - at - 5);
-      copyText(source, at + 4, end - 1, "(a value)");
-      return;
-    case BSON.document:
-    case BSON.array: {
-      const guess = guessBytes(end - at);
-      writer.byte(type === BSON.document ? 0x2a : 0x32);
-      const start = writer.begin(guess);
-      if (type === BSON.document) writeStruct(source, at, end);
-      else writeListValue(source, at, end);
-      writer.end(start, guess);
-      return;
-    }
-    default:
-      writer.byte(0x1a);
-      writer.ascii(textOf(source, type, at, end));
-  }
-}
-
-function textOf(source: Buffer, type: number, at: number, end: number): string {
-  switch (type) {
-    case BSON.double:
-      return String(source.readDoubleLE(at));
-    case BSON.long:
-      return source.readBigInt64LE(at).toString();
-    case BSON.date: {
-      const date = new Date(Number(source.readBigInt64LE(at)));
-      if (Number.isNaN(date.getTime())) throw unreadable(undefined, "a date that is out of range");
-      return date.toISOString();
-    }
-    case BSON.objectId:
-      return source.toString("hex", at, end);
-    case BSON.binary:
-      return source.toString("base64", at + 5, end);
-    default:
-      throw misfit(undefined, type, "value that JSON has");
-  }
-}
-
-function misfit(name: string | undefined, type: number, wanted: string): ConnectError {
-  return unreadable(name, `a ${bsonTypeName(type)} where a ${wanted} belongs`);
-}
-
-function unreadable(name: string | undefined, found: string): ConnectError {
-  const field = (name === undefined ? path : [...path, name]).join(".");
-  return fail("DOCUMENT_DAMAGED", `A stored document holds ${found}, in ${field}`, { metadata: { field } });
 }
