@@ -29,8 +29,8 @@ import {
 const keptDays = 90;
 
 /**
- * How long a statement of those who do the work is waited for at least, in milliseconds, finding a server included. It is tried
- * again while the lease lasts; a caller does not try again, and is given what its call has.
+ * How long a statement of those who do the work may take at least, in milliseconds. It is tried again while the lease lasts; a
+ * caller does not try again, and is given what its call has.
  */
 const statementMs = 5000;
 
@@ -140,9 +140,9 @@ export function jobStore(db: Db, { leaseMs, callMs }: { readonly leaseMs: number
   const jobs: Collection<StoredJob> = db.collection(jobsCollection, options);
   const events: Collection<StoredEvent & { _id: string; job_id: string }> = db.collection("job_events", options);
   const owner = `${hostname()}/${process.pid}/${crypto.randomUUID()}`;
-  // What a claim takes whose answer is not waited for is nobody's until the lease has run out.
-  const bounded = { timeoutMS: Math.max(statementMs, leaseMs / 2) };
-  const asked = { timeoutMS: callMs };
+  // What a claim takes whose answer does not come is nobody's until the lease has run out.
+  const bounded = { maxTimeMS: Math.max(statementMs, Math.ceil(leaseMs / 2)) };
+  const asked = { maxTimeMS: callMs };
   // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
   const now = { $toDate: { $toLong: "$$NOW" } };
   const leaseExpired = { $expr: { $lte: [{ $ifNull: ["$lease_expire_time", new Date(0)] }, now] } };
@@ -325,7 +325,7 @@ export function jobStore(db: Db, { leaseMs, callMs }: { readonly leaseMs: number
     /** The newest events and progress of jobs, in no order. */
     async heads(jobIds: readonly string[], signal: AbortSignal): Promise<Head[]> {
       const projection = { kind: 1, event: 1, progress: 1 };
-      const found = await jobs.find({ _id: { $in: jobIds } }, { projection, signal, timeoutMS: statementMs }).toArray();
+      const found = await jobs.find({ _id: { $in: jobIds } }, { projection, signal, maxTimeMS: statementMs }).toArray();
       return found.map(({ _id, kind, event, progress }) => ({ jobId: _id, kind, event: eventOf(event), progress }));
     },
 

@@ -63,7 +63,7 @@ export interface JobsOptions {
 export function openJobs({
   db,
   leaseMs,
-  callMs = callTime.timeoutMS,
+  callMs = callTime.maxTimeMS,
   concurrency,
   log,
   translate,

@@ -32,7 +32,7 @@ interface StoredLease {
   readonly expire_time: Date;
 }
 
-/** How long a statement is waited for at least, in milliseconds, finding a server included. */
+/** How long a statement may take at least, in milliseconds. */
 const statementMs = 5000;
 
 /** Opens the collection `leases` of `db`. Nothing is read or written yet. All times are the server's. */
@@ -42,8 +42,8 @@ export function leasesOf(db: Db, { leaseMs }: { readonly leaseMs: number }): Lea
     promoteLongs: true,
     promoteValues: true,
   });
-  // A right that is taken by a statement whose answer is not waited for is nobody's until it has run out.
-  const bounded = { timeoutMS: Math.max(statementMs, leaseMs / 2) };
+  // A right that is taken by a statement whose answer does not come is nobody's until it has run out.
+  const bounded = { maxTimeMS: Math.max(statementMs, Math.ceil(leaseMs / 2)) };
   const made = new Set<string>();
 
   /** No upsert may compare with the server's clock, so the lease is there before it is taken. */

@@ -21,6 +21,6 @@ export function cancellable(context: Pick<HandlerContext, "timeoutMs" | "signal"
 
 /**
  * Driver options of a statement that a caller waits for and that nobody tells its deadline: as long as a call has by itself.
- * What gives up earlier fails a call that had time left, and nobody repeats it.
+ * What gives up earlier fails a call that had time left, and nobody repeats it. The driver's own `timeoutMS` does nothing (7.9.0).
  */
-export const callTime = { timeoutMS: 30_000 } as const;
+export const callTime = { maxTimeMS: 30_000 } as const;

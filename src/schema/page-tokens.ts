@@ -88,7 +88,7 @@ async function storedSecret(system: Db): Promise<string> {
         { _id: "page_tokens" },
         { $setOnInsert: made },
         // A secret that a failover could take back would take tokens with it.
-        { upsert: true, returnDocument: "after", writeConcern: { w: "majority" }, maxTimeMS: callTime.timeoutMS },
+        { upsert: true, returnDocument: "after", writeConcern: { w: "majority" }, ...callTime },
       );
       if (stored !== null) return stored.secret;
     } catch (error) {

@@ -61,9 +61,6 @@ export interface DeadLetters {
   count(index: string): Promise<number>;
 }
 
-/** What one statement may take that is tried again, finding a server included. */
-const bounded = { timeoutMS: 5000 };
-
 export function deadLetters(system: Db, { alias }: { readonly alias: (name: string) => string }): DeadLetters {
   const letters = system.collection<DeadLetter>("search_dead_letters", {
     // The checkpoint moves past a document once it is here.
@@ -94,7 +91,7 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
         };
         return { updateOne: { filter: { _id: idOf(index, key) }, update: [{ $set: set }], upsert: true } };
       });
-      await letters.bulkWrite(operations, { ordered: false, ...bounded });
+      await letters.bulkWrite(operations, { ordered: false, ...callTime });
     },
 
     lookAgain(index) {
@@ -104,11 +101,11 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
     async clear(index, keys) {
       if (keys.length === 0 || mayHave.get(index) === false) return;
       if (!mayHave.has(index)) {
-        const found = await letters.findOne(of(index), { projection: { _id: 1 }, ...bounded });
+        const found = await letters.findOne(of(index), { projection: { _id: 1 }, ...callTime });
         mayHave.set(index, found !== null);
         if (found === null) return;
       }
-      await letters.deleteMany({ _id: { $in: keys.map((key) => idOf(index, key)) } }, bounded);
+      await letters.deleteMany({ _id: { $in: keys.map((key) => idOf(index, key)) } }, callTime);
     },
 
     async list({ index, withDiscarded, after, limit }) {
@@ -130,7 +127,7 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
 
     async among(index, keys) {
       const filter = { _id: { $in: keys.map((key) => idOf(index, key)) } };
-      const found = await letters.find(filter, { projection: { revision: 1 }, ...bounded }).toArray();
+      const found = await letters.find(filter, { projection: { revision: 1 }, ...callTime }).toArray();
       const start = idOf(index, "").length;
       return new Map(found.map(({ _id, revision }) => [_id.slice(start), revision]));
     },

@@ -91,9 +91,6 @@ export interface SyncStates {
 
 export const statesCollection = "search_sync";
 
-/** What one statement may take that is tried again, finding a server included. */
-const bounded = { timeoutMS: 5000 };
-
 export function syncStates(system: Db): SyncStates {
   const states = system.collection<SyncState>(statesCollection, {
     writeConcern: { w: "majority" },
@@ -102,7 +99,7 @@ export function syncStates(system: Db): SyncStates {
     promoteValues: true,
     promoteLongs: true,
   });
-  const after = { returnDocument: "after", ...bounded } as const;
+  const after = { returnDocument: "after", ...callTime } as const;
   return {
     async begin(alias, { fence, holder }) {
       const made = {
@@ -116,7 +113,7 @@ export function syncStates(system: Db): SyncStates {
         needs_sweep: true,
         resyncs: 0,
       } as const;
-      await states.updateOne({ _id: alias }, { $setOnInsert: { ...made, holder } }, { upsert: true, ...bounded });
+      await states.updateOne({ _id: alias }, { $setOnInsert: { ...made, holder } }, { upsert: true, ...callTime });
       const state = await states.findOneAndUpdate(
         { _id: alias, fence: { $lte: fence } },
         { $set: { fence, holder } },
@@ -159,22 +156,22 @@ export function syncStates(system: Db): SyncStates {
     },
 
     async noteBeside(alias) {
-      await states.updateOne({ _id: alias }, { $inc: { beside: 1 } }, bounded);
+      await states.updateOne({ _id: alias }, { $inc: { beside: 1 } }, callTime);
     },
 
     async besides(alias) {
-      return (await states.findOne({ _id: alias }, { projection: { beside: 1 }, ...bounded }))?.beside ?? 0;
+      return (await states.findOne({ _id: alias }, { projection: { beside: 1 }, ...callTime }))?.beside ?? 0;
     },
 
     async askToYield(alias, ms) {
-      await states.updateOne({ _id: alias }, [{ $set: { yield_until: { $add: ["$$NOW", ms] } } }], bounded);
+      await states.updateOne({ _id: alias }, [{ $set: { yield_until: { $add: ["$$NOW", ms] } } }], callTime);
     },
 
     async isToYield(alias) {
       // Through a number: one of the servers that speak this protocol holds $$NOW to be equal to every stored date.
       const now = { $toDate: { $toLong: "$$NOW" } };
       const isAsked = { $expr: { $gt: [{ $ifNull: ["$yield_until", new Date(0)] }, now] } };
-      return (await states.findOne({ _id: alias, ...isAsked }, { projection: { _id: 1 }, ...bounded })) !== null;
+      return (await states.findOne({ _id: alias, ...isAsked }, { projection: { _id: 1 }, ...callTime })) !== null;
     },
   };
 }
