@@ -37,7 +37,8 @@ export async function noteSwapped(
     phase: "following",
     index: place,
     uuid,
-    digest: ensured.digest,
+    // Of fields that it got only now, its copies know nothing.
+    digest: ensured.state === "extended" ? "" : ensured.digest,
     token,
     fill_after: undefined,
     filled: documents,
@@ -55,10 +56,13 @@ export interface Version {
 }
 
 /** What is kept of the version that was live. How far one is that the synchronisation did not keep is not known. */
-function previousOf({ index, uuid, token, phase }: SyncState, replaced: Version | undefined): SyncState["previous"] {
+function previousOf(
+  { index, uuid, token, phase, digest }: SyncState,
+  replaced: Version | undefined,
+): SyncState["previous"] {
   const isKept = index !== "" && (replaced === undefined || replaced.uuid === uuid);
   if (!isKept) return replaced;
-  return { index, uuid, ...(phase === "following" && token !== undefined && { token }) };
+  return { index, uuid, digest, ...(phase === "following" && token !== undefined && { token }) };
 }
 
 /** Fails with `SEARCH_NO_PREVIOUS_VERSION` where a rollback would. */

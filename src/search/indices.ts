@@ -3,7 +3,7 @@ import type { estypes } from "@elastic/elasticsearch";
 import { fail } from "../errors.ts";
 import { type SearchedMessage, searchMapping, type SearchMapping } from "../schema/search-mapping.ts";
 import type { SearchStore } from "../stores/search.ts";
-import { refusalOf, requestMs, statusOf } from "../stores/search/requests.ts";
+import { property, refusalOf, requestMs, statusOf } from "../stores/search/requests.ts";
 import { searchedMessages } from "./messages.ts";
 
 /** An index that holds the copies of a message's documents. */
@@ -45,6 +45,11 @@ export interface SearchIndices {
   ensure(name: string, signal: AbortSignal): Promise<EnsuredIndex>;
   /** Keeps with an index which age of its copies is the newest, so that it is known also where all else is lost. */
   setEpoch(ensured: EnsuredIndex, epoch: number, signal: AbortSignal): Promise<void>;
+  /**
+   * Adds to a version what its mapping lacks. Returns what stands for the fields that it has then, which is the digest of those that are
+   * declared now unless one of its fields is of another kind.
+   */
+  complete(name: string, index: string, signal: AbortSignal): Promise<string>;
   /** Makes the next version of an index, empty and behind these aliases only. Returns its name. */
   makeNext(name: string, signal: AbortSignal, aliases?: Readonly<Record<string, object>>): Promise<string>;
 }
@@ -99,18 +104,23 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
   /** Adds to a mapping what it lacks. */
   const extend = async (
     index: string,
-    { mapping, epoch }: { readonly mapping: SearchMapping; readonly epoch: number },
+    { mapping, state }: { readonly mapping: SearchMapping; readonly state: estypes.IndicesIndexState },
     signal: AbortSignal,
   ): Promise<"extended" | "outdated"> => {
-    const _meta = { ...mapping._meta, epoch };
+    const limits = { signal, requestTimeout: requestMs };
+    const _meta = { ...mapping._meta, epoch: epochOf(state) };
     try {
-      await client.indices.putMapping({ index, ...mapping, _meta }, { signal, requestTimeout: requestMs });
+      await client.indices.putMapping({ index, ...mapping, _meta }, limits);
       return "extended";
     } catch (error) {
-      // The kind of a field cannot be changed.
-      if (statusOf(error) === 400) return "outdated";
-      throw error;
+      if (statusOf(error) !== 400) throw error;
     }
+    // The kind of a field cannot be changed. But for want of another field no document is to be refused.
+    const properties = lacking(mapping.properties, state.mappings?.properties ?? {});
+    if (Object.keys(properties).length > 0) {
+      await client.indices.putMapping({ index, properties }, { ...limits, ignore: [400] });
+    }
+    return "outdated";
   };
 
   /** Makes the first version behind the alias; false where another replica was quicker. */
@@ -139,11 +149,11 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
       throw occupied(alias(name), index);
     }
     const { digest } = mapping._meta;
-    const epoch = Number(meta.epoch ?? 0);
-    const about = { name, alias: alias(name), index, uuid: state.settings?.index?.uuid ?? "", digest, epoch };
+    const uuid = state.settings?.index?.uuid ?? "";
+    const about = { name, alias: alias(name), index, uuid, digest, epoch: epochOf(state) };
     if (isMade) return { ...about, state: "made" };
     if (meta.digest === digest) return { ...about, state: "present" };
-    const done = await extend(index, { mapping, epoch }, signal);
+    const done = await extend(index, { mapping, state }, signal);
     return { ...about, state: done, ...(done === "outdated" && { digest: "" }) };
   };
 
@@ -173,6 +183,14 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
       await client.indices.putMapping({ index, _meta }, { signal, requestTimeout: requestMs });
     },
 
+    async complete(name, index, signal) {
+      const { mapping } = await definition(name, signal);
+      const { digest } = mapping._meta;
+      const state = (await client.indices.get({ index }, { signal, requestTimeout: requestMs }))[index] ?? {};
+      if (metaOf(state)?.digest === digest) return digest;
+      return (await extend(index, { mapping, state }, signal)) === "extended" ? digest : `outdated ${digest}`;
+    },
+
     async makeNext(name, signal, aliases = {}) {
       return create(name, { version: (await newest(name, signal)) + 1, aliases }, signal);
     },
@@ -195,6 +213,21 @@ function metaOf({
   mappings,
 }: estypes.IndicesIndexState): { message?: unknown; digest?: unknown; epoch?: unknown } | undefined {
   return mappings?._meta;
+}
+
+function epochOf(state: estypes.IndicesIndexState): number {
+  return Number(metaOf(state)?.epoch ?? 0);
+}
+
+/** What is wanted of fields, and of those inside them, and is not there. */
+function lacking(wanted: object, there: object): Record<string, estypes.MappingProperty> {
+  const lacks = Object.entries(wanted).flatMap(([name, field]: [string, object]): [string, object][] => {
+    const [inner, has] = [property(field, "properties"), property(there, name)];
+    if (has === undefined) return [[name, field]];
+    const properties = inner === undefined ? {} : lacking(inner as object, property(has, "properties") ?? {});
+    return Object.keys(properties).length === 0 ? [] : [[name, { ...field, properties }]];
+  });
+  return Object.fromEntries(lacks);
 }
 
 function occupied(alias: string, index: string) {

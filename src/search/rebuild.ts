@@ -140,7 +140,7 @@ class Rebuild {
     if (kept === undefined || kept.byteLength === 0) return undefined;
     const position = deserialize(kept, { promoteValues: true }) as Position; // this is what is kept
     if ((await this.#uuidOf(position.place)) !== position.uuid) return undefined;
-    if ((await this.#live()) !== position.place) return position;
+    if ((await this.#live()) !== position.place) return this.#completed(position);
     await this.#handOver(position);
     return "swapped";
   }
@@ -150,7 +150,8 @@ class Rebuild {
     const { indices } = this.#access;
     await this.#versions.removeLeft(this.#work.signal);
     const place = await indices.makeNext(this.#name, this.#work.signal, { [this.#versions.nextAlias]: {} });
-    return this.#kept({ place, uuid: await this.#uuidOf(place), filled: 0, is_filled: false, is_compared: false });
+    const uuid = await this.#uuidOf(place);
+    return this.#completed({ place, uuid, filled: 0, is_filled: false, is_compared: false });
   }
 
   /** The version that was live before, to be followed from where it was left. */
@@ -160,12 +161,13 @@ class Rebuild {
       throw noPrevious(this.#name);
     }
     await this.#versions.removeLeft(this.#work.signal);
-    const { index: place, uuid, token } = previous;
+    const { index: place, uuid, token, digest } = previous;
     const added = { index: place, alias: this.#versions.nextAlias };
     await this.#versions.changeAliases([{ add: added }], this.#work.signal);
     // It was equal to its collection then, and only lacks the changes since.
     const position = { place, uuid, filled: 0, is_filled: true, is_compared: true };
-    return this.#kept({ ...position, ...(token !== undefined && { token }) });
+    const known = { ...(token !== undefined && { token }), ...(digest !== undefined && { digest }) };
+    return this.#completed({ ...position, ...known });
   }
 
   async run(position: Position): Promise<void> {
@@ -238,6 +240,14 @@ class Rebuild {
   #whileStopped(run: (right: HeldRight) => Promise<void>): Promise<void> {
     const { states } = this.#access;
     return whileStopped(this.#alias, { states, leases: this.#leases, signal: this.#work.signal }, run);
+  }
+
+  /** Gives a version the fields that are declared now. Where its copies know nothing of some of them, all is read anew. */
+  async #completed(position: Position): Promise<Position> {
+    const { place, uuid } = position;
+    const digest = await this.#access.indices.complete(this.#name, place, this.#work.signal);
+    if (position.digest === digest) return this.#kept(position);
+    return this.#kept({ place, uuid, digest, filled: 0, is_filled: false, is_compared: false });
   }
 
   #live(): Promise<string | undefined> {

@@ -17,6 +17,8 @@ export interface Position {
   /** The version that is written, and the server's own name of it. */
   readonly place: string;
   readonly uuid: string;
+  /** What stands for the fields that its copies know of. */
+  readonly digest?: string;
   /** All changes up to this resume token are in it; absent until one is known. */
   token?: Document;
   /** `_id` of the last document that was read. */

@@ -4,10 +4,11 @@ import type { Document } from "bson";
 import { expect, test } from "vitest";
 
 import { fail, reasonOf } from "../../src/errors.ts";
-import { keyField, removedField } from "../../src/schema/search-mapping.ts";
+import { digestField, keyField, removedField } from "../../src/schema/search-mapping.ts";
 import { searchIndices } from "../../src/search/indices.ts";
 import { type RebuildProgress, type RebuildWork, rebuildIndex, rollBackIndex } from "../../src/search/rebuild.ts";
 import { syncAccess } from "../../src/search/sync/access.ts";
+import { statesCollection } from "../../src/search/sync/state.ts";
 import { openSearch } from "../../src/stores/search.ts";
 import { cuttable } from "../jobs/proxy.ts";
 import { onEveryServer } from "../support/search-servers.ts";
@@ -57,6 +58,27 @@ async function users(bed: SyncBed, count: number): Promise<string[]> {
   await bed.domain.collection("users").createIndex({ user_id: 1 }, { unique: true });
   await bed.domain.collection("users").insertMany(documents);
   return documents.map(({ user_id: id }) => String(id));
+}
+
+/** Makes the version that a rollback brings back one that an earlier release made, which did not declare a field yet. */
+async function withoutField({ search: { client }, access, indices, system }: SyncBed, field: string): Promise<void> {
+  const alias = indices.alias("users");
+  const { previous } = (await access.states.find(alias)) ?? {};
+  const index = previous?.index ?? "";
+  const { mappings } = (await client.indices.get({ index }))[index] ?? {};
+  const { [field]: _, ...properties } = mappings?.properties ?? {};
+  const _meta = { ...mappings?._meta, digest: "of an earlier release" };
+  const { hits } = await client.search<Record<string, unknown>>({ index, size: 10_000, version: true });
+  await client.indices.delete({ index });
+  await client.indices.create({ index, mappings: { ...mappings, _meta, properties } });
+  const operations = hits.hits.flatMap(({ _id: id, _version: version, _source }) => {
+    const { [field]: __, [digestField]: ___, ...source } = _source ?? {};
+    return [{ index: { _id: id, version, version_type: "external" as const } }, source];
+  });
+  await client.bulk({ index, operations, refresh: true });
+  const uuid = (await client.indices.get({ index }))[index]?.settings?.index?.uuid ?? "";
+  const earlier = { "previous.uuid": uuid, "previous.digest": "of an earlier release" };
+  await system.collection<{ _id: string }>(statesCollection).updateOne({ _id: alias }, { $set: earlier });
 }
 
 onEveryServer((uri) => {
@@ -241,6 +263,30 @@ onEveryServer((uri) => {
     );
     expect(reasonOf(failed)).toMatchObject({ reason: "SEARCH_COPY_INCOMPLETE", metadata: { refused_count: "1" } });
     expect(await liveVersions(bed)).toEqual(["-v2"]);
+    await bed.settled("users");
+  });
+
+  test("a version from before fields were added gets them, and all that they hold, before it comes back", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    const [named = "", later = "", gone = ""] = await users(bed, 30);
+    await change(bed.domain, "users", { user_id: named }, { created_by: "unchanged" });
+    bed.start();
+    await bed.settled("users");
+    const options = { access: bed.access, leaseMs };
+    await rebuildIndex("users", options, work());
+    await withoutField(bed, "created_by");
+    await change(bed.domain, "users", { user_id: later }, { created_by: "changed" });
+    await bed.domain.collection("users").deleteOne({ user_id: gone });
+    await bed.settled("users");
+    const broken = new AbortController();
+    const first = work({ signal: broken.signal, progress: () => broken.abort(new Error("The process is gone")) });
+    await expect(rollBackIndex("users", options, first)).rejects.toThrow("The process is gone");
+    await rollBackIndex("users", options, work({ kept: first.last() }));
+    expect(await liveVersions(bed)).toEqual(["-v1"]);
+    // At once, before anything else is brought.
+    expect(await bed.differences("users")).toEqual([]);
+    const state = await bed.access.states.find(bed.indices.alias("users"));
+    expect(state).toMatchObject({ resyncs: 1, phase: "following" });
     await bed.settled("users");
   });
 

@@ -56,8 +56,16 @@ export interface SyncState {
   readonly resyncs: number;
   /** An operator's wish to fill it anew, which the next look grants. */
   readonly resync_wanted?: boolean;
-  /** The version that a rebuild has replaced, kept for a rollback; and up to where it has the changes, where that is known. */
-  readonly previous?: { readonly index: string; readonly uuid: string; readonly token?: Document };
+  /**
+   * The version that a rebuild has replaced, kept for a rollback; and where that is known, up to where it has the changes, and the fields
+   * that it has.
+   */
+  readonly previous?: {
+    readonly index: string;
+    readonly uuid: string;
+    readonly token?: Document;
+    readonly digest?: string;
+  };
   /** Until then, by MongoDB's clock, whoever keeps the index stops and lets another have it. */
   readonly yield_until?: Date;
   /** How often documents were read whose copies were written beside whoever keeps the index; see `WriterOptions`. */

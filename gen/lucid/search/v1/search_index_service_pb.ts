@@ -1915,8 +1915,9 @@ export const SearchIndexService: GenService<{
   },
   /**
    * Stores a job that puts the version that the last rebuild has replaced in its place again; returns at once. It takes the changes
-   * since then first, which it follows from where it was left: so this is quick, and no search finds an old state. What is replaced
-   * is kept in turn. Needs `confirm_index`. Idempotent when `request_id` is set. Fails as RebuildIndex does, and with
+   * since then first, which it follows from where it was left: so this is quick, and no search finds an old state. Where MongoDB no
+   * longer has them, or the version lacks fields that the service declares by now, it gets those and is filled anew, which takes as
+   * long as a rebuild. What is replaced is kept in turn. Needs `confirm_index`. Idempotent when `request_id` is set. Fails as RebuildIndex does, and with
    * `FAILED_PRECONDITION`: `CONFIRMATION_MISMATCH`, `SEARCH_NO_PREVIOUS_VERSION`.
    *
    * @generated from rpc lucid.search.v1.SearchIndexService.RollbackIndex
