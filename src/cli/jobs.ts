@@ -1,11 +1,10 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
 import type { Command } from "commander";
 
 import { JobState } from "../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { Failure, mayPass, tell } from "./failure.ts";
 import { type Screen, screenFor } from "./job-screen.ts";
 import { finalStates, type JobView } from "./job-view.ts";
+import { reconnection } from "./reconnection.ts";
 import type { Session } from "./session.ts";
 import { readNumber, readSpan, span } from "./units.ts";
 
@@ -71,17 +70,15 @@ async function* resumed<E>(
   { after, giveUpMs, screen }: { readonly after: bigint; readonly giveUpMs: number; readonly screen: Screen },
 ): AsyncGenerator<E> {
   let last = after;
-  let lostAt: number | undefined;
-  let waitMs = 0;
+  const tries = reconnection();
   let hasHeard = isBegun;
   for (;;) {
     let why = "the watch ended early";
     try {
       for await (const event of watch(last)) {
         hasHeard = true;
-        if (lostAt !== undefined) screen.back();
-        lostAt = undefined;
-        waitMs = 0;
+        if (tries.failures > 0) screen.back();
+        tries.heard();
         const { sequence, state } = view(event);
         last = sequence;
         yield event;
@@ -93,16 +90,14 @@ async function* resumed<E>(
       why = tell(error, session.options.address).message;
     }
     session.signal.throwIfAborted();
-    if (lostAt === undefined) screen.lost(why);
-    lostAt ??= performance.now();
-    if (performance.now() - lostAt > giveUpMs) {
+    if (tries.failures === 0) screen.lost(why);
+    if (tries.lostMs > giveUpMs) {
       throw new Failure(
         "failure",
         `The service could not be reached again for ${span(giveUpMs)}; what became of the ${noun} is not known`,
         `Go on with \`${path} watch ${id} --after ${last}\`.`,
       );
     }
-    waitMs = Math.min(5000, Math.max(100, waitMs * 2));
-    await sleep(waitMs, undefined, { signal: session.signal });
+    await tries.wait(session.signal);
   }
 }

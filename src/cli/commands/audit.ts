@@ -1,5 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { type Command, InvalidArgumentError } from "commander";
 
@@ -21,6 +19,7 @@ import { Failure, mayPass } from "../failure.ts";
 import { showList, withLimit } from "../lists.ts";
 import { liveLines } from "../live.ts";
 import type { Column } from "../output.ts";
+import { mostTries, reconnection } from "../reconnection.ts";
 import type { Session } from "../session.ts";
 import { safe } from "../text.ts";
 import { count, counted, nameOf, nothing, readMoment, readNumber, time } from "../units.ts";
@@ -168,17 +167,18 @@ async function* verifications(
   verified: () => bigint,
   expected: Head | undefined,
 ): AsyncGenerator<VerifyAuditLogResponse> {
-  for (let failures = 0; ; failures++) {
+  const tries = reconnection();
+  for (;;) {
     try {
       const request = { afterSequence: verified(), ...(expected && { expected }) };
       for await (const response of session.client(AuditLogService).verifyAuditLog(request, session.stream())) {
-        failures = 0;
+        tries.heard();
         yield response;
       }
       return;
     } catch (error) {
-      if (session.signal.aborted || verified() === 0n || failures >= 10 || !mayPass(error)) throw error;
-      await sleep(1000, undefined, { signal: session.signal });
+      if (session.signal.aborted || verified() === 0n || tries.failures >= mostTries || !mayPass(error)) throw error;
+      await tries.wait(session.signal);
     }
   }
 }

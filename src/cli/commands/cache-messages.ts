@@ -1,5 +1,3 @@
-import { setTimeout as pause } from "node:timers/promises";
-
 import { type Command, Option } from "commander";
 
 import {
@@ -13,6 +11,7 @@ import {
 import { withExamples } from "../examples.ts";
 import { mayPass } from "../failure.ts";
 import { readBytes } from "../input.ts";
+import { reconnection } from "../reconnection.ts";
 import type { Session } from "../session.ts";
 import { safe } from "../text.ts";
 import { count, counted, many, nameOf, readNumber, readSpan } from "../units.ts";
@@ -51,22 +50,23 @@ export function defineMessages(cache: Command, session: Session): void {
           const request = { channels: [...channels], patterns: [...pattern] };
           let shown = 0;
           let hasHeard = false;
-          for (let waitMs = 100; ; waitMs = Math.min(5000, waitMs * 2)) {
+          const tries = reconnection();
+          for (;;) {
             try {
               for await (const event of client().subscribe(request, { signal })) {
                 hasHeard = true;
-                waitMs = 100;
+                tries.heard();
                 await showEvent(session, event);
                 if (event.type === SubscriptionEventType.MESSAGE && ++shown >= most) return;
               }
             } catch (error) {
               if (isOver()) return;
               if (signal.aborted || !hasHeard || !mayPass(error)) throw error;
-              if (waitMs === 100) {
+              if (tries.failures === 0) {
                 session.output.note("The connection broke; what is sent until it is there again is lost.");
               }
             }
-            await pause(waitMs, undefined, { signal }).catch(() => session.signal.throwIfAborted());
+            await tries.wait(signal).catch(() => session.signal.throwIfAborted());
             if (isOver()) return;
           }
         },

@@ -1,5 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
 import { fromJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 
@@ -16,6 +14,7 @@ import { Failure, mayPass } from "../failure.ts";
 import { readJson } from "../input.ts";
 import { withLimit } from "../lists.ts";
 import { type Column, jsonOf, type Output } from "../output.ts";
+import { mostTries, reconnection } from "../reconnection.ts";
 import type { Session } from "../session.ts";
 import { safe } from "../text.ts";
 import { count, many } from "../units.ts";
@@ -132,18 +131,19 @@ async function exportAll(
 ): Promise<void> {
   const client = session.client(SearchService);
   let cursor = "";
-  for (let failures = 0; ; failures++) {
+  const tries = reconnection();
+  for (;;) {
     try {
       for await (const response of client.exportHits({ ...request, cursor }, session.stream())) {
         for (const hit of response.hits) await session.output.message(SearchHitSchema, hit);
         cursor = response.cursor;
-        failures = 0;
+        tries.heard();
       }
       return;
     } catch (error) {
-      if (session.signal.aborted || cursor === "" || failures >= 10 || !mayPass(error)) throw error;
-      if (failures === 0) session.output.note("The connection broke; going on behind what is written.");
-      await sleep(1000, undefined, { signal: session.signal });
+      if (session.signal.aborted || cursor === "" || tries.failures >= mostTries || !mayPass(error)) throw error;
+      if (tries.failures === 0) session.output.note("The connection broke; going on behind what is written.");
+      await tries.wait(session.signal);
     }
   }
 }

@@ -1,5 +1,3 @@
-import { setTimeout as pause } from "node:timers/promises";
-
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { type Command, Option } from "commander";
 
@@ -28,6 +26,7 @@ import { WatchEventType, WatchEventTypeSchema } from "../../../gen/lucid/reposit
 import { enumOption } from "../choices.ts";
 import { withExamples } from "../examples.ts";
 import { infoOf, mayPass } from "../failure.ts";
+import { reconnection } from "../reconnection.ts";
 import type { Session } from "../session.ts";
 import { pad, safe } from "../text.ts";
 import { nameOf, readNumber, readSpan } from "../units.ts";
@@ -179,11 +178,12 @@ async function follow<D extends DescMessage>(
   let token = resume;
   let shown = 0;
   let hasHeard = false;
-  for (let waitMs = 100; ; waitMs = Math.min(5000, waitMs * 2)) {
+  const tries = reconnection();
+  for (;;) {
     try {
       for await (const event of open(token, signal)) {
         hasHeard = true;
-        waitMs = 100;
+        tries.heard();
         if (event.resumeToken !== "") {
           token = event.resumeToken;
           session.leaves = `Go on with --resume ${token}`;
@@ -205,9 +205,9 @@ async function follow<D extends DescMessage>(
       }
       // A watch that was too slow is told where to go on, which may be further than what has arrived.
       token = infoOf(error)?.metadata["resume_token"] ?? token;
-      if (waitMs === 100) output.note("The watch was cut off; trying to go on …");
+      if (tries.failures === 0) output.note("The watch was cut off; trying to go on …");
     }
-    await pause(waitMs, undefined, { signal }).catch(() => session.signal.throwIfAborted());
+    await tries.wait(signal).catch(() => session.signal.throwIfAborted());
     if (isOver()) return;
   }
 }
