@@ -14,6 +14,7 @@ import {
 } from "../../../gen/lucid/backup/v1/manifest_pb.ts";
 import { fail } from "../../errors.ts";
 import { type Directory, type Entry, isSame, type Name } from "../../stores/volumes/directory.ts";
+import { ofVolume } from "../../stores/volumes/failures.ts";
 import { type ReadFile, readFileOf } from "../../stores/volumes/file-reader.ts";
 import { allOf } from "../../stores/volumes/groups.ts";
 import { isOwn, type OpenVolume, type Volumes } from "../../stores/volumes/volumes.ts";
@@ -47,7 +48,7 @@ export function volumeSource(options: {
         for (const name of names.toSorted()) {
           const volume = stack.use(await volumes.open(name));
           if (left !== undefined && isSame(volume.top.stat, left)) throw holdsRepository(name);
-          await plan(volume, work, left);
+          await named(name, plan(volume, work, left));
           opened.push(volume);
         }
         return new VolumesRun(opened, { sink, work, left }, stack);
@@ -57,6 +58,15 @@ export function volumeSource(options: {
       }
     },
   };
+}
+
+/** What reading a volume comes to; an error of its file system names it. */
+async function named<T>(name: string, reading: Promise<T>): Promise<T> {
+  try {
+    return await reading;
+  } catch (error) {
+    throw ofVolume(name, error);
+  }
 }
 
 /** Counts what there is before it is read: what progress is told by. */
@@ -92,7 +102,9 @@ class VolumesRun implements SourceRun {
   }
 
   async read(): Promise<void> {
-    for (const volume of this.#volumes) this.#units.push(await new VolumeRead(volume, this.#options).run());
+    for (const volume of this.#volumes) {
+      this.#units.push(await named(volume.name, new VolumeRead(volume, this.#options).run()));
+    }
   }
 
   /** Files have no common point in time. */

@@ -32,23 +32,32 @@ const tooManyOpen = new Set(["EMFILE", "ENFILE"]);
 const socketCalls = new Set(["connect", "listen", "bind", "accept", "read", "write", "getaddrinfo", "spawn", "kill"]);
 const ofFilesOnly = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE"]);
 
-/** What a caller is told of an error of the file system; undefined where it is none of those that one can act on. */
-export function fileFailure(error: Error): unknown {
+/**
+ * What a caller is told of an error of the file system, with the volume where it is known; undefined where it is none of those that one
+ * can act on.
+ */
+export function fileFailure(error: Error, volume?: string): unknown {
   if (!("syscall" in error) || !("code" in error) || typeof error.code !== "string") return undefined;
-  const options = { metadata: { file_error: error.code }, cause: error };
+  const metadata = { file_error: error.code, ...(volume !== undefined && { volume }) };
+  // The paths in the cause are those of this process's own open files, and of no use to anybody.
+  const tell = (reason: Reason, message: string) =>
+    fail(reason, volume === undefined ? message : `The volume ${volume}: ${message}`, { metadata, cause: error });
   if ("path" in error && String(error.path).startsWith(openFiles)) {
     if (changed.has(error.code)) {
-      return fail("VOLUME_CHANGED", "Something in the volume was changed meanwhile", options);
+      return tell("VOLUME_CHANGED", "Something in the volume was changed meanwhile");
     }
     if (tooManyOpen.has(error.code)) {
-      return fail("VOLUME_STORAGE_UNAVAILABLE", "There are too many files open", options);
+      return tell("VOLUME_STORAGE_UNAVAILABLE", "There are too many files open");
     }
   }
   const told = reasons[error.code];
   if (told === undefined || (socketCalls.has(String(error.syscall)) && !ofFilesOnly.has(error.code))) return undefined;
-  const [reason, message] = told;
-  // The paths in it are those of this process's own open files, and of no use to anybody.
-  return fail(reason, message, options);
+  return tell(...told);
+}
+
+/** An error of work on a volume, which is named where it is one of the file system: a job may work on several. */
+export function ofVolume(name: string, error: unknown): unknown {
+  return error instanceof Error ? (fileFailure(error, name) ?? error) : error;
 }
 
 /** Whether an error is one of the file system with one of these codes. */

@@ -5,8 +5,9 @@ import { create, fromJsonString, type MessageInitShape, toJsonString } from "@bu
 import { type StoredVolume, StoredVolumeSchema, VolumeSchema } from "../../../gen/lucid/admin/v1/volume_pb.ts";
 import { fail, isReason } from "../../errors.ts";
 import { Directory, isSame, type Name } from "./directory.ts";
-import { fileFailure, hasFileCode, isChangedMeanwhile } from "./failures.ts";
+import { fileFailure, hasFileCode, isChangedMeanwhile, ofVolume } from "./failures.ts";
 import { readOwnFile, removeOwnFile, writeOwnFile } from "./own-files.ts";
+import { patience } from "./patience.ts";
 import { removeTree } from "./remove-tree.ts";
 
 /** Where the service keeps what it knows of a volume, in the volume. */
@@ -78,6 +79,7 @@ export function isOwn(name: Name): boolean {
 
 /** The volumes below `dir`, which need not be there yet. Every call fails with `VOLUMES_NOT_CONFIGURED` where it is empty. */
 export function openVolumes({ dir }: { readonly dir: string }): Volumes {
+  const answered = patience();
   const openRoot = async (): Promise<Directory> => {
     if (dir === "") {
       throw fail("VOLUMES_NOT_CONFIGURED", "This service has no volumes; LUCID_VOLUME_DIR names the folder for them");
@@ -97,7 +99,7 @@ export function openVolumes({ dir }: { readonly dir: string }): Volumes {
       for await (const some of root.names()) {
         for (const name of some) {
           const text = name.toString("latin1");
-          if (volumeName.test(text) && (await isVolume(root, name))) names.push(text);
+          if (volumeName.test(text) && (await mayBeVolume(answered(text, () => hasOwn(root, name))))) names.push(text);
         }
       }
       return names.toSorted();
@@ -106,13 +108,15 @@ export function openVolumes({ dir }: { readonly dir: string }): Volumes {
     async open(name) {
       if (!volumeName.test(name)) throw volumeNotFound(name);
       await using root = await openRoot();
-      await using stack = new AsyncDisposableStack();
-      const top = stack.use(await openVolumeDirectory(root, name));
-      const own = stack.use(await openOwn(top, name));
-      const found = await readDescription(own, name);
-      if (found === undefined) throw volumeNotFound(name);
-      const kept = stack.move();
-      return { name, top, own, ...found, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+      try {
+        return await answered(
+          name,
+          () => openIn(root, name),
+          (volume) => void volume[Symbol.asyncDispose](),
+        );
+      } catch (error) {
+        throw ofVolume(name, error);
+      }
     },
 
     async create({ name, stored, adopt }) {
@@ -235,15 +239,30 @@ async function giveBack(root: Directory, taken: Name, name: string): Promise<voi
  * Also true of one whose description is damaged, or that cannot be looked at, such as a mount whose server is away: it is to be seen
  * that it is, and it must hide no other.
  */
-async function isVolume(root: Directory, name: Name): Promise<boolean> {
+async function mayBeVolume(look: Promise<boolean>): Promise<boolean> {
   try {
-    await using top = await root.open(name, { mounted: true });
-    return (await top.find(ownName)) !== undefined;
+    return await look;
   } catch (error) {
     if (hasFileCode(error, "ENOENT", "ENOTDIR", "ELOOP")) return false;
+    if (isReason(error, "VOLUME_STORAGE_UNAVAILABLE")) return true;
     if (error instanceof Error && fileFailure(error) !== undefined) return true;
     throw error;
   }
+}
+
+async function hasOwn(root: Directory, name: Name): Promise<boolean> {
+  await using top = await root.open(name, { mounted: true });
+  return (await top.find(ownName)) !== undefined;
+}
+
+async function openIn(root: Directory, name: string): Promise<OpenVolume> {
+  await using stack = new AsyncDisposableStack();
+  const top = stack.use(await openVolumeDirectory(root, name));
+  const own = stack.use(await openOwn(top, name));
+  const found = await readDescription(own, name);
+  if (found === undefined) throw volumeNotFound(name);
+  const kept = stack.move();
+  return { name, top, own, ...found, [Symbol.asyncDispose]: () => kept.disposeAsync() };
 }
 
 async function openVolumeDirectory(root: Directory, name: string): Promise<Directory> {
