@@ -22,6 +22,31 @@ function matching(name: string, pattern: RegExp, form: string, fallback: string,
   return { name, form, fallback, meaning, parse };
 }
 
+/** Says nothing of what was given: it may hold a password. */
+function uri(name: string, schemes: readonly string[], fallback: string, meaning: string): Setting<string> {
+  const known = schemes.map((scheme) => `${scheme}://`);
+  const parse = (value: string): string => {
+    const scheme = known.find((start) => value.startsWith(start));
+    if (scheme === undefined) throw new Error(`must begin with ${known.join(" or ")}`);
+    // Several hosts are no URL. What comes behind them is the driver's.
+    if (!/^[^/?#\s]/.test(value.slice(scheme.length))) throw new Error("must name a host");
+    if (!value.startsWith("mongodb") && !URL.canParse(value)) throw new Error("must be a URL");
+    return value;
+  };
+  return { name, form: known.map((start) => `\`${start}\``).join(", "), fallback, meaning, parse };
+}
+
+function database(name: string, fallback: string, meaning: string): Setting<string> {
+  const parse = (value: string): string => {
+    if (/[/\\. "$*<>:|?\0]/.test(value) || Buffer.byteLength(value) > 63) {
+      throw new Error('must be a name of at most 63 bytes without spaces and /\\."$*<>:|?');
+    }
+    if (["admin", "config", "local"].includes(value)) throw new Error("must be no database of the server's own");
+    return value;
+  };
+  return { name, form: "name of a database", fallback, meaning, parse };
+}
+
 function oneOf<const V extends string>(name: string, values: readonly V[], fallback: V, meaning: string): Setting<V> {
   return {
     name,
@@ -104,21 +129,27 @@ export const settings = {
     ),
   },
   mongodb: {
-    uri: text("LUCID_MONGODB_URI", "mongodb://127.0.0.1:27017", "Connection string of MongoDB. Secret."),
-    database: text("LUCID_MONGODB_DATABASE", "lucid", "Database of the domain's collections."),
-    systemDatabase: text(
+    uri: uri(
+      "LUCID_MONGODB_URI",
+      ["mongodb", "mongodb+srv"],
+      "mongodb://127.0.0.1:27017",
+      "Connection string of MongoDB. Secret.",
+    ),
+    database: database("LUCID_MONGODB_DATABASE", "lucid", "Database of the domain's collections."),
+    systemDatabase: database(
       "LUCID_MONGODB_SYSTEM_DATABASE",
       "lucid_system",
       "Database of what the service keeps for itself: jobs and their events, the audit log. Never backed up or restored.",
     ),
   },
   redis: {
-    uri: text("LUCID_REDIS_URI", "redis://127.0.0.1:6379", "Redis: `redis://`, or `rediss://` for TLS. Secret."),
+    uri: uri("LUCID_REDIS_URI", ["redis", "rediss"], "redis://127.0.0.1:6379", "Redis; `rediss` is TLS. Secret."),
     mode: oneOf("LUCID_REDIS_MODE", ["single", "cluster"], "single", "Whether LUCID_REDIS_URI names a cluster's node."),
   },
   search: {
-    uri: text(
+    uri: uri(
       "LUCID_SEARCH_URI",
+      ["http", "https"],
       "http://127.0.0.1:9200",
       "Elasticsearch or OpenSearch, with user and password where needed. Secret.",
     ),
@@ -249,16 +280,21 @@ type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer V> ? V : 
 /** The settings of one process. */
 export type Config = Values<typeof settings>;
 
+/** What keeps the service from starting and the operator can put right: a sentence says it all, without a stack. */
+export class BadSettings extends Error {
+  override readonly name = "BadSettings";
+}
+
 /**
  * Reads the settings from `env`. A setting `NAME` may come from a file named by `NAME_FILE` instead, so that secrets need not
- * stand in the environment. Throws one Error that names everything that is wrong.
+ * stand in the environment. Throws one `BadSettings` that names everything that is wrong.
  */
 export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
   const wrong: string[] = [];
   const valueOf = (setting: Setting<unknown>): unknown => {
     try {
       const file = setting.name.endsWith("_FILE") ? undefined : env[`${setting.name}_FILE`];
-      const given = file === undefined ? env[setting.name] : readFileSync(file, "utf8").trimEnd();
+      const given = file === undefined ? env[setting.name] : textOf(file);
       return setting.parse(given === undefined || given === "" ? setting.fallback : given);
     } catch (error) {
       wrong.push(`${setting.name} ${error instanceof Error ? error.message : String(error)}`);
@@ -275,6 +311,10 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     const { keyFile, oldKeyFile } = settings.backup;
     wrong.push(`${oldKeyFile.name} needs ${keyFile.name}, which takes its place`);
   }
+  if (wrong.length === 0 && config.mongodb.database.toLowerCase() === config.mongodb.systemDatabase.toLowerCase()) {
+    const { database: ofDomain, systemDatabase } = settings.mongodb;
+    wrong.push(`${systemDatabase.name} must be another database than ${ofDomain.name}: backups leave it out`);
+  }
   if (wrong.length === 0 && config.server.exposure === "loopback") {
     for (const { host, name } of [
       { host: config.grpc.host, name: settings.grpc.host.name },
@@ -284,8 +324,17 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
         wrong.push(`${name} is not a loopback address; set LUCID_EXPOSURE=open to serve unauthenticated callers`);
     }
   }
-  if (wrong.length > 0) throw new Error(`Bad settings: ${wrong.join("; ")}`);
+  if (wrong.length > 0) throw new BadSettings(`Bad settings: ${wrong.join("; ")}`);
   return config;
+}
+
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, "utf8").trimEnd();
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new Error(`cannot be read from its file: ${why}`, { cause: error });
+  }
 }
 
 /** Names in `env` that look like settings and are none: likely misspelt. Not an error, since container platforms add names. */

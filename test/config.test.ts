@@ -1,10 +1,14 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 
 import { expect, test } from "vitest";
 
-import { readConfig, unknownSettings } from "../src/config.ts";
+import { BadSettings, readConfig, unknownSettings } from "../src/config.ts";
 
 test("every setting has a default that is allowed", () => {
   const config = readConfig({});
@@ -17,6 +21,50 @@ test("one start shows every mistake", () => {
   const read = () => readConfig(env);
   for (const name of Object.keys(env)) expect(read).toThrow(name);
 });
+
+test.for([
+  ["LUCID_MONGODB_URI", "localhost:27017"],
+  ["LUCID_MONGODB_URI", "mongodb:///secret"],
+  ["LUCID_MONGODB_DATABASE", "two words"],
+  ["LUCID_MONGODB_DATABASE", "admin"],
+  ["LUCID_MONGODB_SYSTEM_DATABASE", "LUCID"], // which the server takes for the domain's
+  ["LUCID_REDIS_URI", "secret@localhost:6379"],
+  ["LUCID_REDIS_URI", "http://localhost:6379"],
+  ["LUCID_SEARCH_URI", "localhost:9200"],
+  ["LUCID_SEARCH_URI", "http://user:secret@[::1"],
+] as const)("%s is not %s", ([name, value]) => {
+  const read = () => readConfig({ [name]: value });
+  expect(read).toThrow(BadSettings);
+  expect(read).toThrow(name);
+  expect(read).not.toThrow("secret");
+});
+
+test("the process says in one line what keeps it from starting", async () => {
+  const taken = createServer().listen(0, "127.0.0.1");
+  await once(taken, "listening");
+  const { port } = taken.address() as AddressInfo; // of TCP
+  const wrong = [
+    { LUCID_GRPC_PORT: "x" },
+    { LUCID_MONGODB_URI: "mongodb://user:p@ss@host/" },
+    { LUCID_GRPC_PORT: String(port) },
+    { LUCID_HTTP_PORT: String(port) },
+  ];
+  const ends = wrong.map((settings) => endOf({ LUCID_GRPC_PORT: "0", LUCID_HTTP_PORT: "0", ...settings }));
+  const names = ["LUCID_GRPC_PORT", "LUCID_MONGODB_URI", "LUCID_GRPC_PORT", "LUCID_HTTP_PORT"];
+  for (const [index, end] of (await Promise.all(ends)).entries()) {
+    expect(end.code).toBe(1);
+    expect(end.said).toContain(names[index]);
+    expect(end.said).not.toMatch(/^ +at |ss@host/m);
+  }
+  taken.close();
+});
+
+async function endOf(settings: Readonly<Record<string, string>>) {
+  const main = join(import.meta.dirname, "..", "src", "main.ts");
+  const child = spawn(process.execPath, [main], { env: settings, stdio: ["ignore", "ignore", "pipe"] });
+  const [said, [code]] = await Promise.all([text(child.stderr), once(child, "exit")]);
+  return { said, code: code as unknown };
+}
 
 test("a misspelt setting is noticed", () => {
   const env = {

@@ -9,7 +9,7 @@ import { farewellMs, goAway, settled } from "./connections.ts";
 import { bridgedMethods, type BridgedMethod, type Route } from "./grpc-bridge.ts";
 import type { Arrival, GrpcCall } from "./grpc-call.ts";
 import { interrupted } from "./interceptors/interruption.ts";
-import type { Listener, ListenerOptions } from "./listener.ts";
+import { cannotListen, type Listener, type ListenerOptions } from "./listener.ts";
 import { statusOf } from "./metadata.ts";
 import type { RequestRefusals } from "./request-refusals.ts";
 
@@ -69,7 +69,7 @@ export async function grpcListener(options: ListenerOptions & GrpcOptions): Prom
   const bound = await new Promise<number>((resolve, reject) => {
     const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
     server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, found) =>
-      error === null ? resolve(found) : reject(error),
+      error === null ? resolve(found) : reject(cannotListen("grpc", { host, port }, error)),
     );
   });
   const servers = http2ServersOf(server);

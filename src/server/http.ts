@@ -21,7 +21,7 @@ import { file_google_rpc_error_details } from "../../gen/google/rpc/error_detail
 import { fail } from "../errors.ts";
 import { farewellMs, goAway, settled } from "./connections.ts";
 import { decoding, type Interruption, interruption } from "./interceptors/interruption.ts";
-import type { Listener, ListenerOptions } from "./listener.ts";
+import { cannotListen, type Listener, type ListenerOptions } from "./listener.ts";
 import { peerAddress, plainAddress } from "./peer.ts";
 import { reading } from "./reading.ts";
 
@@ -71,9 +71,10 @@ export async function httpListener(options: ListenerOptions & { readonly pages: 
   speakBoth(server, (socket) => http2.emit("connection", socket));
 
   await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
+    const refused = (error: Error) => reject(cannotListen("http", { host, port }, error));
+    server.once("error", refused);
     server.listen(port, host, () => {
-      server.off("error", reject);
+      server.off("error", refused);
       resolve();
     });
   });

@@ -1,5 +1,6 @@
 import type { Interceptor } from "@connectrpc/connect";
 
+import { BadSettings, settings } from "../config.ts";
 import type { Registration } from "./registration.ts";
 import type { RequestRefusals } from "./request-refusals.ts";
 
@@ -12,6 +13,19 @@ export interface Listener extends AsyncDisposable {
    * `graceMs` end with UNAVAILABLE: `WATCH_INTERRUPTED` where they stream to the client, `DRAINING` else.
    */
   drain(graceMs: number): Promise<void>;
+}
+
+/** What keeps a listener from its address, as a taken port does. */
+export function cannotListen(
+  of: "grpc" | "http",
+  config: { readonly host: string; readonly port: number },
+  error: Error,
+): Error {
+  // What the libraries say ends with the words of the system.
+  const why = /(?:listen )?(E[A-Z]+(?:: [a-z ]+)?)/.exec(error.message)?.[1]?.trim() ?? error.message;
+  const { host, port } = settings[of];
+  const address = `${config.host}:${config.port}`;
+  return new BadSettings(`The service cannot listen on ${address} (${host.name}, ${port.name}): ${why}`);
 }
 
 /** Where a listener tells what went wrong that no caller can act on. */

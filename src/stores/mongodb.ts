@@ -1,6 +1,6 @@
 import { type Db, MongoClient, type MongoClientOptions, MongoServerError } from "mongodb";
 
-import type { Config } from "../config.ts";
+import { BadSettings, type Config, settings } from "../config.ts";
 import type { LatencyRecorder } from "./latency.ts";
 import { measured } from "./measured-db.ts";
 import { pause } from "./waiting.ts";
@@ -55,7 +55,7 @@ const reconnectMs = 500;
 export function openMongodb(config: Config["mongodb"], options: { latency?: LatencyRecorder } = {}): MongodbStore {
   const named = optionsNamedBy(config.uri);
   const unnamed = Object.entries(limits).filter(([name]) => !named.has(name.toLowerCase()));
-  const client = new MongoClient(config.uri, { appName: "lucid-data", ...Object.fromEntries(unnamed) });
+  const client = clientOf(config.uri, { appName: "lucid-data", ...Object.fromEntries(unnamed) });
   // Whatever the connection string prefers: what is read decides what is written next, and callers read what they have written.
   const domain = client.db(config.database, { useBigInt64: true, readPreference: "primary" });
   const closing = new AbortController();
@@ -71,6 +71,16 @@ export function openMongodb(config: Config["mongodb"], options: { latency?: Late
       await connected;
     },
   };
+}
+
+function clientOf(uri: string, options: MongoClientOptions): MongoClient {
+  try {
+    return new MongoClient(uri, options);
+  } catch (error) {
+    // What is said of it names options, and repeats no part that may be secret.
+    const why = error instanceof Error ? error.message : String(error);
+    throw new BadSettings(`Bad settings: ${settings.mongodb.uri.name} cannot be used: ${why}`);
+  }
 }
 
 /**
