@@ -1885,7 +1885,7 @@ export const SessionService: GenService<{
    * Builds the Merkle tree of a session in state MERKLE_BUILDING by RFC6962_SHA256, from the hashes of its chunks, in memory
    * that does not grow with them. May be repeated. Fails with `FAILED_PRECONDITION`: `SESSION_WRONG_STATUS`, metadata `status`
    * and `needed`; `CHUNK_MISSING`, metadata `chunk_index`, where there is a gap, or no chunk at all; and with `ABORTED`:
-   * `SESSION_BUSY` while somebody still writes chunks, `ETAG_MISMATCH`.
+   * `SESSION_BUSY` while somebody still writes chunks, and for ten minutes where a process died while it did; `ETAG_MISMATCH`.
    *
    * @generated from rpc lucid.repository.v1.SessionService.BuildMerkleTree
    */
