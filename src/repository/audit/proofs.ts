@@ -1,5 +1,4 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import { deserialize } from "bson";
 
 import {
   type AuditLogService,
@@ -11,8 +10,9 @@ import { hex } from "../../proofs/merkle.ts";
 import { documentResponse } from "../../schema/document-response.ts";
 import { badRequest } from "../../schema/refusals.ts";
 import type { AuditLog } from "./log.ts";
+import type { LoggedRecord } from "./record.ts";
 import type { AuditRelay } from "./relay.ts";
-import { isAsWritten } from "./verify.ts";
+import { isAsWritten, recordOf } from "./verify.ts";
 
 const algorithm = MerkleAlgorithm.RFC6962_SHA256;
 const proven = documentResponse(GetAuditInclusionProofResponseSchema, "record");
@@ -53,11 +53,10 @@ export function auditProofs({
       await relay.settled();
       const found = await find(auditId, context);
       const size = await sizeOf(treeSize);
-      const record = deserialize(found, { useBigInt64: true });
-      const { sequence, hash } = record;
-      if (typeof sequence !== "bigint" || sequence < 1n || !isAsWritten(record)) throw altered(auditId);
+      const { sequence, hash } = recordOf(found) as LoggedRecord;
+      if (!isAsWritten(found) || sequence < 1n) throw altered(auditId);
       if (sequence > size) throw outOfRange(sequence, size);
-      const place = { index: Number(sequence) - 1, size: Number(size), recordHash: String(hash) };
+      const place = { index: Number(sequence) - 1, size: Number(size), recordHash: hash };
       const { proof, root } = await tree.proveInclusion(place, context.signal);
       return proven([found], {
         proof: { algorithm, leafIndex: BigInt(proof.index), treeSize: size, hashes: proof.hashes.map(hex) },

@@ -14,7 +14,7 @@ import { readPage } from "../../schema/page.ts";
 import { badRequest } from "../../schema/refusals.ts";
 import type { AuditLog } from "./log.ts";
 import { auditProofs } from "./proofs.ts";
-import { emptyHead, type LoggedRecord } from "./record.ts";
+import { emptyHead } from "./record.ts";
 import type { AuditRelay } from "./relay.ts";
 import { verification } from "./verify.ts";
 
@@ -80,8 +80,8 @@ export function auditLogService(options: {
   };
 }
 
-async function recordAt(records: Collection, sequence: bigint, context: HandlerContext): Promise<LoggedRecord> {
-  const found = await records.findOne<LoggedRecord>({ sequence }, deadlineOf(context));
+async function recordAt(records: Collection, sequence: bigint, context: HandlerContext): Promise<Uint8Array> {
+  const found = await records.findOne<Uint8Array>({ sequence }, { raw: true, ...deadlineOf(context) });
   if (found === null) throw recordNotFound({ sequence: String(sequence) });
   return found;
 }

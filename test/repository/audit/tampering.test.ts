@@ -1,5 +1,5 @@
 import type { Client } from "@connectrpc/connect";
-import { type Document, Long } from "mongodb";
+import { type Document, Double, Long, UUID } from "mongodb";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { AuditFault, AuditLogService } from "../../../gen/lucid/repository/v1/audit_log_service_pb.ts";
@@ -44,7 +44,7 @@ const at = (sequence: number) => {
 };
 
 async function set(sequence: number, change: Document): Promise<void> {
-  await records().updateOne({ sequence: BigInt(sequence) }, { $set: change });
+  await records().updateOne({ sequence: BigInt(sequence) }, { $set: change }, { bypassDocumentValidation: true });
 }
 
 /** Writes all records from one on anew, so that the chain is whole. */
@@ -72,6 +72,14 @@ const deeds: readonly [string, () => Promise<unknown>, AuditFault, number][] = [
   ["edits when it was", () => set(4, { timestamp: new Date(0) }), AuditFault.ALTERED, 4],
   ["edits a hash", () => set(4, { hash: "f".repeat(64) }), AuditFault.ALTERED, 4],
   ["adds a field", () => set(4, { note: "all is well" }), AuditFault.ALTERED, 4],
+  ["adds a field to a part", () => set(4, { "actor.note": "all is well" }), AuditFault.ALTERED, 4],
+  ["makes a list of a text", () => set(4, { effect: [at(4).effect] }), AuditFault.ALTERED, 4],
+  [
+    "makes an id that nothing finds of its text",
+    () => set(4, { audit_id: new UUID(at(4).audit_id) }),
+    AuditFault.ALTERED,
+    4,
+  ],
   ["edits and computes the hash anew", async () => set(4, altered(4)), AuditFault.UNLINKED, 5],
   ["deletes the first", () => records().deleteOne({ sequence: 1n }), AuditFault.MISSING, 1],
   ["deletes one in the middle", () => records().deleteOne({ sequence: 4n }), AuditFault.MISSING, 4],
@@ -110,6 +118,11 @@ async function swap(): Promise<void> {
 test.for(deeds)("whoever %s is found out", async ([, deed, fault, sequence]) => {
   await deed();
   expect(await resultOf()).toMatchObject({ whole: false, fault, faultSequence: BigInt(sequence) });
+});
+
+test("a record that another begins after is looked at too", async () => {
+  await set(4, { sequence: new Double(4) });
+  expect(await resultOf({ afterSequence: 4n })).toMatchObject({ fault: AuditFault.ALTERED, faultSequence: 4n });
 });
 
 test("whoever writes the log anew is found out by whoever has kept a head", async () => {
