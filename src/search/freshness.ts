@@ -33,7 +33,7 @@ export async function untilSearchable(
   call: Call,
   { index, id, revision, preference, current }: AwaitedWrite,
 ): Promise<void> {
-  const until = performance.now() + Math.min(call.timeoutMs() ?? longestMs, longestMs);
+  const until = performance.now() + (call.timeoutMs() ?? longestMs);
   const body = {
     query: { ids: { values: [id] } },
     size: 1,

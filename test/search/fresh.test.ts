@@ -1,8 +1,13 @@
+import { setTimeout as pause } from "node:timers/promises";
+
 import { expect, test } from "vitest";
 
+import { UserSchema } from "../../gen/lucid/repository/v1/user_pb.ts";
 import { UserService } from "../../gen/lucid/repository/v1/user_service_pb.ts";
 import { newUser } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
+import { storeAddresses } from "../support/stores.ts";
+import { refusingProxy } from "./refusing-proxy.ts";
 import { searchApp } from "./search-app.ts";
 
 onEveryServer((uri) => {
@@ -36,4 +41,25 @@ onEveryServer((uri) => {
     const undeleted = await users.undeleteUser({ userId });
     expect(await seenBy("lovelace", undeleted.user?.revision ?? 4n, userId)).toEqual([["Ada Lovelace", 4n, 4n]]);
   });
+});
+
+test("who has the time waits for what was written though the search server stands still for some seconds", async () => {
+  await using server = await refusingProxy(storeAddresses().searchUri);
+  await using there = await searchApp(server.uri);
+  await there.put(UserSchema, { userId: "ada", email: "a@example.com", tronAddress: "T", revision: 2n });
+  const answered = Promise.withResolvers<void>();
+  let looks = 0;
+  server.refuses = async (_, path) => {
+    // Such a look seems to take more time than a search would have left that lasts for half a minute.
+    if (path.includes("/_search") && ++looks === 1) await pause(11_000);
+    return undefined;
+  };
+  server.answered = (path) => {
+    if (path.includes("/_search")) answered.resolve();
+  };
+  const found = there.client.searchUsers({ minRevision: { id: "ada", revision: 2n } }, { timeoutMs: 150_000 });
+  await Promise.race([answered.promise, found]);
+  await there.copy(UserSchema);
+  expect((await found).hits).toMatchObject([{ id: "ada", indexedRevision: 2n }]);
+  expect(looks).toBeGreaterThan(1);
 });
