@@ -9,18 +9,23 @@ const awayReasons: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE", "STORE_BU
 
 /**
  * Does what may be begun again, and begins it again where a store was away. Fails as it did where it has not got on for a quarter
- * of an hour; `gotOnMs` says when it did, by `performance.now()`.
+ * of an hour; `gotOnMs` says when it did, by `performance.now()`. `passing` are reasons besides of failures that pass.
  */
 export async function patiently<T>(
   run: () => Promise<T>,
-  { signal, gotOnMs }: { readonly signal: AbortSignal; readonly gotOnMs: () => number },
+  {
+    signal,
+    gotOnMs,
+    passing = [],
+  }: { readonly signal: AbortSignal; readonly gotOnMs: () => number; readonly passing?: readonly string[] },
 ): Promise<T> {
   for (let waitMs = retryMs.first; ; waitMs = Math.min(retryMs.last, waitMs * 2)) {
     try {
       return await run();
     } catch (error) {
-      const isAway = awayReasons.has(reasonOf(translateStoreError(error))?.reason ?? "");
-      if (!isAway || signal.aborted || performance.now() - gotOnMs() > awayMs) throw error;
+      const reason = reasonOf(translateStoreError(error))?.reason ?? "";
+      const mayPass = awayReasons.has(reason) || passing.includes(reason);
+      if (!mayPass || signal.aborted || performance.now() - gotOnMs() > awayMs) throw error;
     }
     await pause(waitMs, signal);
     signal.throwIfAborted();

@@ -113,7 +113,8 @@ class Rebuild {
     await using _ = await patiently(() => untilHeld(this.#leases, right, signal), patience);
     this.gotOnMs = performance.now();
     try {
-      await patiently(run, patience);
+      // A store that is away for long takes the right to stop the synchronisation with it, which can be had again.
+      await patiently(run, { ...patience, passing: ["LEASE_LOST"] });
     } catch (error) {
       const isHandedOn = signal.aborted && reasonOf(signal.reason)?.reason !== "CANCELLED";
       if (!isHandedOn) await this.#versions.removeLeft(AbortSignal.timeout(requestMs)).catch(() => undefined);

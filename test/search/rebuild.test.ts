@@ -215,6 +215,24 @@ onEveryServer((uri) => {
     expect(await bed.differences("users")).toEqual([]);
   });
 
+  test("a rebuild that another process's right came between takes its own again, and ends", async () => {
+    await using bed = await syncBed(uri, leaseMs);
+    await users(bed, 10);
+    bed.start();
+    await bed.settled("users");
+    let taken = 0;
+    const prove = async (): Promise<void> => {
+      if (++taken > 1) return;
+      // As if its own had run out while a store was away, just before the swap.
+      await bed.system.collection("search_sync").updateMany({}, { $inc: { fence: 2 } });
+    };
+    await rebuildIndex("users", { access: bed.access, leaseMs }, work({ prove }));
+    expect(taken).toBe(1);
+    expect(await liveVersions(bed)).toEqual(["-v2"]);
+    expect(await bed.differences("users")).toEqual([]);
+    await bed.settled("users");
+  });
+
   test("what the version before has refused and the new one takes is no dead letter any more", async () => {
     await using bed = await syncBed(uri, leaseMs);
     const [first = ""] = await users(bed, 5);
