@@ -8,6 +8,7 @@ import type {
   GetBlockStatisticsRequest,
 } from "../../gen/lucid/repository/v1/block_service_pb.ts";
 import { cancellable } from "../schema/call-options.ts";
+import { wholeSum } from "../schema/expressions.ts";
 import { inChain } from "./block-query.ts";
 
 type Whole = bigint | number;
@@ -60,7 +61,7 @@ export async function statisticsOf(
     transactionCount: BigInt(sums.transactions),
     avgTransactionCount: Number(sums.transactions) / Number(sums.blocks),
     sessionAnchorCount: BigInt(sums.anchors),
-    totalSizeBytes: BigInt(sums.bytes),
+    totalSizeBytes: wholeSum(sums.bytes),
     ...(sums.avgBytes !== null && { avgSizeBytes: sums.avgBytes }),
     ...(sums.minBytes !== null && { minSizeBytes: BigInt(sums.minBytes) }),
     ...(sums.maxBytes !== null && { maxSizeBytes: BigInt(sums.maxBytes) }),

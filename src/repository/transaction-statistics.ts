@@ -14,7 +14,7 @@ import type {
   TransactionStatisticsSchema,
   TransactionTimesSchema,
 } from "../../gen/lucid/repository/v1/transaction_service_pb.ts";
-import { mostLong } from "../schema/expressions.ts";
+import { wholeSum } from "../schema/expressions.ts";
 import { dateAtOrAfter, dateBefore } from "../schema/filters.ts";
 import { storedName, storedNames } from "../schema/stored-field.ts";
 
@@ -140,13 +140,8 @@ function byTypeAndStatus(one: Tally, other: Tally): number {
 
 function amounts(found: Amounts | undefined): MessageInitShape<typeof TransactionAmountsSchema> {
   if (found === undefined) return {};
-  const whole = (value: Whole) => {
-    // A sum that no int64 holds comes as a double.
-    const exact = BigInt(value);
-    return exact > mostLong ? mostLong : exact;
-  };
   const { count, total, min, max, avg } = found;
-  return { count: whole(count), total: whole(total), min: whole(min), max: whole(max), avg };
+  return { count: BigInt(count), total: wholeSum(total), min: BigInt(min), max: BigInt(max), avg };
 }
 
 function times(buckets: readonly Bucket[]): MessageInitShape<typeof TransactionTimesSchema> {

@@ -10,6 +10,12 @@ export function sum(field: string, more: bigint | number): Document {
   return { $add: [{ $ifNull: [field, typeof more === "bigint" ? 0n : 0] }, more] };
 }
 
+/** A sum of whole numbers, as int64 fields hold one: servers tell one that is higher than they can hold as a double. */
+export function wholeSum(told: bigint | number): bigint {
+  const exact = BigInt(told);
+  return exact > mostLong ? mostLong : exact;
+}
+
 /** What a caller sent is a value and never an expression, whatever it looks like. */
 export function literal(value: unknown): unknown {
   return value === undefined ? "$$REMOVE" : { $literal: value };

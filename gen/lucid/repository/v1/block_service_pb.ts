@@ -942,7 +942,7 @@ export type BlockStatistics = Message<"lucid.repository.v1.BlockStatistics"> & {
   sessionAnchorCount: bigint;
 
   /**
-   * Bytes of all blocks that tell theirs.
+   * Bytes of all blocks that tell theirs, at most 2^63 - 1.
    *
    * @generated from field: int64 total_size_bytes = 12;
    */
