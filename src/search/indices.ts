@@ -1,3 +1,5 @@
+import { randomInt } from "node:crypto";
+
 import type { estypes } from "@elastic/elasticsearch";
 
 import { fail } from "../errors.ts";
@@ -10,8 +12,10 @@ import { searchedMessages } from "./messages.ts";
 export interface EnsuredIndex {
   /** Logical name, for example `users`. */
   readonly name: string;
-  /** What searches and writes go to. */
+  /** What searches go to. */
   readonly alias: string;
+  /** What copies are written to: see `writesTo`. */
+  readonly writes: string;
   /** The versioned index behind it. */
   readonly index: string;
   /** The server's own name of this very index: one that is made anew under the same name has another. */
@@ -46,6 +50,11 @@ export interface SearchIndices {
   /** Keeps with an index which age of its copies is the newest, so that it is known also where all else is lost. */
   setEpoch(ensured: EnsuredIndex, epoch: number, signal: AbortSignal): Promise<void>;
   /**
+   * An alias that no other index gets, which a version is written by: what was sent to it and arrives late comes to that very one, or
+   * nowhere where it is gone.
+   */
+  writesTo(name: string, index: string, signal: AbortSignal): Promise<string>;
+  /**
    * Adds to a version what its mapping lacks. Returns what stands for the fields that it has then, which is the digest of those that are
    * declared now unless one of its fields is of another kind.
    */
@@ -70,6 +79,25 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     const { freeForm } = await search.dialect(signal);
     return { message, mapping: searchMapping(message, freeForm) };
   };
+
+  /** No version has a number that begins with a zero, so no caller's name leads to it. */
+  const newWrites = (name: string): string => `${alias(name)}-v0${String(randomInt(1e8)).padStart(8, "0")}`;
+
+  /** The alias that an index is written by. One from before there were any gets it now. */
+  const writesOf = async (
+    name: string,
+    { index, state }: { readonly index: string; readonly state: estypes.IndicesIndexState },
+    signal: AbortSignal,
+  ): Promise<string> => {
+    const known = Object.keys(state.aliases ?? {}).find((each) => /-v0\d{8}$/.test(each));
+    if (known !== undefined) return known;
+    const writes = newWrites(name);
+    await client.indices.putAlias({ index, name: writes }, { signal, requestTimeout: requestMs });
+    return writes;
+  };
+
+  const stateOf = async (index: string, signal: AbortSignal): Promise<estypes.IndicesIndexState> =>
+    (await client.indices.get({ index }, { signal, requestTimeout: requestMs }))[index] ?? {};
 
   /**
    * What is behind the alias; undefined where there is no such name. A server that has just started says of every name it is asked for
@@ -96,7 +124,7 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
   ): Promise<string> => {
     const { message, mapping } = await definition(name, signal);
     const index = versioned(name, version);
-    const body = { settings: settingsOf(message), mappings: mapping, aliases };
+    const body = { settings: settingsOf(message), mappings: mapping, aliases: { ...aliases, [newWrites(name)]: {} } };
     await client.indices.create({ index, ...body }, { signal, requestTimeout: requestMs });
     return index;
   };
@@ -150,7 +178,8 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     }
     const { digest } = mapping._meta;
     const uuid = state.settings?.index?.uuid ?? "";
-    const about = { name, alias: alias(name), index, uuid, digest, epoch: epochOf(state) };
+    const writes = await writesOf(name, { index, state }, signal);
+    const about = { name, alias: alias(name), writes, index, uuid, digest, epoch: epochOf(state) };
     if (isMade) return { ...about, state: "made" };
     if (meta.digest === digest) return { ...about, state: "present" };
     const done = await extend(index, { mapping, state }, signal);
@@ -178,15 +207,19 @@ export function searchIndices({ search, prefix }: SearchIndicesOptions): SearchI
     },
 
     async setEpoch({ name, index }, epoch, signal) {
-      const { mappings } = (await client.indices.get({ index }, { signal, requestTimeout: requestMs }))[index] ?? {};
+      const { mappings } = await stateOf(index, signal);
       const _meta = { ...mappings?._meta, message: messageOf(name).schema.typeName, epoch };
       await client.indices.putMapping({ index, _meta }, { signal, requestTimeout: requestMs });
+    },
+
+    async writesTo(name, index, signal) {
+      return writesOf(name, { index, state: await stateOf(index, signal) }, signal);
     },
 
     async complete(name, index, signal) {
       const { mapping } = await definition(name, signal);
       const { digest } = mapping._meta;
-      const state = (await client.indices.get({ index }, { signal, requestTimeout: requestMs }))[index] ?? {};
+      const state = await stateOf(index, signal);
       if (metaOf(state)?.digest === digest) return digest;
       return (await extend(index, { mapping, state }, signal)) === "extended" ? digest : `outdated ${digest}`;
     },

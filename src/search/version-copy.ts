@@ -33,7 +33,7 @@ export interface VersionCopyOptions {
   /** Logical name of the index. */
   readonly name: string;
   readonly access: SyncAccess;
-  /** The alias by which the version is written. */
+  /** The alias by which the version is read. */
   readonly alias: string;
   readonly refused: RefusedCopies;
   readonly signal: AbortSignal;
@@ -69,7 +69,9 @@ export class VersionCopy implements AsyncDisposable {
 
   /** Follows the changes from the position on. Where MongoDB no longer has them, all is read anew. */
   static async open(options: VersionCopyOptions, position: Position): Promise<VersionCopy> {
-    const writer = await writerOf(options);
+    // The client of the server would not say why.
+    options.signal.throwIfAborted();
+    const writer = await writerOf(options, position.place);
     return new VersionCopy(options, position, { writer, tail: await followed(options, position) });
   }
 
@@ -179,14 +181,15 @@ export class VersionCopy implements AsyncDisposable {
   }
 }
 
-async function writerOf({ name, access, alias, refused }: VersionCopyOptions): Promise<Writer> {
+async function writerOf({ name, access, refused, signal }: VersionCopyOptions, place: string): Promise<Writer> {
   const { search, states, indices } = access;
   const live = indices.alias(name);
   const writer = copyWriter({
     ...access.sourceOf(name),
     message: messageOf(name),
     search,
-    alias,
+    alias: live,
+    writes: await indices.writesTo(name, place, signal),
     deadLetters: refused,
     // The epochs of all versions of an index are one sequence, so that whoever goes on is above all that was written.
     raiseEpoch: (above) => states.raiseEpoch(live, above),

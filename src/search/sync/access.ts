@@ -65,6 +65,7 @@ export function syncAccess(options: {
       message: messageOf(name),
       search,
       alias,
+      writes: ensured.writes,
       deadLetters: letters,
       raiseEpoch,
       beside: { tell: () => states.noteBeside(alias) },

@@ -107,7 +107,7 @@ class Run {
   readonly #options: FollowOptions;
   readonly #right: FollowRight;
   readonly #alias: string;
-  readonly #writer: Writer;
+  #writer: Writer;
   #state: SyncState;
   #ensured: EnsuredIndex;
   #tail: ChangeTail | undefined;
@@ -131,16 +131,21 @@ class Run {
     this.#state = state;
     this.#ensured = ensured;
     this.#mark = markOf(state);
-    const { states, indices, deadLetters, message } = options;
+    const { deadLetters, message } = options;
     deadLetters.lookAgain(message.name);
+    this.#writer = this.#writerOf(ensured);
+    this.#writer.epoch = state.epoch;
+  }
+
+  #writerOf(ensured: EnsuredIndex): Writer {
+    const { states, indices } = this.#options;
     const raiseEpoch = async (above: number): Promise<number> => {
       const epoch = await states.raiseEpoch(this.#alias, above);
-      await indices.setEpoch(this.#ensured, epoch, right.signal);
+      await indices.setEpoch(ensured, epoch, this.#right.signal);
       return epoch;
     };
     const beside = { count: () => states.besides(this.#alias) };
-    this.#writer = copyWriter({ ...options, alias: this.#alias, raiseEpoch, beside });
-    this.#writer.epoch = state.epoch;
+    return copyWriter({ ...this.#options, alias: this.#alias, writes: ensured.writes, raiseEpoch, beside });
   }
 
   /** Begins to fill the index. Its copies are of a new epoch, so that they replace whatever is there. */
@@ -170,6 +175,7 @@ class Run {
       resyncs: this.#state.resyncs + 1,
       resync_wanted: undefined,
     });
+    this.#writer = this.#writerOf(this.#ensured);
     this.#writer.epoch = epoch;
     this.#mark = markOf(this.#state);
     this.#pieces = inOrder(mostAtOnce);

@@ -6,6 +6,8 @@ import { statusOf } from "../../stores/search/requests.ts";
 
 /** How copies are sent. */
 export interface SendOptions {
+  /** Alias of the index, for people. */
+  readonly alias: string;
   readonly signal: AbortSignal;
   /** Called where something may arrive yet, or has arrived twice, of a request that nobody heard of again. */
   readonly mayArrive: () => void;
@@ -20,13 +22,13 @@ const refusalsOfIndices = new Set(["cluster_block_exception", "index_closed_exce
  */
 export async function sendCopies(
   client: Client,
-  alias: string,
+  writes: string,
   items: readonly BulkItem[],
   options: SendOptions,
 ): Promise<readonly BulkResult[]> {
-  const { signal, mayArrive } = options;
+  const { alias, signal, mayArrive } = options;
   try {
-    const results = await bulk(client, alias, items, { signal, requireAlias: true });
+    const results = await bulk(client, writes, items, { signal, requireAlias: true });
     if (results.some(({ repeated }) => repeated)) mayArrive();
     if (results.some(({ status, type }) => status === 404 && type === "index_not_found_exception")) {
       throw fail("SEARCH_INDEX_REPLACED", `The search index ${alias} has vanished`, { metadata: { index: alias } });
@@ -47,7 +49,7 @@ export async function sendCopies(
       return [{ status, type: "request_refused", causeType: "", reason: "", repeated: false }];
     }
     const middle = items.length >> 1;
-    const half = (part: readonly BulkItem[]) => sendCopies(client, alias, part, options);
+    const half = (part: readonly BulkItem[]) => sendCopies(client, writes, part, options);
     return [...(await half(items.slice(0, middle))), ...(await half(items.slice(middle)))];
   }
 }

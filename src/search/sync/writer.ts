@@ -23,8 +23,10 @@ export interface WriterOptions {
   /** Name of its collection. */
   readonly collection: string;
   readonly search: Pick<SearchStore, "client">;
-  /** What is written to; where it vanishes, nothing is made in its place. */
+  /** Alias of the index, for people. */
   readonly alias: string;
+  /** What is written to; where it vanishes, nothing is made in its place. */
+  readonly writes: string;
   readonly deadLetters: Pick<DeadLetters, "record" | "clear">;
   /** Begins a new epoch, after `above`, and returns it. */
   readonly raiseEpoch: (above: number, signal: AbortSignal) => Promise<number>;
@@ -95,7 +97,7 @@ const mostTidied = 20;
 const readMs = 60_000;
 
 export function copyWriter(options: WriterOptions): Writer {
-  const { message, db, collection: name, search, alias, deadLetters, raiseEpoch, beside } = options;
+  const { message, db, collection: name, search, alias, writes, deadLetters, raiseEpoch, beside } = options;
   const { client } = search;
   const copier = searchCopier(message);
   const collection: Collection = db.collection(name, majority);
@@ -112,7 +114,8 @@ export function copyWriter(options: WriterOptions): Writer {
   };
 
   const send = (items: readonly BulkItem[], signal: AbortSignal): Promise<readonly BulkResult[]> =>
-    sendCopies(client, alias, items, {
+    sendCopies(client, writes, items, {
+      alias,
       signal,
       mayArrive: () => {
         mayComeLate = true;
@@ -125,7 +128,7 @@ export function copyWriter(options: WriterOptions): Writer {
   });
 
   const stored = async (ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, Stored>> => {
-    const request = { index: alias, ids: [...ids], _source: aboutCopy };
+    const request = { index: writes, ids: [...ids], _source: aboutCopy };
     const { docs } = await client.mget<Record<string, unknown>>(request, { signal, requestTimeout: requestMs });
     return new Map(
       docs.flatMap((found) => {
@@ -222,11 +225,11 @@ export function copyWriter(options: WriterOptions): Writer {
 
   /** The copies of documents, by their `_id`s as text. */
   const find = async (keys: readonly string[], signal: AbortSignal): Promise<Known[]> => {
-    await client.indices.refresh({ index: alias }, { signal, requestTimeout: requestMs });
+    await client.indices.refresh({ index: writes }, { signal, requestTimeout: requestMs });
     const query = {
       bool: { filter: [{ terms: { [keyField]: [...keys] } }], must_not: [{ term: { [removedField]: true } }] },
     };
-    const request = { index: alias, query, size: keys.length, _source: [keyField], track_total_hits: false };
+    const request = { index: writes, query, size: keys.length, _source: [keyField], track_total_hits: false };
     const { hits } = await client.search<Record<string, unknown>>(request, { signal, requestTimeout: requestMs });
     return hits.hits.map(({ _id = "", _source }) => ({ id: _id, key: String(_source?.[keyField]) }));
   };
@@ -370,9 +373,9 @@ export function copyWriter(options: WriterOptions): Writer {
   const tidy = async (before: Date, signal: AbortSignal): Promise<void> => {
     const filter = [{ term: { [removedField]: true } }, { range: { deleted_at: { lt: before.toISOString() } } }];
     for (let page = 1; page <= mostTidied; page++) {
-      await client.indices.refresh({ index: alias }, { signal, requestTimeout: requestMs });
+      await client.indices.refresh({ index: writes }, { signal, requestTimeout: requestMs });
       const { hits } = await client.search(
-        { index: alias, query: { bool: { filter } }, size: mostDocuments, version: true, _source: false },
+        { index: writes, query: { bool: { filter } }, size: mostDocuments, version: true, _source: false },
         { signal, requestTimeout: requestMs },
       );
       const items = hits.hits.map(({ _id = "", _version = 0 }) => ({

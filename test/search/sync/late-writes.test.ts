@@ -1,8 +1,10 @@
 import { type Document, Long } from "bson";
 import { expect, test } from "vitest";
 
+import { fail } from "../../../src/errors.ts";
 import { documentKey } from "../../../src/schema/search-copy.ts";
 import { messageOf, searchIndices } from "../../../src/search/indices.ts";
+import { rebuildIndex } from "../../../src/search/rebuild.ts";
 import { syncAccess } from "../../../src/search/sync/access.ts";
 import { type Changed, ChangeTail } from "../../../src/search/sync/tail.ts";
 import { copyWriter, type Writer } from "../../../src/search/sync/writer.ts";
@@ -77,7 +79,7 @@ async function writerOf(bed: SyncBed, raising: () => Promise<void> = async () =>
     await raising();
     return raised;
   };
-  const about = { message, db: domain, collection: "users", alias: ensured.alias };
+  const about = { message, db: domain, collection: "users", alias: ensured.alias, writes: ensured.writes };
   const writer = copyWriter({ ...about, search, deadLetters, raiseEpoch });
   writer.epoch = epoch;
   return writer;
@@ -174,6 +176,43 @@ test("what a change told before a new epoch is not taken for newer than what was
   await writer.bring({ changed, time: undefined }, limit());
   expect(await bed.differences("users")).toEqual([]);
 });
+
+test.for(["is deleted by hand and made anew", "is being rebuilt"])(
+  "what was sent to an index that %s does not bring back in the new one what has gone meanwhile",
+  async (happens) => {
+    await using bed = await syncBed(searchUri);
+    const users = bed.domain.collection("users");
+    await users.insertMany([newUser({ user_id: "u1" }), newUser({ user_id: "u2" })]);
+    const first = bed.start({ messages: [message] });
+    await bed.settled("users");
+    await using slow = await slowProcess(bed);
+    const ending = new AbortController();
+    if (happens === "is being rebuilt") {
+      const work = { keep: () => undefined, progress: () => undefined, prove: () => Promise.resolve() };
+      const options = { access: slow.access, leaseMs: 8000 };
+      const rebuilding = rebuildIndex("users", options, { ...work, signal: ending.signal, kept: undefined });
+      await slow.sent;
+      ending.abort(fail("CANCELLED", "It was cancelled"));
+      await expect(rebuilding).rejects.toThrow("It was cancelled");
+      await users.deleteOne({ user_id: "u1" });
+      // Right before the swap nothing is compared any more.
+      const again = { ...work, signal: limit(), kept: undefined, prove: () => slow.arrives() };
+      await rebuildIndex("users", { ...options, access: bed.access }, again);
+    } else {
+      await first[Symbol.asyncDispose]();
+      const killed = bed.start({ access: slow.access, messages: [message] });
+      await change(bed.domain, "users", { user_id: "u1" }, { status: "BANNED" });
+      await slow.sent;
+      await killed[Symbol.asyncDispose]();
+      await users.deleteOne({ user_id: "u1" });
+      await bed.search.client.indices.delete({ index: bed.indices.versioned("users", 1) });
+      bed.start({ messages: [message] });
+    }
+    await bed.settled("users");
+    await slow.arrives();
+    expect(await bed.differences("users")).toEqual([]);
+  },
+);
 
 test("what was read before a new epoch is not taken for newer than what was written since", async () => {
   await using bed = await syncBed(searchUri);
