@@ -39,7 +39,7 @@ export function redisTarget({ redis: { client } }: RedisTargetOptions): Target {
 }
 
 /** How long the removal of values that were not completed may take, in milliseconds. */
-const cleanupMs = 5000;
+const cleanupMs = 30_000;
 
 interface RunOptions {
   readonly client: Redis | Cluster;

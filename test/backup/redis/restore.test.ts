@@ -45,6 +45,19 @@ test("with FAIL, a key that comes after the restore was prepared is not touched"
   expect(await client.keys("lucid_restore*")).toEqual([]);
 });
 
+test("what was not completed is removed, though the server stands still for some seconds", async () => {
+  await using redis = await backedUpKeys();
+  const { client, backup } = redis;
+  await client.flushall();
+  await using run = await prepared(client, backup);
+  await client.set("large", "somebody else's");
+  expect(await failureOf(() => run.restore())).toMatchObject({ reason: "RESTORE_CONFLICT" });
+  expect(await client.keys("lucid_restore*")).not.toEqual([]);
+  await client.client("PAUSE", 6000, "WRITE");
+  await run[Symbol.asyncDispose]();
+  expect(await client.keys("lucid_restore*")).toEqual([]);
+});
+
 test("with SKIP, what is there is kept and what is missing comes back", async () => {
   await using redis = await backedUpKeys();
   const { client, backup } = redis;
