@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { ConflictPolicy } from "../../../gen/lucid/admin/v1/backup_service_pb.ts";
 import { reasonOf } from "../../../src/errors.ts";
 import { failureOf } from "../repository/support.ts";
-import { backedUp, contents, ownRedis, prepared, recordsOf, reportOf, restored } from "./support.ts";
+import { backedUp, contents, ownRedis, prepared, recordsOf, reportOf, restored, type TakenBackup } from "./support.ts";
 
 /** A server with `a:1` … `a:5`, `b:1`, and a large hash, and its backup; parts are small. */
 async function backedUpKeys() {
@@ -119,10 +119,16 @@ test.for([1, 1_000_000])(
     await using source = await ownRedis();
     await using target = await ownRedis();
     const { client } = source;
-    await client.set("short", "x", "PX", 500);
     await client.set("long", "x", "PX", 100_000);
-    await client.multi().rpush("short list", "a", "b").pexpire("short list", 500).exec();
-    const backup = await backedUp(client, { largeValueBytes });
+    const backedUpWithin = async (ms: number): Promise<TakenBackup> => {
+      const lists = client.multi().del("short list").rpush("short list", "a", "b").pexpire("short list", ms);
+      await Promise.all([lists.exec(), client.set("short", "x", "PX", ms)]);
+      const backup = await backedUp(client, { largeValueBytes });
+      const whole = recordsOf(backup).filter(({ part }) => part === undefined || part.last);
+      // On a busy machine they have expired before they are read.
+      return whole.length === 3 ? backup : backedUpWithin(2 * ms);
+    };
+    const backup = await backedUpWithin(500);
     while ((await client.exists("short", "short list")) > 0) await client.ping();
     const [report] = await restored(target.client, backup);
     expect(report).toMatchObject({ equal: true, expectedItems: 3n, writtenItems: 1n, skippedItems: 2n });
