@@ -145,7 +145,7 @@ async function readPage(
     // One more than wanted tells whether there are more.
     size: size + 1,
     query: clause,
-    sort: [...order.sort, ...equals, ...(indices.length > 1 ? [{ _index: { order: "asc" } }] : [])],
+    sort: [...order.sort, ...equals, ...(indices.length > 1 ? [byValue("_index")] : [])],
     version: true,
     track_total_hits: counts ? countedHits : false,
     ...more,
@@ -165,9 +165,9 @@ async function readPage(
   };
 }
 
-/** Of several indices, some lack what others are told apart by. */
+/** Of several indices, some lack what others are told apart by; one that never had a field has not even `_seq_no` and `_index`. */
 function byValue(field: string): object {
-  return { [field]: { order: "asc", ...(field !== "_seq_no" && { unmapped_type: "keyword" }) } };
+  return { [field]: { order: "asc", unmapped_type: field === "_seq_no" ? "long" : "keyword" } };
 }
 
 /** Gives a point in time back that nobody goes on in. It would go by itself: a failure is none of the caller's. */

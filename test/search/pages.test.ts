@@ -99,6 +99,17 @@ onEveryServer((uri) => {
     expect(BigInt(ids.length)).toBe((await there.client.count({ indices: ["sessions"], query })).count);
   });
 
+  test("an operator's index that is empty and without fields has a page without hits, also beside others", async () => {
+    await there.operatorIndex("empty", {}, {});
+    expect((await there.client.search({ indices: ["empty"] })).hits).toEqual([]);
+    expect(await responses(there.client.exportHits({ index: "empty" }))).toEqual([]);
+    for (const other of ["notes", "sharded", "sessions"]) {
+      const indices = ["empty", other];
+      const ids = await walk((pageToken) => there.client.search({ indices, pageSize: 25, pageToken }));
+      expect(ids.toSorted()).toEqual(allIds);
+    }
+  });
+
   test("pages of several indices tell each hit once", async () => {
     const indices = ["sessions", "notes", "users", "sharded"];
     const ids = await walk((pageToken) => there.client.search({ indices, pageSize: 50, pageToken }));

@@ -80,7 +80,7 @@ export async function searchApp(uri: string, environment: Readonly<Record<string
       const sharded = { number_of_shards: shards };
       await client.indices.create({ index, mappings, settings: sharded, aliases: { [indices.alias(name)]: {} } });
       const operations = Object.entries(documents).flatMap(([id, document]) => [{ index: { _id: id } }, document]);
-      await client.bulk({ index, operations, refresh: true });
+      if (operations.length > 0) await client.bulk({ index, operations, refresh: true });
     },
     another: () =>
       testApp({ ...settings, LUCID_MONGODB_DATABASE: database, LUCID_MONGODB_SYSTEM_DATABASE: systemDatabase }),
