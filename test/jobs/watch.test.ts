@@ -35,35 +35,42 @@ async function inPieces(replicas: readonly Jobs[], jobId: string, pieces: readon
   }
 }
 
-test("any number of watchers that break off and come back see every event exactly once, the final one last", async () => {
-  await using r = await rig();
-  const replicas = [await r.replica(), await r.replica(), await r.replica()];
-  const [owner] = replicas;
-  if (owner === undefined) throw new Error("no replica");
-  owner.handle("work", {
-    onOwnerLost: "rerun",
-    run: (job, context) =>
-      manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 60),
-  });
-  owner.start();
-  const watchers = array(array(integer({ min: 1, max: 15 }), { minLength: 1, maxLength: 6 }), {
-    minLength: 5,
-    maxLength: 25,
-  });
-  let number = 0;
-  await assert(
-    asyncProperty(watchers, async (piecesOfEach) => {
-      number += 1;
-      const jobId = `job-${number}`;
-      await owner.create("work", { jobId, spec });
-      const watched = piecesOfEach.map((pieces, index) =>
-        inPieces([...replicas.slice(index % 3), ...replicas], jobId, pieces),
-      );
-      for (const seen of await Promise.all(watched)) expect(seen).toEqual(upTo(63));
-    }),
-    { numRuns: 4, seed: 20_261_124 },
-  );
-});
+// Hundreds of events, one after the other: where a server stands still again and again, that adds up.
+const patience = { timeout: 600_000 };
+
+test(
+  "any number of watchers that break off and come back see every event exactly once, the final one last",
+  patience,
+  async () => {
+    await using r = await rig();
+    const replicas = [await r.replica(), await r.replica(), await r.replica()];
+    const [owner] = replicas;
+    if (owner === undefined) throw new Error("no replica");
+    owner.handle("work", {
+      onOwnerLost: "rerun",
+      run: (job, context) =>
+        manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 60),
+    });
+    owner.start();
+    const watchers = array(array(integer({ min: 1, max: 15 }), { minLength: 1, maxLength: 6 }), {
+      minLength: 5,
+      maxLength: 25,
+    });
+    let number = 0;
+    await assert(
+      asyncProperty(watchers, async (piecesOfEach) => {
+        number += 1;
+        const jobId = `job-${number}`;
+        await owner.create("work", { jobId, spec });
+        const watched = piecesOfEach.map((pieces, index) =>
+          inPieces([...replicas.slice(index % 3), ...replicas], jobId, pieces),
+        );
+        for (const seen of await Promise.all(watched)) expect(seen).toEqual(upTo(63));
+      }),
+      { numRuns: 4, seed: 20_261_124 },
+    );
+  },
+);
 
 test("a slow watcher slows neither the job nor the others, and misses nothing", async () => {
   await using r = await rig();
