@@ -8,8 +8,7 @@ import * as rpc from "../../gen/lucid/repository/v1/manifest_service_pb.ts";
 import { fail } from "../errors.ts";
 import { hex } from "../proofs/merkle.ts";
 import { codecFor } from "../schema/codec.ts";
-import { requestIdKey } from "../schema/collection.ts";
-import { requestMark, type RequestMark } from "../schema/create-once.ts";
+import { requestMark } from "../schema/create-once.ts";
 import { documentResponse } from "../schema/document-response.ts";
 import { entity } from "../schema/entity.ts";
 import { literal, matching } from "../schema/expressions.ts";
@@ -59,13 +58,7 @@ export function manifestService({
     codec.decode(await liveOne(manifestId, context));
 
   /** The same manifest with what the chunks of its session come to. */
-  const computed = async (manifest: Manifest, mark: RequestMark | undefined, context: HandlerContext) => {
-    // A retry neither reads all chunks again nor fails where they have gone: its insert finds the first one's manifest.
-    const first = mark === undefined ? null : await manifests.find({ [requestIdKey]: mark.id }, context);
-    if (first !== null) {
-      const { merkleRoot, chunkCount: count, totalSize } = codec.decode(first);
-      return { ...manifest, merkleRoot, chunkCount: count, totalSize };
-    }
+  const computed = async (manifest: Manifest, context: HandlerContext) => {
     const { sessionId } = manifest;
     // Without any chunk, the first is the one that is missing.
     const count = Math.max(1, await chunkCount(db, sessionId, context));
@@ -82,7 +75,10 @@ export function manifestService({
       // What is refused anyway is refused before the chunks are read.
       documentOf(sent, () => true);
       const mark = requestMark(rpc.CreateManifestRequestSchema, request);
-      const manifest = isComputed(sent) ? await computed(sent, mark, context) : sent;
+      // A retry neither reads all chunks again nor fails where they have gone.
+      const first = await manifests.createdBefore(mark, context);
+      if (first !== null) return created([first]);
+      const manifest = isComputed(sent) ? await computed(sent, context) : sent;
       const { document } = await manifests.insert(
         documentOf(manifest, () => true),
         context,

@@ -52,9 +52,7 @@ export function policyViolations(
       const { policyViolation: sent } = request;
       if (sent === undefined) throw badRequest({ field: "policy_violation", description: "must be set" });
       const violation = onlyWritable(PolicyViolationSchema, sent);
-      const { version } = await policyOf(violation.policyId, context);
       violation.violationId = randomUUIDv7();
-      violation.policyVersion = version;
       violation.detectedAt ??= timestampFromDate(new Date());
       violation.occurredAt ??= violation.detectedAt;
       if (timestampMs(violation.occurredAt) > timestampMs(violation.detectedAt)) {
@@ -66,6 +64,11 @@ export function policyViolations(
       );
       if (wrong.length > 0) throw badRequest(...wrong);
       const mark = requestMark(rpc.RecordPolicyViolationRequestSchema, request);
+      // Its policy may have gone since.
+      const first = await violations.createdBefore(mark, context);
+      if (first !== null) return recorded([first]);
+      const { version } = await policyOf(violation.policyId, context);
+      document["policy_version"] = version;
       const { document: stored } = await violations.insert(document, context, mark);
       return recorded([stored]);
     },

@@ -78,6 +78,10 @@ export function trustRelationships({ db, collections, pageTokens }: Repositories
       if (sent === undefined) throw badRequest({ field: "trust_relationship", description: "must be set" });
       const document = documentOf(sent);
       const mark = requestMark(rpc.EstablishTrustRelationshipRequestSchema, request);
+      // It may have expired since.
+      const first = await relationships.createdBefore(mark, context);
+      if (first !== null) return established([first]);
+      checkExpiry("trust_relationship.expires_at", sent.expiresAt);
       for (;;) {
         try {
           const { document: stored } = await relationships.insert(document, context, mark);
@@ -134,11 +138,10 @@ export function trustRelationships({ db, collections, pageTokens }: Repositories
 /** The document of a relationship, with what it is found by. */
 function documentOf(sent: TrustRelationship): Document {
   const relationship = onlyWritable(TrustRelationshipSchema, sent);
-  const { subject, target, bidirectional, expiresAt } = relationship;
+  const { subject, target, bidirectional } = relationship;
   if (subject === undefined || target === undefined) {
     throw badRequest({ field: "trust_relationship", description: "must have a subject and a target" });
   }
-  checkExpiry("trust_relationship.expires_at", expiresAt);
   relationship.relationshipId = randomUUIDv7();
   relationship.establishedAt = timestampFromDate(new Date());
   const document = codec.encode(relationship, "trust_relationship");

@@ -102,6 +102,9 @@ export function walletService(options: Repositories): ServiceImpl<typeof rpc.Wal
       wallet.status = ACTIVE;
       const document = walletDocument(wallet, () => true);
       const mark = requestMark(rpc.CreateWalletRequestSchema, request);
+      // Its user may have gone since.
+      const first = await wallets.createdBefore(mark, context);
+      if (first !== null) return created([first]);
       await collections.ready(WalletSecretsSchema);
       const user = await users.findOne(
         { user_id: userId, deleted_at: null },

@@ -9,6 +9,7 @@ import { stringIn } from "./bson-reader.ts";
 import { cancellable, deadlineOf } from "./call-options.ts";
 import { collectionOf } from "./collection.ts";
 import {
+  createdBefore,
   createManyOnce,
   createOnce,
   type Created,
@@ -91,6 +92,8 @@ export interface Entity {
   taken(field: string): ConnectError;
   /** Several live ones in the order of their ids, and the ids that there are not. */
   batch(ids: readonly string[], context: Context): Promise<{ documents: Uint8Array[]; missing: string[] }>;
+  /** What a call with the same mark has created before, as it is now; null where there is none. Fails with `REQUEST_ID_REUSED`. */
+  createdBefore(mark: RequestMark | undefined, context: Context): Promise<Uint8Array | null>;
   /** Stores a new one, with its times and first revision. Fails with the reason for taken keys, metadata `field`. */
   insert(document: Document, context: Context, mark?: RequestMark): Promise<Created>;
   /**
@@ -245,6 +248,12 @@ export function entity(options: EntityOptions): Entity {
       const byId = new Map(found.map((document) => [stringIn(document, idName), document]));
       const documents = ids.map((id) => byId.get(id)).filter((document) => document !== undefined);
       return { documents, missing: ids.filter((id) => !byId.has(id)) };
+    },
+
+    async createdBefore(mark, context) {
+      if (mark === undefined) return null;
+      await ready(schema);
+      return createdBefore(collection, mark, deadlineOf(context));
     },
 
     async insert(document, context, mark) {

@@ -66,6 +66,17 @@ test("a violation is recorded once, as it was sent, and resolved once", async ()
   });
 });
 
+test("a record that is repeated with its request_id returns the first violation, though its policy has gone", async () => {
+  const { policies } = service;
+  const { policyId } = await newPolicy(policies);
+  const request = { policyViolation: violationInit(policyId), requestId: randomUUID() };
+  const first = await policies.recordPolicyViolation(request);
+  await policies.deleteTrustPolicy({ policyId });
+  expect(await policies.recordPolicyViolation(request)).toEqual(first);
+  const other = { ...request, policyViolation: violationInit(policyId, { description: "another" }) };
+  expect(await refusalOf(policies.recordPolicyViolation(other))).toMatchObject({ reason: "REQUEST_ID_REUSED" });
+});
+
 test("violations are listed by policy, party, severity and whether they are resolved", async () => {
   const { policies } = service;
   const [one, two] = [await newPolicy(policies), await newPolicy(policies)];

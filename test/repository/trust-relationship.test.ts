@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 
 import { TrustLevel } from "../../gen/lucid/repository/v1/trust_policy_pb.ts";
 import { type TrustRelationship } from "../../gen/lucid/repository/v1/trust_relationship_pb.ts";
@@ -40,6 +40,18 @@ async function expire(relationshipId: string): Promise<void> {
 }
 
 const taken = { code: "AlreadyExists", reason: "TRUST_RELATIONSHIP_ALREADY_EXISTS" };
+
+test("what is repeated with its request_id returns the first relationship, though it has expired", async () => {
+  const { policies } = service;
+  const sent = init(randomUUID(), randomUUID(), { expiresAt: soon(1000) });
+  const request = { trustRelationship: sent, requestId: randomUUID() };
+  const first = await policies.establishTrustRelationship(request);
+  const { from, to } = { from: sent.subject, to: sent.target };
+  await vi.waitFor(async () => {
+    expect((await policies.listTrustRelationships({ filter: { from, to } })).trustRelationships).toEqual([]);
+  }, 10_000);
+  expect(await policies.establishTrustRelationship(request)).toEqual(first);
+});
 
 test("a relationship is established once, verified and revoked for good", async () => {
   const { policies, overHttp } = service;

@@ -83,6 +83,8 @@ test("a create that is repeated with its request_id returns the first wallet, an
   };
   const made = await Promise.all(Array.from({ length: 10 }, () => service.wallets.createWallet(request)));
   expect(new Set(made.map(({ wallet }) => wallet?.walletId)).size).toBe(1);
+  await service.users.deleteUser({ userId });
+  expect((await service.wallets.createWallet(request)).wallet).toEqual(made[0]?.wallet);
   expect(await service.db.collection("wallet_secrets").countDocuments({ user_id: userId })).toBe(1);
 });
 
