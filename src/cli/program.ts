@@ -28,7 +28,11 @@ const groups: readonly Group[] = [
     summary: "Take, watch, verify, restore and delete backups",
     load: () => import("./commands/backup.ts"),
   },
-  { name: "restore", summary: "Show, watch and cancel restores", load: () => import("./commands/restore.ts") },
+  {
+    name: "restore",
+    summary: "Show, watch and cancel restores, which `lucid backup restore` begins",
+    load: () => import("./commands/restore.ts"),
+  },
   {
     name: "search",
     summary: "Search what is stored, count, suggest and export it",
