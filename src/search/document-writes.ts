@@ -59,7 +59,7 @@ export async function writeDocuments(
     search.client,
     `${catalog.prefix}${index}`,
     sent.map(([, write]) => itemOf(write)),
-    { signal, requireAlias: true, waitUntilSearchable, details: true, mayRepeat: false },
+    { signal, requireAlias: true, waitUntilSearchable, details: true, mayRepeat: false, tellsBusy: true },
   );
   const written: Written[] = refused.map((error) => ({ kind: "failed", error: error ?? notSent }));
   for (const [place, result] of results.entries()) {
@@ -151,7 +151,8 @@ function failureOf(
   }
   const metadata = { store: "search", server_code: String(status), error_type: type };
   if (status === 403) return fail("STORE_REFUSED", "The search server refused the operation", { metadata });
-  return fail("STORE_UNAVAILABLE", "The search server could not write the document", { metadata, retryAfterMs: 1000 });
+  const kind = status === 429 ? "STORE_BUSY" : "STORE_UNAVAILABLE";
+  return fail(kind, "The search server could not write the document", { metadata, retryAfterMs: 1000 });
 }
 
 function changed(documentId: string): ConnectError {

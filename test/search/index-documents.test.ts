@@ -1,4 +1,5 @@
 import type { JsonObject } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { AuditLogService } from "../../gen/lucid/repository/v1/audit_log_service_pb.ts";
@@ -7,7 +8,9 @@ import { BulkAction, BulkOutcome } from "../../gen/lucid/search/v1/search_index_
 import { reasonOf } from "../../src/errors.ts";
 import { refusalOf } from "../repository/support.ts";
 import { onEveryServer } from "../support/search-servers.ts";
+import { storeAddresses } from "../support/stores.ts";
 import { type IndexApp, indexApp, indexName, messagesOf, newIndex, once } from "./index-support.ts";
+import { refusingProxy } from "./refusing-proxy.ts";
 
 onEveryServer((uri) => {
   let service: IndexApp;
@@ -229,4 +232,24 @@ onEveryServer((uri) => {
       fields: ["document"],
     });
   });
+});
+
+test("of a stream the server has no room for a part of, that part is told, and what was done", async () => {
+  await using server = await refusingProxy(storeAddresses().searchUri);
+  await using busy = await indexApp(server.uri);
+  const index = await newIndex(busy);
+  const done = { status: 201, result: "created", _version: 1, _seq_no: 0, _primary_term: 1 };
+  const refused = { status: 429, error: { type: "es_rejected_execution_exception", reason: "full" } };
+  let asked = 0;
+  server.refuses = (_, path) => {
+    if (!path.includes("/_bulk")) return undefined;
+    const items = asked++ === 0 ? [{ index: done }, { index: refused }] : [{ index: refused }];
+    return { status: 200, body: { items } };
+  };
+  const operations = ["1", "2"].map((documentId) => ({ documentId, document: { count: 1 } }));
+  const response = await busy.indices.bulkIndex(once({ index, operations }), { timeoutMs: 120_000 });
+  expect(asked).toBeGreaterThan(3);
+  expect(response).toMatchObject({ createdCount: 1n, failedCount: 1n });
+  expect(response.results).toMatchObject([{ documentId: "2", outcome: BulkOutcome.FAILED }]);
+  expect(response.results[0]?.status?.code).toBe(Code.Unavailable);
 });

@@ -47,6 +47,8 @@ export interface BulkOptions {
   readonly details?: boolean;
   /** Whether an item may be sent again though the first try may have arrived; yes where not given. */
   readonly mayRepeat?: boolean;
+  /** Whether items that there was no room for in the end are told as others are, rather than that all fails. */
+  readonly tellsBusy?: boolean;
 }
 
 /** Most of what is sent at once; one document may be more. */
@@ -81,7 +83,7 @@ export async function bulk(
   items: readonly BulkItem[],
   options: BulkOptions,
 ): Promise<BulkResult[]> {
-  const { signal, mayRepeat = true } = options;
+  const { signal, mayRepeat = true, tellsBusy = false } = options;
   const results: BulkResult[] = items.map(() => ({ ...unanswered, repeated: false }));
   let left = [...items.keys()];
   let repeated = false;
@@ -104,7 +106,9 @@ export async function bulk(
       isAway ||= result.status === 503;
     }
     left = busy;
-    if (left.length > 0 && !(await pauseBefore(attempt, signal))) throw isAway ? away(index) : noRoom(index);
+    if (left.length === 0 || (await pauseBefore(attempt, signal))) continue;
+    if (tellsBusy) break;
+    throw isAway ? away(index) : noRoom(index);
   }
   return results;
 }
