@@ -86,11 +86,19 @@ export function openJobs({
     const followed = following.headOf(jobId);
     if (followed?.kind === kind && followed.event.sequence >= afterSequence) return followed;
     const key = `${kind}/${jobId}`;
-    const finding = heads.get(key) ?? store.find(kind, jobId).finally(() => heads.delete(key));
-    heads.set(key, finding);
-    const found = await finding;
+    const isShared = heads.has(key);
+    let found = await findTogether(key, kind, jobId);
+    // What others asked for earlier may be from before what this caller has seen. What is asked for from now on is not.
+    const isOld = found === undefined || found.event.sequence < afterSequence;
+    if (isShared && isOld) found = await findTogether(key, kind, jobId);
     if (found === undefined) throw jobNotFound(kind, jobId);
     return { jobId, kind, event: found.event, progress: found.job.progress };
+  }
+
+  function findTogether(key: string, kind: string, jobId: string): Promise<Snapshot | undefined> {
+    const finding = heads.get(key) ?? store.find(kind, jobId).finally(() => heads.delete(key));
+    heads.set(key, finding);
+    return finding;
   }
 
   async function claimNext(): Promise<boolean> {

@@ -1,8 +1,11 @@
+import { Long } from "bson";
 import { array, assert, asyncProperty, integer } from "fast-check";
 import { expect, test } from "vitest";
 
 import type { Jobs } from "../../src/jobs/jobs.ts";
 import { eventPauseMs } from "../../src/jobs/runner.ts";
+import { openRouter } from "../admin/database/router.ts";
+import { storeAddresses } from "../support/stores.ts";
 import { leaseMs, progress } from "./lease.ts";
 import { eventsOf, firstEvent, never, rig, sequences, upTo, utf8 } from "./support.ts";
 
@@ -35,42 +38,35 @@ async function inPieces(replicas: readonly Jobs[], jobId: string, pieces: readon
   }
 }
 
-// Hundreds of events, one after the other: where a server stands still again and again, that adds up.
-const patience = { timeout: 600_000 };
-
-test(
-  "any number of watchers that break off and come back see every event exactly once, the final one last",
-  patience,
-  async () => {
-    await using r = await rig();
-    const replicas = [await r.replica(), await r.replica(), await r.replica()];
-    const [owner] = replicas;
-    if (owner === undefined) throw new Error("no replica");
-    owner.handle("work", {
-      onOwnerLost: "rerun",
-      run: (job, context) =>
-        manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 60),
-    });
-    owner.start();
-    const watchers = array(array(integer({ min: 1, max: 15 }), { minLength: 1, maxLength: 6 }), {
-      minLength: 5,
-      maxLength: 25,
-    });
-    let number = 0;
-    await assert(
-      asyncProperty(watchers, async (piecesOfEach) => {
-        number += 1;
-        const jobId = `job-${number}`;
-        await owner.create("work", { jobId, spec });
-        const watched = piecesOfEach.map((pieces, index) =>
-          inPieces([...replicas.slice(index % 3), ...replicas], jobId, pieces),
-        );
-        for (const seen of await Promise.all(watched)) expect(seen).toEqual(upTo(63));
-      }),
-      { numRuns: 4, seed: 20_261_124 },
-    );
-  },
-);
+test("any number of watchers that break off and come back see every event exactly once, the final one last", async () => {
+  await using r = await rig();
+  const replicas = [await r.replica(), await r.replica(), await r.replica()];
+  const [owner] = replicas;
+  if (owner === undefined) throw new Error("no replica");
+  owner.handle("work", {
+    onOwnerLost: "rerun",
+    run: (job, context) =>
+      manyEvents(owner, job.jobId, (percent) => context.report(progress(percent), { milestone: true }), 60),
+  });
+  owner.start();
+  const watchers = array(array(integer({ min: 1, max: 15 }), { minLength: 1, maxLength: 6 }), {
+    minLength: 5,
+    maxLength: 25,
+  });
+  let number = 0;
+  await assert(
+    asyncProperty(watchers, async (piecesOfEach) => {
+      number += 1;
+      const jobId = `job-${number}`;
+      await owner.create("work", { jobId, spec });
+      const watched = piecesOfEach.map((pieces, index) =>
+        inPieces([...replicas.slice(index % 3), ...replicas], jobId, pieces),
+      );
+      for (const seen of await Promise.all(watched)) expect(seen).toEqual(upTo(63));
+    }),
+    { numRuns: 4, seed: 20_261_124, endOnFailure: true },
+  );
+});
 
 test("a slow watcher slows neither the job nor the others, and misses nothing", async () => {
   await using r = await rig();
@@ -172,4 +168,33 @@ test("monitors that come at once share one statement", async () => {
   expect(new Set(await Promise.all(first))).toEqual(new Set([1]));
   // One for all of them, and what the poll may have asked meanwhile.
   expect(asked).toBeLessThanOrEqual(3);
+});
+
+test("a watcher is not told what others asked for before it came", async () => {
+  await using r = await rig();
+  const [asked, answered] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  await using server = await openRouter(storeAddresses().mongodbUri, async ({ find, filter }, name) => {
+    if (name !== "find" || find !== "jobs") return undefined;
+    const firstBatch = await r.db.collection("jobs").find(filter, { promoteValues: false }).toArray();
+    asked.resolve();
+    await answered.promise;
+    return { ok: 1, cursor: { id: Long.ZERO, ns: `${r.database}.jobs`, firstBatch } };
+  });
+  const [owner, other] = [await r.replica(), await r.replica({ uri: server.uri })];
+  owner.handle("work", { onOwnerLost: "rerun", run: async () => {} });
+  const next = (jobId: string, afterSequence: number) =>
+    other.watch("work", jobId, { afterSequence, heartbeatMs: 300_000, signal: never() })[Symbol.asyncIterator]().next();
+  await owner.create("work", { jobId: "a", spec });
+  const first = Promise.allSettled([next("a", 0), next("made meanwhile", 0)]);
+  await asked.promise;
+  owner.start();
+  await eventsOf(owner, "a");
+  await owner.create("work", { jobId: "made meanwhile", spec });
+  const second = Promise.all([next("a", 2), next("made meanwhile", 0)]);
+  answered.resolve();
+  expect(await first).toMatchObject([
+    { value: { value: { sequence: 1 } } },
+    { reason: expect.objectContaining({ message: expect.stringContaining("There is no such job") }) },
+  ]);
+  expect(await second).toMatchObject([{ value: { sequence: 3 } }, { value: { sequence: 1 } }]);
 });
