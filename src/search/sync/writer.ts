@@ -13,6 +13,7 @@ import { aboutCopy, indexedCopy, type IndexedCopy } from "./pages.ts";
 import { damagedDocument, refusedCopy } from "./refusals.ts";
 import { sendCopies } from "./send.ts";
 import type { Batch, Changed } from "./tail.ts";
+import { removeTombstones } from "./tombstones.ts";
 import { epochOf, lastRevision, versionOf } from "./version.ts";
 
 /** What a writer needs. */
@@ -90,9 +91,6 @@ export interface Known {
 /** Rounds in which copies are written again that an older epoch was in the way of, or whose documents have changed meanwhile. */
 const mostRounds = 4;
 const mostMeanwhile = 10;
-
-/** Pages of tombstones that are removed at once. */
-const mostTidied = 20;
 
 const readMs = 60_000;
 
@@ -370,22 +368,8 @@ export function copyWriter(options: WriterOptions): Writer {
     await prune(copies, signal);
   };
 
-  const tidy = async (before: Date, signal: AbortSignal): Promise<void> => {
-    const filter = [{ term: { [removedField]: true } }, { range: { deleted_at: { lt: before.toISOString() } } }];
-    for (let page = 1; page <= mostTidied; page++) {
-      await client.indices.refresh({ index: writes }, { signal, requestTimeout: requestMs });
-      const { hits } = await client.search(
-        { index: writes, query: { bool: { filter } }, size: mostDocuments, version: true, _source: false },
-        { signal, requestTimeout: requestMs },
-      );
-      const items = hits.hits.map(({ _id = "", _version = 0 }) => ({
-        // Not where something newer has come meanwhile.
-        action: `{"delete":{"_id":${JSON.stringify(_id)},"version":${_version},"version_type":"external_gte"}}`,
-      }));
-      if (items.length > 0) await send(items, signal);
-      if (items.length < mostDocuments) return;
-    }
-  };
+  const tidy = (before: Date, signal: AbortSignal): Promise<void> =>
+    removeTombstones({ client, writes, before, send: (items) => send(items, signal) }, signal);
 
   const writer: Writer = { epoch: 0, write, prepare, bring, note, mend, prune, tidy, stored };
   return writer;
