@@ -102,7 +102,8 @@ export function deadLetters(system: Db, { alias }: { readonly alias: (name: stri
       if (keys.length === 0 || mayHave.get(index) === false) return;
       if (!mayHave.has(index)) {
         const found = await letters.findOne(of(index), { projection: { _id: 1 }, ...callTime });
-        mayHave.set(index, found !== null);
+        // Unless some were recorded meanwhile.
+        if (!mayHave.has(index)) mayHave.set(index, found !== null);
         if (found === null) return;
       }
       await letters.deleteMany({ _id: { $in: keys.map((key) => idOf(index, key)) } }, callTime);

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { Long } from "bson";
 import { MongoClient } from "mongodb";
 import { expect, test, vi } from "vitest";
 
@@ -7,9 +8,15 @@ import { messageOf, searchIndices } from "../../../src/search/indices.ts";
 import { syncAccess } from "../../../src/search/sync/access.ts";
 import { deadLetters } from "../../../src/search/sync/dead-letters.ts";
 import { openSearch } from "../../../src/stores/search.ts";
+import { openRouter } from "../../admin/database/router.ts";
 import { storeAddresses, uniqueName } from "../../support/stores.ts";
 import { refusingProxy } from "../refusing-proxy.ts";
 import { change, newUser, syncBed } from "./support.ts";
+
+const refusal = (key: string) => {
+  const about = { source_id: key, document_id: key, revision: 1n };
+  return { key, ...about, error_type: "mapper_parsing_exception", cause_type: "", field: "status" };
+};
 
 test("what another process has recorded is forgotten once its document has a copy", async () => {
   await using client = await MongoClient.connect(storeAddresses().mongodbUri);
@@ -17,10 +24,6 @@ test("what another process has recorded is forgotten once its document has a cop
   try {
     const open = () => deadLetters(db, { alias: (name) => `test-${name}` });
     const [one, other, third] = [open(), open(), open()];
-    const refusal = (key: string) => {
-      const about = { source_id: key, document_id: key, revision: 1n };
-      return { key, ...about, error_type: "mapper_parsing_exception", cause_type: "", field: "status" };
-    };
     // Each of them has seen that there are none.
     for (const each of [one, other, third]) await each.clear("users", ["a"]);
     await other.record("users", [refusal("a"), refusal("b")]);
@@ -36,6 +39,30 @@ test("what another process has recorded is forgotten once its document has a cop
     expect(await third.count("users")).toBe(0);
   } finally {
     await db.dropDatabase();
+  }
+});
+
+test("what is recorded while it is looked for whether there are any is forgotten, too", async () => {
+  const [asked, answered] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const database = uniqueName("letters");
+  await using server = await openRouter(storeAddresses().mongodbUri, async ({ find }, name) => {
+    if (name !== "find") return undefined;
+    asked.resolve();
+    await answered.promise;
+    return { ok: 1, cursor: { id: Long.ZERO, ns: `${database}.${String(find)}`, firstBatch: [] } };
+  });
+  await using client = await MongoClient.connect(server.uri);
+  try {
+    const letters = deadLetters(client.db(database), { alias: (name) => `test-${name}` });
+    const clearing = letters.clear("users", ["b"]);
+    await asked.promise;
+    await letters.record("users", [refusal("a")]);
+    answered.resolve();
+    await clearing;
+    await letters.clear("users", ["a"]);
+    expect(await letters.count("users")).toBe(0);
+  } finally {
+    await client.db(database).dropDatabase();
   }
 });
 
