@@ -85,7 +85,7 @@ test.concurrent("a token that has left the history says so, and one of an idle w
   // Who asks for what is gone does not disturb those who watch.
   using other = watching((options) => elsewhere.watchUsers({}, options));
   await other.until(isCheckpoint);
-  expect(await isOld()).toMatchObject({ reason: "WATCH_TOKEN_TOO_OLD" });
+  await vi.waitFor(async () => expect(await isOld()).toMatchObject({ reason: "WATCH_TOKEN_TOO_OLD" }), soon);
   const last = await newUser(users);
   await other.until(({ userId }) => userId === last.userId);
 });
