@@ -35,7 +35,7 @@ beforeAll(async () => {
   stores = await openStores();
 });
 afterAll(async () => {
-  await stores.search.indices.delete({ index: "lucid-users,lucid-sessions", ignore_unavailable: true });
+  await stores.search.indices.delete({ index: "erased-users,erased-sessions", ignore_unavailable: true });
   await stores[Symbol.asyncDispose]();
 });
 
@@ -69,8 +69,8 @@ test("a user is erased everywhere, another is not touched, and the report says w
     "lucid:user:{user_id}": 1n,
     "lucid:user:{user_id}:*": 1n,
     "lucid:session:{session_id}": 2n,
-    "lucid-users": 1n,
-    "lucid-sessions": 3n,
+    "erased-users": 1n,
+    "erased-sessions": 3n,
   });
   const again = tally();
   await eraseUser(kinds, users.userId, work(again));

@@ -44,7 +44,7 @@ removalJobs({
   copies: copies({
     redis: { client: new Redis(redisUri) },
     search: openSearch({ uri: searchUri }),
-    alias: (name) => `lucid-${name}`,
+    alias: (name) => `erased-${name}`,
   }),
   messages: storedMessages,
   isHeldUp: async () => false,

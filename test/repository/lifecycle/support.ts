@@ -31,7 +31,7 @@ export async function openStores(db?: Db): Promise<Stores> {
     db: own,
     redis,
     search: search.client,
-    copies: copies({ redis: { client: redis }, search, alias: (name) => `lucid-${name}` }),
+    copies: copies({ redis: { client: redis }, search, alias: (name) => `erased-${name}` }),
     async [Symbol.asyncDispose]() {
       await own.dropDatabase();
       await client.close();
@@ -103,13 +103,13 @@ export async function fill(stores: Stores, userId: string, of: string): Promise<
   ];
   for (const key of keys) await redis.set(key, of, "EX", 600);
   const operations = [
-    [{ index: { _index: "lucid-users", _id: userId } }, { user_id: userId, of }],
+    [{ index: { _index: "erased-users", _id: userId } }, { user_id: userId, of }],
     ...sessions.map((session_id) => [
-      { index: { _index: "lucid-sessions", _id: session_id } },
+      { index: { _index: "erased-sessions", _id: session_id } },
       { session_id, user_id: userId, of },
     ]),
     // Of a session that MongoDB has lost.
-    [{ index: { _index: "lucid-sessions", _id: randomUUID() } }, { user_id: userId, of }],
+    [{ index: { _index: "erased-sessions", _id: randomUUID() } }, { user_id: userId, of }],
   ].flat();
   await search.bulk({ operations, refresh: true });
   return keys;
@@ -128,7 +128,7 @@ export async function everythingOf(stores: Stores, of: string): Promise<Record<s
 }
 
 export async function searchHits({ search }: Stores, userId: string): Promise<number> {
-  const index = "lucid-users,lucid-sessions";
+  const index = "erased-users,erased-sessions";
   await search.indices.refresh({ index });
   const should = [{ term: { user_id: userId } }, { term: { "user_id.keyword": userId } }];
   const { count } = await search.count({ index, query: { bool: { should } } });
