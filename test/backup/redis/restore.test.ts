@@ -30,13 +30,19 @@ test("with FAIL, keys that are there end a restore before anything is changed", 
   expect(await contents(client)).toEqual(before);
 });
 
+/** A restore that meets a key which came after it was prepared. */
+async function endedHalfWay(...[client, backup]: Parameters<typeof prepared>) {
+  await client.flushall();
+  const run = await prepared(client, backup);
+  await client.set("large", "somebody else's");
+  expect(await failureOf(() => run.restore())).toMatchObject({ reason: "RESTORE_CONFLICT" });
+  return run;
+}
+
 test("with FAIL, a key that comes after the restore was prepared is not touched", async () => {
   await using redis = await backedUpKeys();
   const { client, backup } = redis;
-  await client.flushall();
-  await using run = await prepared(client, backup);
-  await client.set("large", "somebody else's");
-  expect(await failureOf(() => run.restore())).toMatchObject({ reason: "RESTORE_CONFLICT" });
+  await using run = await endedHalfWay(client, backup);
   expect(await client.get("large")).toBe("somebody else's");
   const [report] = reportOf(run);
   expect(report).toMatchObject({ equal: false, expectedItems: 7n });
@@ -48,10 +54,7 @@ test("with FAIL, a key that comes after the restore was prepared is not touched"
 test("what was not completed is removed, though the server stands still for some seconds", async () => {
   await using redis = await backedUpKeys();
   const { client, backup } = redis;
-  await client.flushall();
-  await using run = await prepared(client, backup);
-  await client.set("large", "somebody else's");
-  expect(await failureOf(() => run.restore())).toMatchObject({ reason: "RESTORE_CONFLICT" });
+  await using run = await endedHalfWay(client, backup);
   expect(await client.keys("lucid_restore*")).not.toEqual([]);
   await client.client("PAUSE", 6000, "WRITE");
   await run[Symbol.asyncDispose]();
